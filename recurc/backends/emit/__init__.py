@@ -1,0 +1,1 @@
+"""Helpers shared by the backends that print code: names, lanes, expressions."""

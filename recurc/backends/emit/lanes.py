@@ -1,0 +1,56 @@
+"""Which dims of a stage are lanes: positions along such a dim never exchange data, so they can run side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from recurc.ir import Contract, Expr, Reaxis, Reduce, walk
+from recurc.plan import Loop, Map, Matmul, Scan, Stage
+from recurc.types import Dims
+
+
+def stage_exprs(stage: Stage) -> list[Expr]:
+    """Every expression the stage evaluates."""
+    match stage:
+        case Map() | Loop():
+            return [e.expr for e in stage.body]
+        case Matmul():
+            return [stage.expr]
+        case Scan():
+            return [e.expr for e in stage.body] + [*stage.monoid.lift, *stage.monoid.combine, *stage.monoid.apply]
+
+
+def crossed_dims(expr: Expr) -> set[str]:
+    """Dims along which evaluating `expr` mixes, renames or picks positions."""
+    crossed: set[str] = set()
+    for node in walk(expr):
+        match node:
+            case Reduce():
+                crossed.update(node.over)
+            case Contract():
+                names = dict(zip(node.left_axes, node.left.dims, strict=True)) | dict(zip(node.right_axes, node.right.dims, strict=True))
+                crossed.update(dim for label, dim in names.items() if label not in node.out_axes)
+            case Reaxis():
+                kept = [node.arg.dims[a] for a in node.axes]
+                crossed.update(d for a, d in enumerate(node.arg.dims) if a not in node.axes)
+                for old, new in zip(kept, node.dims, strict=True):
+                    if old != new:
+                        crossed.update((old, new))
+        if len(set(node.dims)) < len(node.dims):
+            crossed.update(d for d in node.dims if node.dims.count(d) > 1)
+    return crossed
+
+
+def lane_dims(stage: Stage) -> Dims:
+    """The lane dims of a stage, largest-rank values' order first.
+
+    A value without a lane dim is the same in every lane (computed in each, or once). For a `Loop`, `Scan` or `Map`."""
+    exprs = stage_exprs(stage)
+    crossed: set[str] = set().union(*(crossed_dims(e) for e in exprs)) if exprs else set()
+    every = _dims_in_order(exprs)
+    return tuple(d for d in every if d not in crossed)
+
+
+def _dims_in_order(exprs: Iterable[Expr]) -> list[str]:
+    shapes = sorted((e.dims for e in exprs), key=len, reverse=True)
+    return list(dict.fromkeys(d for dims in shapes for d in dims))

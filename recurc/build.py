@@ -1,0 +1,167 @@
+"""Typed constructors for the IR nodes that change shape. Both front ends and all passes build through these and
+`recurc.ops.apply`, so equal programs give equal trees. Each raises `ops.TypeProblem` when dims do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recurc.ir import Apply, Const, Contract, Expr, Reaxis, Reduce
+from recurc.ops import TypeProblem, apply, convert, number
+from recurc.source import Span
+from recurc.types import Dims, DType, Kind, common_dtype, literal_size, show_dims
+
+REDUCTIONS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")
+
+
+def reduce(op: str, arg: Expr, over: Sequence[str] = (), span: Span | None = None) -> Expr:
+    """`op` over the named dims (all of them if none is named). Shape: `arg.dims` without `over`."""
+    over = tuple(over) or arg.dims
+    for dim in over:
+        if dim not in arg.dims:
+            raise TypeProblem(
+                "E0314", f"{op} over {dim}, but the value is {show_dims(arg.dims)}", f"reduce over one of {show_dims(arg.dims)}"
+            )
+        if arg.dims.count(dim) > 1:
+            raise TypeProblem("E0313", f"{dim} appears twice in {show_dims(arg.dims)}: which one?", "rename one with `as [..]`")
+    if not over:
+        return arg
+    if op in ("any", "all") and arg.dtype.kind is not Kind.BOOL:
+        raise TypeProblem("E0320", f"`{op}` takes truth values")
+    if op not in ("any", "all") and arg.dtype.kind is Kind.BOOL:
+        arg = convert(arg, DType.I64)
+    if op in ("max", "min", "argmax", "argmin") and arg.dtype.kind is Kind.COMPLEX:
+        raise TypeProblem("E0320", f"`{op}` needs an order; complex numbers have none")
+    dtype = DType.I64 if op.startswith("arg") else arg.dtype
+    if op.startswith("arg") and len(over) > 1:
+        raise TypeProblem("E0314", f"{op} is over one dim at a time, got {show_dims(tuple(over))}")
+    return Reduce(op, arg, over, tuple(d for d in arg.dims if d not in over), dtype, span)
+
+
+def mean(arg: Expr, over: Sequence[str] = (), span: Span | None = None) -> Expr:
+    from recurc.ir import Size
+
+    over = tuple(over) or arg.dims
+    total = reduce("sum", convert(arg, DType.REAL) if arg.dtype.kind in (Kind.INT, Kind.BOOL) else arg, over, span)
+    for dim in over:
+        size = literal_size(dim)
+        total = apply("div", total, Const(float(size), DType.REAL) if size is not None else convert(Size(dim), DType.REAL), span=span)
+    return total
+
+
+def norm(arg: Expr, over: Sequence[str] = (), span: Span | None = None) -> Expr:
+    """The Euclidean norm over the named dims."""
+    return apply("sqrt", reduce("sum", apply("mul", arg, arg, span=span), over, span), span=span)
+
+
+def softmax(arg: Expr, over: Sequence[str] = (), span: Span | None = None) -> Expr:
+    """exp(x - max x) / sum, over the named dims; keeps the shape of `arg`."""
+    weights = apply("exp", apply("sub", arg, reduce("max", arg, over, span), span=span), span=span)
+    return apply("div", weights, reduce("sum", weights, over, span), span=span)
+
+
+def logsumexp(arg: Expr, over: Sequence[str] = (), span: Span | None = None) -> Expr:
+    """log sum exp, shifted by the maximum."""
+    top = reduce("max", arg, over, span)
+    weights = apply("exp", apply("sub", arg, top, span=span), span=span)
+    return apply("add", top, apply("log", reduce("sum", weights, over, span), span=span), span=span)
+
+
+def l2norm(arg: Expr, over: Sequence[str] = (), eps: float = 1e-6, span: Span | None = None) -> Expr:
+    """x / sqrt(sum x^2 + eps)."""
+    square = reduce("sum", apply("mul", arg, arg, span=span), over, span)
+    return apply("mul", arg, apply("rsqrt", apply("add", square, number(eps), span=span), span=span), span=span)
+
+
+def rmsnorm(arg: Expr, over: Sequence[str] = (), eps: float = 1e-6, span: Span | None = None) -> Expr:
+    """x / sqrt(mean x^2 + eps)."""
+    square = mean(apply("mul", arg, arg, span=span), over, span)
+    return apply("mul", arg, apply("rsqrt", apply("add", square, number(eps), span=span), span=span), span=span)
+
+
+def layernorm(arg: Expr, over: Sequence[str] = (), eps: float = 1e-6, span: Span | None = None) -> Expr:
+    """(x - mean) / sqrt(var + eps)."""
+    centred = apply("sub", arg, mean(arg, over, span), span=span)
+    return rmsnorm(centred, over, eps, span)
+
+
+def matmul(left: Expr, right: Expr, span: Span | None = None) -> Contract:
+    """`A @ B`: contract the last dim of A with the first dim of that name in B; other shared names are batch dims.
+
+    Shape: A's remaining dims in order, then B's new ones. `U[H, H] @ h[H]` is `[H]`."""
+    if not left.dims or not right.dims:
+        raise TypeProblem("E0311", f"`@` needs dims on both sides, got {show_dims(left.dims)} @ {show_dims(right.dims)}", "use `*` for scalars")
+    summed = left.dims[-1]
+    if summed not in right.dims:
+        raise TypeProblem(
+            "E0312",
+            f"`@` contracts {summed}, the last dim of {show_dims(left.dims)}, which {show_dims(right.dims)} does not have",
+            f"the right side needs a dim {summed}, or transpose the left side with `.T`",
+        )
+    return contract(left, right, len(left.dims) - 1, right.dims.index(summed), span)
+
+
+def contract(left: Expr, right: Expr, left_axis: int, right_axis: int, span: Span | None = None) -> Contract:
+    """Sum over one axis of each; other equal names are batch axes."""
+    summed = left.dims[left_axis]
+    left_labels = tuple(range(len(left.dims)))
+    fresh = len(left.dims)
+    right_labels = []
+    for axis, dim in enumerate(right.dims):
+        if axis == right_axis:
+            right_labels.append(left_axis)
+        elif dim != summed and dim in left.dims:
+            if left.dims.count(dim) > 1 or right.dims.count(dim) > 1:
+                raise TypeProblem("E0313", f"{dim} appears twice, so it cannot be a batch dim of `@`", "rename one with `as [..]`")
+            right_labels.append(left.dims.index(dim))
+        else:
+            right_labels.append(fresh)
+            fresh += 1
+    out = [i for i in left_labels if i != left_axis] + [i for i in right_labels if i >= len(left.dims)]
+    names = {i: d for i, d in zip(left_labels, left.dims, strict=True)} | {i: d for i, d in zip(right_labels, right.dims, strict=True)}
+    dtype = common_dtype(left.dtype, right.dtype)
+    if dtype.kind is Kind.BOOL:
+        raise TypeProblem("E0320", "`@` takes numbers, got truth values")
+    return Contract(
+        convert(left, dtype), convert(right, dtype), left_labels, tuple(right_labels), tuple(out), tuple(names[i] for i in out), dtype, span
+    )
+
+
+def outer(left: Expr, right: Expr, span: Span | None = None) -> Contract:
+    """`outer(a, b)`: all products, also of two vectors over one dim; shape `a.dims + b.dims`."""
+    dtype = common_dtype(left.dtype, right.dtype)
+    n = len(left.dims)
+    out = tuple(range(n + len(right.dims)))
+    return Contract(convert(left, dtype), convert(right, dtype), out[:n], out[n:], out, left.dims + right.dims, dtype, span)
+
+
+def transpose(arg: Expr, span: Span | None = None) -> Reaxis:
+    """`A.T`: the last two dims swapped."""
+    if len(arg.dims) < 2:
+        raise TypeProblem("E0315", f"`.T` swaps the last two dims, but the value is {show_dims(arg.dims)}")
+    axes = (*range(len(arg.dims) - 2), len(arg.dims) - 1, len(arg.dims) - 2)
+    return Reaxis(arg, axes, tuple(arg.dims[i] for i in axes), arg.dtype, span=span)
+
+
+def rename(arg: Expr, dims: Dims, span: Span | None = None) -> Expr:
+    """`e as [R, ...]`: the same axes under new names (the sizes must agree; checked when they are known)."""
+    if len(dims) != len(arg.dims):
+        raise TypeProblem("E0316", f"`as` gives {len(dims)} dims to a value with {len(arg.dims)}: {show_dims(arg.dims)}")
+    return arg if dims == arg.dims else Reaxis(arg, tuple(range(len(dims))), dims, arg.dtype, span=span)
+
+
+def unpack(arg: Expr, count: int, span: Span | None = None) -> list[Reaxis]:
+    """The `count` slices along a leading literal dim."""
+    if not arg.dims or literal_size(arg.dims[0]) != count:
+        raise TypeProblem(
+            "E0317",
+            f"{count} names need a value whose first dim is the literal {count}, got {show_dims(arg.dims)}",
+            "the leading dim must be written as a number, e.g. `W[4, H, D]`",
+        )
+    rest = tuple(range(1, len(arg.dims)))
+    return [Reaxis(arg, rest, arg.dims[1:], arg.dtype, at=0, index=i, span=span) for i in range(count)]
+
+
+__all__ = [
+    "REDUCTIONS", "Apply", "contract", "l2norm", "layernorm", "logsumexp", "matmul", "mean", "norm", "outer", "reduce",
+    "rename", "rmsnorm", "softmax", "transpose", "unpack",
+]  # fmt: skip

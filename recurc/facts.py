@@ -1,0 +1,105 @@
+"""What analysis finds out about a recurrence: groups of states, their classes, monoids, reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recurc.ir import Expr
+from recurc.source import Span
+from recurc.types import Dims, DType
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One part of a lifted element."""
+
+    name: str
+    dims: Dims
+    dtype: DType = DType.REAL
+
+
+@dataclass(frozen=True, slots=True)
+class Monoid:
+    """The associative operator a group of states lifts to, in IR expressions.
+
+    `lift[i]` gives component i of the element of one step; it reads per-step values (never the group's states).
+    `combine[i]` reads `1.NAME` (earlier) and `2.NAME` (later) for every component NAME.
+    `apply[j]` gives the new value of `states[j]`; it reads components by NAME and old states as `STATE` at lag 1.
+    `identity[i]` is a constant. `combine` need not be commutative.
+    """
+
+    cls: str
+    states: tuple[str, ...]
+    components: tuple[Component, ...]
+    identity: tuple[Expr, ...]
+    lift: tuple[Expr, ...]
+    combine: tuple[Expr, ...]
+    apply: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Evidence that the monoid is right: how it was established and whether it held."""
+
+    method: str  # "syntactic", "symbolic", "randomised", "none"
+    status: str  # "decided", "proved", "failed", "not applicable"
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A sentence for a person, with the place in the source it speaks of."""
+
+    text: str
+    span: Span | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.text} (at {self.span})" if self.span else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """States that feed each other (one strongly connected component, or several fused into one operator)."""
+
+    states: tuple[str, ...]
+    cls: str  # a code of `recurc.facts.CLASSES`
+    schedules: tuple[str, ...]  # the legal ones
+    linear_time_invariant: bool = False
+    reasons: tuple[Reason, ...] = ()
+    monoid: Monoid | None = None
+    certificate: Certificate = Certificate("none", "not applicable")
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Groups in an order in which each reads only earlier ones."""
+
+    groups: tuple[Group, ...]
+    hoisted: tuple[str, ...] = ()  # equations that read no state, directly or through others
+    sunk: tuple[str, ...] = ()  # equations no state reads
+
+
+CLASSES = {
+    "EA": "elementwise affine",
+    "CA": "complex diagonal affine",
+    "SR1": "matrix state, scalar decay and low-rank write",
+    "DR1": "matrix state, diagonal decay and low-rank write",
+    "GH": "generalised Householder (delta rule)",
+    "DA": "dense affine",
+    "BA": "block affine over coupled states",
+    "TRI": "triangular system of groups",
+    "SL": "linear over a semiring",
+    "CL": "clamped sum",
+    "OS": "max-stabilised softmax accumulators",
+    "MB": "linear fractional (Möbius)",
+    "ID": "idempotent (running maximum and the like)",
+    "SEG": "with resets",
+    "FS": "finite state",
+    "AM": "associative as it stands",
+    "SH": "shift register",
+    "CF": "frozen per chunk",
+    "NL-d": "nonlinear, diagonal Jacobian",
+    "NL-b": "nonlinear, block-diagonal Jacobian",
+    "NL-f": "nonlinear, full Jacobian",
+    "QP": "polynomial, not closed",
+}

@@ -1,0 +1,224 @@
+"""The core IR, on one page.
+
+A `Recurrence` holds equations over named values. An equation is a tree of seven expression nodes; sharing
+between equations is by name (`Read`). Batch and time axes are implicit: every value is what one sequence holds
+at one step. Dims are names (`recurc.types`), so elementwise nodes align operands by dim name and broadcast the
+missing ones; only `Contract` speaks of axes by position.
+
+Nodes are immutable and compare by structure; source spans do not take part in the comparison. Build them with
+`recurc.build`, which computes and checks dims and dtypes; the constructors here check nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from recurc.source import Span
+from recurc.types import DimDecl, Dims, DType
+
+
+def _span() -> Span | None:
+    return field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A number known at compile time."""
+
+    value: bool | int | float | complex
+    dtype: DType
+    span: Span | None = _span()
+    dims: Dims = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The size of a dim, as an integer."""
+
+    dim: str
+    span: Span | None = _span()
+    dtype: DType = DType.I64
+    dims: Dims = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`t`, the index of the step: 0, 1, ..., T-1."""
+
+    span: Span | None = _span()
+    dtype: DType = DType.I64
+    dims: Dims = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The value of a name at this step (`lag` 0) or `lag` steps before. Params have no lag."""
+
+    name: str
+    lag: int
+    dims: Dims
+    dtype: DType
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """An elementwise operator of the op table (`recurc.ops`) on operands aligned by dim name."""
+
+    op: str
+    args: tuple[Expr, ...]
+    dims: Dims
+    dtype: DType
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """`op` (sum, prod, max, min, any, all, argmax, argmin) over named dims, which disappear."""
+
+    op: str
+    arg: Expr
+    over: Dims
+    dims: Dims
+    dtype: DType
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Sum of products: `einsum(left, left_axes, right, right_axes, out_axes)`. Labels are small integers;
+    a label missing in `out_axes` is summed; a label on both sides and in the output is a batch axis."""
+
+    left: Expr
+    right: Expr
+    left_axes: tuple[int, ...]
+    right_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    dims: Dims
+    dtype: DType
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Reaxis:
+    """The same elements seen through other axes: axis i of the result is axis `axes[i]` of `arg`, named `dims[i]`.
+    Covers `A.T` (a permutation), `e as [R]` (new names) and unpacking (`index` fixes axis `at` to one place)."""
+
+    arg: Expr
+    axes: tuple[int, ...]
+    dims: Dims
+    dtype: DType
+    at: int | None = None
+    index: int | None = None
+    span: Span | None = _span()
+
+
+Expr = Const | Size | Step | Read | Apply | Reduce | Contract | Reaxis
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """How a module fills a new parameter: a name of LANGUAGE (`uniform`, `zeros`, ...) and its arguments
+    (expressions of constants and dim sizes)."""
+
+    name: str
+    args: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    name: str
+    dims: Dims
+    dtype: DType = DType.REAL
+    before: Expr | None = None  # the value before the first step, for x[t-k]
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    name: str
+    dims: Dims
+    dtype: DType = DType.REAL
+    init: Initializer | None = None
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    name: str
+    dims: Dims
+    dtype: DType
+    initial: Expr  # reads params and sizes only
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """`name = expr` at every step. A state's equation bears the state's name."""
+
+    name: str
+    expr: Expr
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """One step, typed. `equations` stand in an order in which each reads only earlier ones at lag 0.
+    `outputs` name inputs, states or equations, in source order."""
+
+    name: str
+    dims: tuple[DimDecl, ...]
+    inputs: tuple[Input, ...]
+    params: tuple[Param, ...]
+    states: tuple[State, ...]
+    equations: tuple[Equation, ...]
+    outputs: tuple[str, ...]
+    doc: str = field(default="", compare=False)
+    span: Span | None = _span()
+
+
+def children(expr: Expr) -> tuple[Expr, ...]:
+    match expr:
+        case Apply(args=args):
+            return args
+        case Reduce(arg=arg) | Reaxis(arg=arg):
+            return (arg,)
+        case Contract(left=left, right=right):
+            return (left, right)
+        case _:
+            return ()
+
+
+def walk(expr: Expr) -> Iterator[Expr]:
+    """Every node of the tree, parents first; iterative, so depth does not matter."""
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(children(node)))
+
+
+def reads(expr: Expr) -> Iterator[Read]:
+    return (node for node in walk(expr) if isinstance(node, Read))
+
+
+def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
+    """The same node over other operands (their dims and dtypes must be the old ones)."""
+    match expr:
+        case Apply():
+            return replace(expr, args=new)
+        case Reduce() | Reaxis():
+            return replace(expr, arg=new[0])
+        case Contract():
+            return replace(expr, left=new[0], right=new[1])
+        case _:
+            return expr
+
+
+def rewrite(expr: Expr, rule: Callable[[Expr], Expr]) -> Expr:
+    """Bottom-up: operands first, then `rule` on the node built from them."""
+    old = children(expr)
+    new = tuple(rewrite(child, rule) for child in old)
+    changed = any(a is not b for a, b in zip(old, new, strict=True))
+    return rule(with_children(expr, new) if changed else expr)
