@@ -115,25 +115,22 @@ _RANK = [
     DType.BOOL,
     DType.I32,
     DType.I64,
-    DType.REAL,
     DType.F16,
     DType.BF16,
     DType.F32,
     DType.F64,
-    DType.COMPLEX,
+    DType.REAL,
     DType.C64,
     DType.C128,
+    DType.COMPLEX,
 ]
 
 
 def common_dtype(*dtypes: DType) -> DType:
-    """The type operands meet in: the wider kind, then the wider type; explicit wins over generic."""
+    """The type operands meet in: the wider kind, then the wider type. The generic type of a kind, the call's, wins
+    over explicit ones, so an input stored as f16 takes part in the arithmetic of the call."""
     kind = max((d.kind for d in dtypes), key=lambda k: k.value)
-    same_kind = [d for d in dtypes if d.kind is kind]
-    widest = max(same_kind, key=_RANK.index)
-    if kind is Kind.COMPLEX and widest is DType.C64 and DType.F64 in dtypes:
-        return DType.C128
-    return widest
+    return max((d for d in dtypes if d.kind is kind), key=_RANK.index)
 
 
 # A dim is its name. A literal dim (`W[4, H]`) is named by its digits, so two 4s are the same dim.
