@@ -1,0 +1,35 @@
+"""How interpreters read and write stored arrays. NumPy has no bf16 of its own, so a bf16 array reaches a CPU kernel
+as the uint16 of its bits; no other array is uint16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def loaded(array: Any) -> Array:
+    """The numbers of a stored array: itself, or f32 for the bits of bf16."""
+    value = np.asarray(array)
+    if value.dtype == np.uint16:
+        return (value.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return value
+
+
+def bf16_bits(value: Array) -> NDArray[np.uint16]:
+    """The bits of `value` rounded to bf16 (to nearest even, through f32, as hardware does)."""
+    single = np.ascontiguousarray(value, np.float32)
+    bits = single.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(single), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def store(target: Array, value: Array) -> None:
+    """Writes `value` into a stored array in place, rounding to what it holds."""
+    if target.dtype == np.uint16:
+        target[...] = bf16_bits(value)
+    else:
+        target[...] = value
