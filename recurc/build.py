@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recurc.ir import Apply, Const, Contract, Expr, Reaxis, Reduce
+from recurc.ir import Const, Contract, Expr, Reaxis, Reduce, Size
 from recurc.ops import TypeProblem, apply, convert, number
 from recurc.source import Span
 from recurc.types import Dims, DType, Kind, common_dtype, literal_size, show_dims
@@ -19,10 +19,14 @@ def reduce(op: str, arg: Expr, over: Sequence[str] = (), span: Span | None = Non
     for dim in over:
         if dim not in arg.dims:
             raise TypeProblem(
-                "E0314", f"{op} over {dim}, but the value is {show_dims(arg.dims)}", f"reduce over one of {show_dims(arg.dims)}"
+                "E0314",
+                f"{op} over {dim}, but the value is {show_dims(arg.dims)}",
+                f"reduce over one of {show_dims(arg.dims)}",
             )
         if arg.dims.count(dim) > 1:
-            raise TypeProblem("E0313", f"{dim} appears twice in {show_dims(arg.dims)}: which one?", "rename one with `as [..]`")
+            raise TypeProblem(
+                "E0313", f"{dim} appears twice in {show_dims(arg.dims)}: which one?", "rename one with `as [..]`"
+            )
     if not over:
         return arg
     if op in ("any", "all") and arg.dtype.kind is not Kind.BOOL:
@@ -38,13 +42,16 @@ def reduce(op: str, arg: Expr, over: Sequence[str] = (), span: Span | None = Non
 
 
 def mean(arg: Expr, over: Sequence[str] = (), span: Span | None = None) -> Expr:
-    from recurc.ir import Size
-
     over = tuple(over) or arg.dims
     total = reduce("sum", convert(arg, DType.REAL) if arg.dtype.kind in (Kind.INT, Kind.BOOL) else arg, over, span)
     for dim in over:
         size = literal_size(dim)
-        total = apply("div", total, Const(float(size), DType.REAL) if size is not None else convert(Size(dim), DType.REAL), span=span)
+        total = apply(
+            "div",
+            total,
+            Const(float(size), DType.REAL) if size is not None else convert(Size(dim), DType.REAL),
+            span=span,
+        )
     return total
 
 
@@ -89,12 +96,16 @@ def matmul(left: Expr, right: Expr, span: Span | None = None) -> Contract:
 
     Shape: A's remaining dims in order, then B's new ones. `U[H, H] @ h[H]` is `[H]`."""
     if not left.dims or not right.dims:
-        raise TypeProblem("E0311", f"`@` needs dims on both sides, got {show_dims(left.dims)} @ {show_dims(right.dims)}", "use `*` for scalars")
+        raise TypeProblem(
+            "E0311",
+            f"`@` needs dims on both sides, got {show_dims(left.dims)} @ {show_dims(right.dims)}",
+            "use `*` for scalars",
+        )
     summed = left.dims[-1]
     if summed not in right.dims:
         raise TypeProblem(
             "E0312",
-            f"`@` contracts {summed}, the last dim of {show_dims(left.dims)}, which {show_dims(right.dims)} does not have",
+            f"`@` contracts {summed}, the last dim of {show_dims(left.dims)}; {show_dims(right.dims)} does not have it",
             f"the right side needs a dim {summed}, or transpose the left side with `.T`",
         )
     return contract(left, right, len(left.dims) - 1, right.dims.index(summed), span)
@@ -105,24 +116,33 @@ def contract(left: Expr, right: Expr, left_axis: int, right_axis: int, span: Spa
     summed = left.dims[left_axis]
     left_labels = tuple(range(len(left.dims)))
     fresh = len(left.dims)
-    right_labels = []
+    right_labels: list[int] = []
     for axis, dim in enumerate(right.dims):
         if axis == right_axis:
             right_labels.append(left_axis)
         elif dim != summed and dim in left.dims:
             if left.dims.count(dim) > 1 or right.dims.count(dim) > 1:
-                raise TypeProblem("E0313", f"{dim} appears twice, so it cannot be a batch dim of `@`", "rename one with `as [..]`")
+                raise TypeProblem(
+                    "E0313", f"{dim} appears twice, so it cannot be a batch dim of `@`", "rename one with `as [..]`"
+                )
             right_labels.append(left.dims.index(dim))
         else:
             right_labels.append(fresh)
             fresh += 1
     out = [i for i in left_labels if i != left_axis] + [i for i in right_labels if i >= len(left.dims)]
-    names = {i: d for i, d in zip(left_labels, left.dims, strict=True)} | {i: d for i, d in zip(right_labels, right.dims, strict=True)}
+    names = dict(zip((*left_labels, *right_labels), left.dims + right.dims, strict=True))
     dtype = common_dtype(left.dtype, right.dtype)
     if dtype.kind is Kind.BOOL:
         raise TypeProblem("E0320", "`@` takes numbers, got truth values")
     return Contract(
-        convert(left, dtype), convert(right, dtype), left_labels, tuple(right_labels), tuple(out), tuple(names[i] for i in out), dtype, span
+        convert(left, dtype),
+        convert(right, dtype),
+        left_labels,
+        tuple(right_labels),
+        tuple(out),
+        tuple(names[i] for i in out),
+        dtype,
+        span,
     )
 
 
@@ -131,7 +151,9 @@ def outer(left: Expr, right: Expr, span: Span | None = None) -> Contract:
     dtype = common_dtype(left.dtype, right.dtype)
     n = len(left.dims)
     out = tuple(range(n + len(right.dims)))
-    return Contract(convert(left, dtype), convert(right, dtype), out[:n], out[n:], out, left.dims + right.dims, dtype, span)
+    return Contract(
+        convert(left, dtype), convert(right, dtype), out[:n], out[n:], out, left.dims + right.dims, dtype, span
+    )
 
 
 def transpose(arg: Expr, span: Span | None = None) -> Reaxis:
@@ -145,7 +167,9 @@ def transpose(arg: Expr, span: Span | None = None) -> Reaxis:
 def rename(arg: Expr, dims: Dims, span: Span | None = None) -> Expr:
     """`e as [R, ...]`: the same axes under new names (the sizes must agree; checked when they are known)."""
     if len(dims) != len(arg.dims):
-        raise TypeProblem("E0316", f"`as` gives {len(dims)} dims to a value with {len(arg.dims)}: {show_dims(arg.dims)}")
+        raise TypeProblem(
+            "E0316", f"`as` gives {len(dims)} dims to a value with {len(arg.dims)}: {show_dims(arg.dims)}"
+        )
     return arg if dims == arg.dims else Reaxis(arg, tuple(range(len(dims))), dims, arg.dtype, span=span)
 
 
@@ -159,9 +183,3 @@ def unpack(arg: Expr, count: int, span: Span | None = None) -> list[Reaxis]:
         )
     rest = tuple(range(1, len(arg.dims)))
     return [Reaxis(arg, rest, arg.dims[1:], arg.dtype, at=0, index=i, span=span) for i in range(count)]
-
-
-__all__ = [
-    "REDUCTIONS", "Apply", "contract", "l2norm", "layernorm", "logsumexp", "matmul", "mean", "norm", "outer", "reduce",
-    "rename", "rmsnorm", "softmax", "transpose", "unpack",
-]  # fmt: skip

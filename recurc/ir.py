@@ -18,17 +18,13 @@ from recurc.source import Span
 from recurc.types import DimDecl, Dims, DType
 
 
-def _span() -> Span | None:
-    return field(default=None, compare=False, repr=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Const:
     """A number known at compile time."""
 
     value: bool | int | float | complex
     dtype: DType
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
     dims: Dims = ()
 
 
@@ -37,7 +33,7 @@ class Size:
     """The size of a dim, as an integer."""
 
     dim: str
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
     dtype: DType = DType.I64
     dims: Dims = ()
 
@@ -46,7 +42,7 @@ class Size:
 class Step:
     """`t`, the index of the step: 0, 1, ..., T-1."""
 
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
     dtype: DType = DType.I64
     dims: Dims = ()
 
@@ -59,7 +55,7 @@ class Read:
     lag: int
     dims: Dims
     dtype: DType
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class Apply:
     args: tuple[Expr, ...]
     dims: Dims
     dtype: DType
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,7 @@ class Reduce:
     over: Dims
     dims: Dims
     dtype: DType
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ class Contract:
     out_axes: tuple[int, ...]
     dims: Dims
     dtype: DType
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +107,7 @@ class Reaxis:
     dtype: DType
     at: int | None = None
     index: int | None = None
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 Expr = Const | Size | Step | Read | Apply | Reduce | Contract | Reaxis
@@ -132,7 +128,7 @@ class Input:
     dims: Dims
     dtype: DType = DType.REAL
     before: Expr | None = None  # the value before the first step, for x[t-k]
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +137,7 @@ class Param:
     dims: Dims
     dtype: DType = DType.REAL
     init: Initializer | None = None
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +146,7 @@ class State:
     dims: Dims
     dtype: DType
     initial: Expr  # reads params and sizes only
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +155,7 @@ class Equation:
 
     name: str
     expr: Expr
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +171,7 @@ class Recurrence:
     equations: tuple[Equation, ...]
     outputs: tuple[str, ...]
     doc: str = field(default="", compare=False)
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:

@@ -10,16 +10,17 @@ replaces it by other rows, so backends never see it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from recurc.ir import Apply, Const, Expr
 from recurc.source import Span
-from recurc.types import Dims, DType, Kind, axis_ids, common_dtype, show_dims
+from recurc.types import Dims, DType, Kind, common_dtype, show_dims
 
 
 class Gives(Enum):
@@ -74,9 +75,6 @@ class Op:
     expands: Callable[..., Expr] | None = None
 
 
-OPS: dict[str, Op] = {}
-
-
 class TypeProblem(Exception):
     """Operands that do not fit an operator. Front ends turn it into a diagnostic or a `ShapeError`."""
 
@@ -113,7 +111,8 @@ def convert(expr: Expr, dtype: DType) -> Expr:
         return expr
     if isinstance(expr, Const):
         if dtype.kind is Kind.REAL:
-            return Const(float(expr.value), dtype, expr.span)  # type: ignore[arg-type]
+            assert not isinstance(expr.value, complex), "a complex constant never narrows to a real one"
+            return Const(float(expr.value), dtype, expr.span)
         if dtype.kind is Kind.COMPLEX:
             return Const(complex(expr.value), dtype, expr.span)
     return Apply("cast", (expr,), expr.dims, dtype, expr.span)
@@ -125,12 +124,13 @@ def apply(name: str, *args: Expr, span: Span | None = None) -> Apply:
     Raises `TypeProblem` if the operands' kinds or dims do not fit."""
     op = OPS[name]
     if len(args) != op.arity:
-        raise TypeProblem("E0306", f"{name} takes {op.arity} operand{'s' * (op.arity != 1)}, got {len(args)}")
+        raise TypeProblem("E0306", f"{name} takes {op.arity} operand{'s' if op.arity != 1 else ''}, got {len(args)}")
     dims = align([a.dims for a in args])
     operands = list(args)
     if op.takes is Takes.CONDITION:
         if args[0].dtype.kind is not Kind.BOOL:
-            raise TypeProblem("E0321", f"the condition must be a truth value, not {_kind(args[0])}", "compare it: `x > 0`")
+            message = f"the condition must be a truth value, not {_kind(args[0])}"
+            raise TypeProblem("E0321", message, "compare it: `x > 0`")
         common = common_dtype(args[1].dtype, args[2].dtype)
         operands[1:] = [convert(a, common) for a in args[1:]]
         return Apply(name, tuple(operands), dims, common, span)
@@ -216,21 +216,12 @@ def _when(c: Expr) -> Expr:
 # --- the table ------------------------------------------------------------------------------------------------
 
 
-def _row(name: str, arity: int, numpy: Callable[..., Any], c: str | None, triton: str | None, **rest: Any) -> None:
-    OPS[name] = Op(name, arity, numpy, c, triton, **rest)
-
-
-def _function(name: str, numpy: Callable[..., Any], derivative: Partials | None, flops: int, **rest: Any) -> None:
-    """A row whose C and Triton spellings are the helper `rc_NAME` of the backends' preludes."""
-    arity = rest.pop("arity", 1)
-    operands = ", ".join(f"{{{i}}}" for i in range(arity))
-    _row(name, arity, numpy, f"rc_{name}$({operands})", f"rc_{name}({operands})", derivative=derivative, flops=flops, **rest)
+_np_choose: Callable[[Any, Any, Any], Any] = np.where
 
 
 def _np_sigmoid(x: Any) -> Any:
-    with np.errstate(over="ignore"):
-        e = np.exp(-np.abs(x))
-        return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+    e = np.exp(-np.abs(x))
+    return _np_choose(x >= 0, 1 / (1 + e), e / (1 + e))
 
 
 def _np_softplus(x: Any) -> Any:
@@ -241,118 +232,210 @@ def _np_erf(x: Any) -> Any:
     return np.vectorize(math.erf, otypes=[np.float64])(x)
 
 
-# arithmetic
-_any: dict[str, Any] = {"takes": Takes.ANY, "gives": Gives.COMMON}
-_row("neg", 1, np.negative, "(-{0})", "(-{0})", **_any, affine=Affine.LINEAR, derivative=lambda a, y: (number(-1.0),))
-_row("add", 2, np.add, "({0} + {1})", "({0} + {1})", **_any, affine=Affine.LINEAR, derivative=lambda a, y: (_ONE, _ONE))
-_row("sub", 2, np.subtract, "({0} - {1})", "({0} - {1})", **_any, affine=Affine.LINEAR, derivative=lambda a, y: (_ONE, number(-1.0)))
-_row("mul", 2, np.multiply, "({0} * {1})", "({0} * {1})", **_any, affine=Affine.PRODUCT, derivative=lambda a, y: (a[1], a[0]))
-_row(
-    "div", 2, np.true_divide, "({0} / {1})", "({0} / {1})", takes=Takes.ANY, affine=Affine.NUMERATOR, flops=4,
-    derivative=lambda a, y: (div(_ONE, a[1]), neg(div(y, a[1]))),
-)  # fmt: skip
-_row(
-    "pow", 2, np.power, "rc_pow$({0}, {1})", "rc_pow({0}, {1})", takes=Takes.ANY, flops=40,
-    derivative=lambda a, y: (mul(a[1], apply("pow", a[0], sub(a[1], _ONE))), mul(y, apply("log", a[0]))),
-)  # fmt: skip
-_row(
-    "mod", 2, np.mod, "rc_mod$({0}, {1})", "rc_mod({0}, {1})", takes=Takes.INT_OR_REAL, gives=Gives.COMMON, flops=6,
-    affine=Affine.DISCONTINUOUS, derivative=lambda a, y: (_ONE, neg(apply("floordiv", a[0], a[1]))),
-)  # fmt: skip
-_row(
-    "floordiv", 2, np.floor_divide, "rc_floordiv$({0}, {1})", "rc_floordiv({0}, {1})", takes=Takes.INT_OR_REAL,
-    gives=Gives.COMMON, flops=6, affine=Affine.DISCONTINUOUS, derivative=lambda a, y: (_ZERO, _ZERO),
-)  # fmt: skip
-
-# comparisons and truth values
-for _name, _fn in {"eq": np.equal, "ne": np.not_equal}.items():
-    _sign = {"eq": "==", "ne": "!="}[_name]
-    _row(_name, 2, _fn, f"({{0}} {_sign} {{1}})", f"({{0}} {_sign} {{1}})", takes=Takes.ANY, gives=Gives.BOOL, affine=Affine.DISCONTINUOUS)
-for _name, _fn in {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}.items():
-    _sign = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}[_name]
-    _row(_name, 2, _fn, f"({{0}} {_sign} {{1}})", f"({{0}} {_sign} {{1}})", takes=Takes.INT_OR_REAL, gives=Gives.BOOL, affine=Affine.DISCONTINUOUS)
-_truth: dict[str, Any] = {"takes": Takes.BOOL, "gives": Gives.BOOL, "affine": Affine.DISCONTINUOUS}
-_row("and", 2, np.logical_and, "({0} & {1})", "({0} & {1})", **_truth)
-_row("or", 2, np.logical_or, "({0} | {1})", "({0} | {1})", **_truth)
-_row("not", 1, np.logical_not, "rc_not$({0})", "({0} == 0)", **_truth)
-_row(
-    "select", 3, np.where, "rc_select$({0}, {1}, {2})", "tl.where({0}, {1}, {2})", takes=Takes.CONDITION,
-    gives=Gives.BRANCH, affine=Affine.BRANCHES, derivative=lambda a, y: (None, _when(a[0]), sub(_ONE, _when(a[0]))),
-)  # fmt: skip
-_row("cast", 1, lambda x: x, "{0}", "{0}", takes=Takes.ANY, gives=Gives.CAST, affine=Affine.LINEAR, derivative=lambda a, y: (_ONE,))
-
-# order; a tie belongs to the first operand, also in the derivative
-_order: dict[str, Any] = {"arity": 2, "takes": Takes.INT_OR_REAL, "gives": Gives.COMMON, "affine": Affine.ORDER}
-_function("max", np.maximum, lambda a, y: (_when(apply("ge", a[0], a[1])), _when(apply("lt", a[0], a[1]))), 1, **_order)
-_function("min", np.minimum, lambda a, y: (_when(apply("le", a[0], a[1])), _when(apply("gt", a[0], a[1]))), 1, **_order)
-
-# exponentials, logarithms, roots
-_positive = {"range": (0.0, math.inf)}
-_function("exp", np.exp, lambda a, y: (y,), 12, takes=Takes.ANY, **_positive)
-_function("expm1", np.expm1, lambda a, y: (add(y, _ONE),), 18, range=(-1.0, math.inf))
-_function("log", np.log, lambda a, y: (div(_ONE, a[0]),), 15, takes=Takes.ANY)
-_function("log1p", np.log1p, lambda a, y: (div(_ONE, add(_ONE, a[0])),), 18)
-_function("sqrt", np.sqrt, lambda a, y: (div(number(0.5), y),), 6, **_positive)
-_function("rsqrt", lambda x: 1 / np.sqrt(x), lambda a, y: (mul(number(-0.5), div(y, a[0])),), 8, **_positive)
-_function(
-    "logaddexp", np.logaddexp, lambda a, y: (apply("exp", sub(a[0], y)), apply("exp", sub(a[1], y))), 35, arity=2,
-    affine=Affine.ORDER,
-)  # fmt: skip
-
-# angles and special functions
-_function("sin", np.sin, lambda a, y: (apply("cos", a[0]),), 20, range=(-1.0, 1.0), takes=Takes.ANY)
-_function("cos", np.cos, lambda a, y: (neg(apply("sin", a[0])),), 20, range=(-1.0, 1.0), takes=Takes.ANY)
-_function(
-    "atan2", np.arctan2,
-    lambda a, y: (
-        div(a[1], add(mul(a[0], a[0]), mul(a[1], a[1]))),
-        neg(div(a[0], add(mul(a[0], a[0]), mul(a[1], a[1])))),
-    ), 30, arity=2, range=(-math.pi, math.pi),
-)  # fmt: skip
-_function(
-    "erf", _np_erf, lambda a, y: (mul(number(2 / math.sqrt(math.pi)), apply("exp", neg(mul(a[0], a[0])))),), 25,
-    range=(-1.0, 1.0),
-)  # fmt: skip
-
-# pieces
-_function(
-    "abs", np.abs, lambda a, y: (apply("sign", a[0]),), 1, takes=Takes.ANY, gives=Gives.REAL_PART,
-    affine=Affine.DISCONTINUOUS, **_positive,
-)  # fmt: skip
-_step: dict[str, Any] = {"takes": Takes.INT_OR_REAL, "gives": Gives.COMMON, "affine": Affine.DISCONTINUOUS}
-_function("sign", np.sign, lambda a, y: (_ZERO,), 2, range=(-1.0, 1.0), **_step)
-_function("floor", np.floor, lambda a, y: (_ZERO,), 1, **_step)
-_function("round", np.round, lambda a, y: (_ZERO,), 1, **_step)
-
-# gates and activations
-_function("sigmoid", _np_sigmoid, lambda a, y: (mul(y, sub(_ONE, y)),), 16, range=(0.0, 1.0))
-_function("tanh", np.tanh, lambda a, y: (sub(_ONE, mul(y, y)),), 18, range=(-1.0, 1.0))
-_function("softplus", _np_softplus, lambda a, y: (apply("sigmoid", a[0]),), 30, **_positive)
+def _np_gelu(x: Any) -> Any:
+    return 0.5 * x * (1 + _np_erf(x / math.sqrt(2)))
 
 
-def _shorthand(name: str, numpy: Callable[..., Any], expands: Callable[..., Expr], arity: int = 1, **rest: Any) -> None:
-    _row(name, arity, numpy, None, None, expands=expands, **rest)
+def _np_elu(x: Any) -> Any:
+    return _np_choose(x > 0, x, np.expm1(np.minimum(x, 0)))
 
 
-_shorthand("relu", lambda x: np.maximum(x, 0), lambda x: apply("max", x, _ZERO), affine=Affine.ORDER)
-_shorthand("silu", lambda x: x * _np_sigmoid(x), lambda x: mul(x, apply("sigmoid", x)))
-_shorthand(
-    "gelu", lambda x: 0.5 * x * (1 + _np_erf(x / math.sqrt(2))),
-    lambda x: mul(mul(number(0.5), x), add(_ONE, apply("erf", mul(x, number(math.sqrt(0.5)))))),
+def _np_identity(x: Any) -> Any:
+    return x
+
+
+def _np_rsqrt(x: Any) -> Any:
+    return np.reciprocal(np.sqrt(x))
+
+
+def _helper(name: str, arity: int) -> str:
+    """The spelling of an operator that is a helper `rc_NAME` of the backends' preludes; `$` is C's type suffix."""
+    return f"rc_{name}$({', '.join(f'{{{i}}}' for i in range(arity))})"
+
+
+def _unary(
+    name: str,
+    numpy: Callable[[Any], Any],
+    partial: Callable[[Expr, Expr], Expr] | None,
+    *,
+    flops: int = 1,
+    spelling: str | None = None,
+    takes: Takes = Takes.REAL,
+    gives: Gives = Gives.FLOAT,
+    affine: Affine = Affine.NONE,
+    range: tuple[float, float] = (-math.inf, math.inf),
+) -> Op:
+    """A row with one operand; `partial(x, y)` is dy/dx."""
+    c = spelling or _helper(name, 1)
+    derivative: Partials | None = (lambda a, y: (partial(a[0], y),)) if partial else None
+    return Op(name, 1, numpy, c, c.replace("$", ""), takes, gives, affine, derivative, range, flops)
+
+
+def _binary(
+    name: str,
+    numpy: Callable[[Any, Any], Any],
+    partials: Callable[[Expr, Expr, Expr], tuple[Expr, Expr]] | None,
+    *,
+    flops: int = 1,
+    spelling: str | None = None,
+    takes: Takes = Takes.REAL,
+    gives: Gives = Gives.FLOAT,
+    affine: Affine = Affine.NONE,
+    range: tuple[float, float] = (-math.inf, math.inf),
+) -> Op:
+    """A row with two operands; `partials(a, b, y)` is (dy/da, dy/db)."""
+    c = spelling or _helper(name, 2)
+    derivative: Partials | None = (lambda a, y: partials(a[0], a[1], y)) if partials else None
+    return Op(name, 2, numpy, c, c.replace("$", ""), takes, gives, affine, derivative, range, flops)
+
+
+def _compare(name: str, numpy: Callable[[Any, Any], Any], sign: str, takes: Takes = Takes.INT_OR_REAL) -> Op:
+    spelling = f"({{0}} {sign} {{1}})"
+    return _binary(
+        name, numpy, None, spelling=spelling, takes=takes, gives=Gives.BOOL, affine=Affine.DISCONTINUOUS
+    )  # fmt: skip
+
+
+def _shorthand(
+    name: str, numpy: Callable[[Any], Any], expands: Callable[[Expr], Expr], affine: Affine = Affine.NONE
+) -> Op:
+    return Op(name, 1, numpy, None, None, affine=affine, expands=expands)
+
+
+def _reference_only(name: str, numpy: Callable[[Any], Any], gives: Gives) -> Op:
+    """Complex numbers are defined by the reference and the interpreter; they have no native spelling yet."""
+    return Op(name, 1, numpy, None, None, Takes.ANY, gives, Affine.REAL_LINEAR)
+
+
+_ANY, _NUM, _BOOL = Takes.ANY, Takes.INT_OR_REAL, Takes.BOOL
+_COMMON, _DISCONTINUOUS, _ORDER = Gives.COMMON, Affine.DISCONTINUOUS, Affine.ORDER
+_POSITIVE, _UNIT = (0.0, math.inf), (-1.0, 1.0)
+_MINUS = number(-1.0)
+
+
+def _clamp(x: Expr, low: Expr, high: Expr) -> Expr:
+    return apply("min", apply("max", x, low), high)
+
+
+def _square_sum(a: Expr, b: Expr) -> Expr:
+    return add(mul(a, a), mul(b, b))
+
+
+_TABLE = (
+    # arithmetic
+    _unary("neg", np.negative, lambda x, y: _MINUS, spelling="(-{0})", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR),
+    _binary(
+        "add", np.add, lambda a, b, y: (_ONE, _ONE),
+        spelling="({0} + {1})", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR,
+    ),
+    _binary(
+        "sub", np.subtract, lambda a, b, y: (_ONE, _MINUS),
+        spelling="({0} - {1})", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR,
+    ),
+    _binary(
+        "mul", np.multiply, lambda a, b, y: (b, a),
+        spelling="({0} * {1})", takes=_ANY, gives=_COMMON, affine=Affine.PRODUCT,
+    ),
+    _binary(
+        "div", np.true_divide, lambda a, b, y: (div(_ONE, b), neg(div(y, b))),
+        spelling="({0} / {1})", takes=_ANY, affine=Affine.NUMERATOR, flops=4,
+    ),
+    _binary(
+        "pow", np.power,
+        lambda a, b, y: (mul(b, apply("pow", a, sub(b, _ONE))), mul(y, apply("log", a))),
+        takes=_ANY, flops=40,
+    ),
+    _binary(
+        "mod", np.mod, lambda a, b, y: (_ONE, neg(apply("floordiv", a, b))),
+        takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS, flops=6,
+    ),
+    _binary(
+        "floordiv", np.floor_divide, lambda a, b, y: (_ZERO, _ZERO),
+        takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS, flops=6,
+    ),
+    # comparisons, truth values, choice
+    _compare("eq", np.equal, "==", _ANY),
+    _compare("ne", np.not_equal, "!=", _ANY),
+    _compare("lt", np.less, "<"),
+    _compare("le", np.less_equal, "<="),
+    _compare("gt", np.greater, ">"),
+    _compare("ge", np.greater_equal, ">="),
+    _binary(
+        "and", np.logical_and, None, spelling="({0} & {1})", takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS
+    ),
+    _binary("or", np.logical_or, None, spelling="({0} | {1})", takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS),
+    _unary("not", np.logical_not, None, takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS),
+    Op(
+        "select", 3, _np_choose, "rc_select$({0}, {1}, {2})", "tl.where({0}, {1}, {2})",
+        Takes.CONDITION, Gives.BRANCH, Affine.BRANCHES,
+        lambda a, y: (None, _when(a[0]), sub(_ONE, _when(a[0]))),
+    ),
+    _unary(
+        "cast", _np_identity, lambda x, y: _ONE, spelling="{0}", takes=_ANY, gives=Gives.CAST, affine=Affine.LINEAR
+    ),
+    # order; a tie belongs to the first operand, in the derivative too
+    _binary(
+        "max", np.maximum, lambda a, b, y: (_when(apply("ge", a, b)), _when(apply("lt", a, b))),
+        takes=_NUM, gives=_COMMON, affine=_ORDER,
+    ),
+    _binary(
+        "min", np.minimum, lambda a, b, y: (_when(apply("le", a, b)), _when(apply("gt", a, b))),
+        takes=_NUM, gives=_COMMON, affine=_ORDER,
+    ),
+    # exponentials, logarithms, roots
+    _unary("exp", np.exp, lambda x, y: y, takes=_ANY, range=_POSITIVE, flops=12),
+    _unary("expm1", np.expm1, lambda x, y: add(y, _ONE), range=(-1.0, math.inf), flops=18),
+    _unary("log", np.log, lambda x, y: div(_ONE, x), takes=_ANY, flops=15),
+    _unary("log1p", np.log1p, lambda x, y: div(_ONE, add(_ONE, x)), flops=18),
+    _unary("sqrt", np.sqrt, lambda x, y: div(number(0.5), y), range=_POSITIVE, flops=6),
+    _unary("rsqrt", _np_rsqrt, lambda x, y: mul(number(-0.5), div(y, x)), range=_POSITIVE, flops=8),
+    _binary(
+        "logaddexp", np.logaddexp, lambda a, b, y: (apply("exp", sub(a, y)), apply("exp", sub(b, y))),
+        affine=_ORDER, flops=35,
+    ),
+    # angles and special functions
+    _unary("sin", np.sin, lambda x, y: apply("cos", x), takes=_ANY, range=_UNIT, flops=20),
+    _unary("cos", np.cos, lambda x, y: neg(apply("sin", x)), takes=_ANY, range=_UNIT, flops=20),
+    _binary(
+        "atan2", np.arctan2, lambda a, b, y: (div(b, _square_sum(a, b)), neg(div(a, _square_sum(a, b)))),
+        range=(-math.pi, math.pi), flops=30,
+    ),
+    _unary(
+        "erf", _np_erf, lambda x, y: mul(number(2 / math.sqrt(math.pi)), apply("exp", neg(mul(x, x)))),
+        range=_UNIT, flops=25,
+    ),
+    # pieces
+    _unary(
+        "abs", np.abs, lambda x, y: apply("sign", x),
+        takes=_ANY, gives=Gives.REAL_PART, affine=_DISCONTINUOUS, range=_POSITIVE,
+    ),
+    _unary("sign", np.sign, lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS, range=_UNIT, flops=2),
+    _unary("floor", np.floor, lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS),
+    _unary("round", np.round, lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS),
+    # gates and activations
+    _unary("sigmoid", _np_sigmoid, lambda x, y: mul(y, sub(_ONE, y)), range=(0.0, 1.0), flops=16),
+    _unary("tanh", np.tanh, lambda x, y: sub(_ONE, mul(y, y)), range=_UNIT, flops=18),
+    _unary("softplus", _np_softplus, lambda x, y: apply("sigmoid", x), range=_POSITIVE, flops=30),
+    # shorthand
+    _shorthand("relu", lambda x: np.maximum(x, 0), lambda x: apply("max", x, _ZERO), _ORDER),
+    _shorthand("silu", lambda x: x * _np_sigmoid(x), lambda x: mul(x, apply("sigmoid", x))),
+    _shorthand(
+        "gelu", _np_gelu,
+        lambda x: mul(mul(number(0.5), x), add(_ONE, apply("erf", mul(x, number(math.sqrt(0.5)))))),
+    ),
+    _shorthand("logsigmoid", lambda x: -_np_softplus(-x), lambda x: neg(apply("softplus", neg(x)))),
+    _shorthand(
+        "elu", _np_elu,
+        lambda x: select(apply("gt", x, _ZERO), x, apply("expm1", apply("min", x, _ZERO))),
+    ),
+    Op(
+        "clamp", 3, np.clip, None, None, Takes.INT_OR_REAL, Gives.COMMON, Affine.ORDER,
+        expands=_clamp,
+    ),
+    # complex numbers
+    _reference_only("real", np.real, Gives.REAL_PART),
+    _reference_only("imag", np.imag, Gives.REAL_PART),
+    _reference_only("conj", np.conj, Gives.COMMON),
 )  # fmt: skip
-_shorthand("logsigmoid", lambda x: -_np_softplus(-x), lambda x: neg(apply("softplus", neg(x))))
-_shorthand(
-    "elu", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    lambda x: select(apply("gt", x, _ZERO), x, apply("expm1", apply("min", x, _ZERO))),
-)  # fmt: skip
-_shorthand(
-    "clamp", lambda x, lo, hi: np.minimum(np.maximum(x, lo), hi), lambda x, lo, hi: apply("min", apply("max", x, lo), hi),
-    arity=3, takes=Takes.INT_OR_REAL, gives=Gives.COMMON, affine=Affine.ORDER,
-)  # fmt: skip
 
-# complex numbers: defined by the reference; no native spelling yet
-_row("real", 1, np.real, None, None, takes=Takes.ANY, gives=Gives.REAL_PART, affine=Affine.REAL_LINEAR)
-_row("imag", 1, np.imag, None, None, takes=Takes.ANY, gives=Gives.REAL_PART, affine=Affine.REAL_LINEAR)
-_row("conj", 1, np.conj, None, None, takes=Takes.ANY, gives=Gives.COMMON, affine=Affine.REAL_LINEAR)
-
-__all__ = ["OPS", "Affine", "Gives", "Op", "Takes", "TypeProblem", "align", "apply", "axis_ids", "cast", "convert", "number"]
+OPS: Mapping[str, Op] = MappingProxyType({op.name: op for op in _TABLE})

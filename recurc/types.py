@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 
 import numpy as np
 
@@ -68,10 +69,9 @@ class DType(Enum):
         """The NumPy dtype; bf16 needs `ml_dtypes` and raises `TypeError` without it."""
         if self is DType.BF16:
             try:
-                import ml_dtypes
+                return np.dtype(import_module("ml_dtypes").bfloat16)
             except ImportError as missing:
                 raise TypeError("bf16 arrays in NumPy need the package ml_dtypes") from missing
-            return np.dtype(ml_dtypes.bfloat16)
         return np.dtype(_NUMPY[self])
 
 
@@ -154,7 +154,7 @@ def literal_size(dim: str) -> int | None:
 def axis_ids(dims: Dims) -> tuple[str, ...]:
     """Unique names for the axes of a shape: the k-th repeat of `H` is `H'k` (`[H, H]` -> `H, H'1`)."""
     seen: Counter[str] = Counter()
-    ids = []
+    ids: list[str] = []
     for dim in dims:
         ids.append(dim if not seen[dim] else f"{dim}'{seen[dim]}")
         seen[dim] += 1

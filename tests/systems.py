@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from recurc.build import matmul, reduce, unpack
+from recurc.build import matmul, unpack
 from recurc.facts import Analysis, Component, Group, Monoid
 from recurc.ir import Const, Equation, Expr, Input, Param, Read, Recurrence, State
 from recurc.ops import add, apply, div, mul, neg, number, select, sub
@@ -80,7 +80,8 @@ def gru() -> Recurrence:
         [
             ("ar_az_an", a), ("ar", ar), ("az", az), ("an", an),
             ("hr_hz_hn", d), ("hr", hr), ("hz", hz), ("hn", hn),
-            ("r", apply("sigmoid", add(v("ar"), v("hr")))), ("z", apply("sigmoid", add(v("az"), v("hz")))), ("n", n), ("h", h),
+            ("r", apply("sigmoid", add(v("ar"), v("hr")))),
+            ("z", apply("sigmoid", add(v("az"), v("hz")))), ("n", n), ("h", h),
         ],
         ("h",),
     )  # fmt: skip
@@ -157,7 +158,11 @@ def os_monoid() -> Monoid:
     low = number(-math.inf)
 
     def merge(earlier: str, later: str, lag: int) -> tuple[Expr, ...]:
-        m1, u1, w1 = Read(f"{earlier}m", lag, (), REAL), Read(f"{earlier}u", lag, (), REAL), Read(f"{earlier}w", lag, ("D",), REAL)
+        m1, u1, w1 = (
+            Read(f"{earlier}m", lag, (), REAL),
+            Read(f"{earlier}u", lag, (), REAL),
+            Read(f"{earlier}w", lag, ("D",), REAL),
+        )
         m2, u2, w2 = Read(f"{later}m", 0, (), REAL), Read(f"{later}u", 0, (), REAL), Read(f"{later}w", 0, ("D",), REAL)
         m = apply("max", m1, m2)
         f1 = select(apply("eq", m1, low), number(0.0), apply("exp", sub(m1, m)))
@@ -175,9 +180,17 @@ def os_monoid() -> Monoid:
     )
 
 
-def _plan(rec: Recurrence, stages: tuple[Stage, ...], schedules: tuple[str, ...], extra: tuple[Buffer, ...] = (), monoid: Monoid | None = None) -> Plan:
+def _plan(
+    rec: Recurrence,
+    stages: tuple[Stage, ...],
+    schedules: tuple[str, ...],
+    extra: tuple[Buffer, ...] = (),
+    monoid: Monoid | None = None,
+) -> Plan:
     cls = monoid.cls if monoid else "NL-f"
-    group = Group(tuple(s.name for s in rec.states), cls, ("sequential", "scan") if monoid else ("sequential",), monoid=monoid)
+    group = Group(
+        tuple(s.name for s in rec.states), cls, ("sequential", "scan") if monoid else ("sequential",), monoid=monoid
+    )
     dims = {e.name: e.expr.dims for e in rec.equations}
     buffers = (
         *(Buffer(i.name, i.dims, i.dtype, Role.INPUT) for i in rec.inputs),
@@ -229,21 +242,33 @@ def plans() -> dict[tuple[str, str], Plan]:
     out["selective_scan", "sequential"] = _plan(
         rec, (setup, Loop(_carries(rec), (dt, h, y), ("y",))), ("sequential",), (once,), monoid
     )
-    out["selective_scan", "scan"] = _plan(rec, (setup, Scan(_carries(rec), monoid, (dt,), (y,), ("y",))), ("scan",), (once,), monoid)
+    out["selective_scan", "scan"] = _plan(
+        rec, (setup, Scan(_carries(rec), monoid, (dt,), (y,), ("y",))), ("scan",), (once,), monoid
+    )
 
     rec, monoid = aaren(), os_monoid()
     emit = rec.equations[-1]
-    out["aaren", "sequential"] = _plan(rec, (Loop(_carries(rec), rec.equations, ("o",)),), ("sequential",), monoid=monoid)
+    out["aaren", "sequential"] = _plan(
+        rec, (Loop(_carries(rec), rec.equations, ("o",)),), ("sequential",), monoid=monoid
+    )
     out["aaren", "scan"] = _plan(rec, (Scan(_carries(rec), monoid, (), (emit,), ("o",)),), ("scan",), monoid=monoid)
     return out
 
 
 # --- inputs ------------------------------------------------------------------------------------------------------
 
-SIZES = {"ema": {"D": 5}, "lstm": {"D": 3, "H": 7}, "gru": {"D": 3, "H": 7}, "selective_scan": {"D": 6, "N": 5}, "aaren": {"D": 5}}
+SIZES = {
+    "ema": {"D": 5},
+    "lstm": {"D": 3, "H": 7},
+    "gru": {"D": 3, "H": 7},
+    "selective_scan": {"D": 6, "N": 5},
+    "aaren": {"D": 5},
+}
 
 
-def random_arrays(name: str, rng: np.random.Generator, batch: int, steps: int, sizes: dict[str, int] | None = None) -> dict[str, np.ndarray]:
+def random_arrays(
+    name: str, rng: np.random.Generator, batch: int, steps: int, sizes: dict[str, int] | None = None
+) -> dict[str, np.ndarray]:
     """float64 inputs (B, T, *dims), params (B=1, *dims) and initial states (B, *dims), in sensible ranges."""
     rec, sizes = SYSTEMS[name](), sizes or SIZES[name]
     shape = lambda dims: tuple(int(d) if d.isdigit() else sizes[d] for d in dims)  # noqa: E731

@@ -12,12 +12,13 @@ from recurc.types import Dims
 def stage_exprs(stage: Stage) -> list[Expr]:
     """Every expression the stage evaluates."""
     match stage:
-        case Map() | Loop():
-            return [e.expr for e in stage.body]
         case Matmul():
             return [stage.expr]
+        case Map() | Loop():
+            return [e.expr for e in stage.body]
         case Scan():
-            return [e.expr for e in stage.body] + [*stage.monoid.lift, *stage.monoid.combine, *stage.monoid.apply]
+            monoid = stage.monoid
+            return [*(e.expr for e in stage.body), *monoid.lift, *monoid.combine, *monoid.apply]
 
 
 def crossed_dims(expr: Expr) -> set[str]:
@@ -28,7 +29,9 @@ def crossed_dims(expr: Expr) -> set[str]:
             case Reduce():
                 crossed.update(node.over)
             case Contract():
-                names = dict(zip(node.left_axes, node.left.dims, strict=True)) | dict(zip(node.right_axes, node.right.dims, strict=True))
+                names = dict(zip(node.left_axes, node.left.dims, strict=True)) | dict(
+                    zip(node.right_axes, node.right.dims, strict=True)
+                )
                 crossed.update(dim for label, dim in names.items() if label not in node.out_axes)
             case Reaxis():
                 kept = [node.arg.dims[a] for a in node.axes]
@@ -36,6 +39,8 @@ def crossed_dims(expr: Expr) -> set[str]:
                 for old, new in zip(kept, node.dims, strict=True):
                     if old != new:
                         crossed.update((old, new))
+            case _:
+                pass
         if len(set(node.dims)) < len(node.dims):
             crossed.update(d for d in node.dims if node.dims.count(d) > 1)
     return crossed
@@ -46,7 +51,7 @@ def lane_dims(stage: Stage) -> Dims:
 
     A value without a lane dim is the same in every lane (computed in each, or once). For a `Loop`, `Scan` or `Map`."""
     exprs = stage_exprs(stage)
-    crossed: set[str] = set().union(*(crossed_dims(e) for e in exprs)) if exprs else set()
+    crossed = {dim for e in exprs for dim in crossed_dims(e)}
     every = _dims_in_order(exprs)
     return tuple(d for d in every if d not in crossed)
 

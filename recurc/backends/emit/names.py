@@ -5,33 +5,32 @@ from __future__ import annotations
 import keyword
 import unicodedata
 
-_RESERVED = frozenset(keyword.kwlist) | frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while bool class "
-    "template typename namespace operator new delete this private public protected virtual try catch throw using "
-    "asm main tl triton torch math NULL INFINITY NAN exp log sin cos tanh sqrt max min abs fabs floor round erf pow".split()
-)
+_RESERVED = frozenset(keyword.kwlist) | {
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern",
+    "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed",
+    "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "bool",
+    "class", "template", "typename", "namespace", "operator", "new", "delete", "this", "private", "public",
+    "protected", "virtual", "try", "catch", "throw", "using", "asm", "main", "tl", "triton", "torch", "math",
+    "NULL", "INFINITY", "NAN", "exp", "log", "sin", "cos", "tanh", "sqrt", "max", "min", "abs", "fabs", "floor",
+    "round", "erf", "pow",
+}  # fmt: skip
+
+
+def _ascii(character: str) -> str:
+    """Letters and digits as they are; other letters by the last word of their Unicode name (`α` -> `alpha`)."""
+    if character.isascii():
+        return character if character.isalnum() else "_"
+    words = unicodedata.name(character, f"U{ord(character):x}").split()
+    spelled = "".join(c for c in words[-1] if c.isalnum())
+    return spelled.capitalize() if "CAPITAL" in words else spelled.lower()
 
 
 def safe_name(name: str) -> str:
     """An ASCII identifier for `name` (`α` becomes `alpha`, `h@initial` becomes `h_initial`). Not yet unique."""
-    out = []
-    for ch in name:
-        if ch.isascii() and (ch.isalnum() or ch == "_"):
-            out.append(ch)
-        elif ch == "@":
-            out.append("_")
-        elif ch == "'":
-            out.append("_")
-        else:
-            words = unicodedata.name(ch, f"u{ord(ch):x}").split()
-            upper = "CAPITAL" in words
-            word = words[-1] if len(words[-1]) > 1 else words[-1]
-            out.append(word.capitalize() if upper else word.lower())
-    text = "".join(c if c.isalnum() or c == "_" else "_" for c in "".join(out)) or "value"
-    if text[0].isdigit() or text in _RESERVED or text.startswith(("rc_", "__")):
-        text = f"{text}_" if not text[0].isdigit() else f"n{text}"
-    return text
+    text = "".join(_ascii(c) for c in name) or "value"
+    if text[0].isdigit():
+        return f"n{text}"
+    return f"{text}_" if text in _RESERVED or text.startswith(("rc_", "__")) else text
 
 
 class Names:
