@@ -1,0 +1,402 @@
+"""The plan interpreter (`backend="numpy"`): executes any plan with NumPy, so every schedule can be checked anywhere.
+
+Apart from the reference on purpose: it runs the stages the scheduler chose, in the call's dtype (half precisions are
+stored as asked and computed in f32). Values are arrays `(B or 1, T or 1, *dims)`: maps and matrix products take all
+steps at once, a loop one step at a time, and a scan combines elements of the plan's monoid in a tree over t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurc import ir
+from recurc.backends.base import Arrays, Kernel, Specialization
+from recurc.backends.storage import bf16_bits, loaded, store
+from recurc.errors import CompilerBug
+from recurc.ops import OPS
+from recurc.plan import Carry, Loop, Map, Matmul, Plan, Role, Scan
+from recurc.types import Dims, DType, axis_ids
+
+Array = NDArray[Any]
+Elements = list[Array]  # one (B, T, *dims) per component of a monoid
+
+
+@dataclass
+class Frame:
+    """What expressions may read: values `(B or 1, T or 1, *dims)` by name and lag, and the steps' indices."""
+
+    values: dict[tuple[str, int], Array]
+    t: Array = field(default_factory=lambda: np.zeros((1, 1), np.int64))
+
+
+Evaluate = Callable[[Frame], Array]
+
+
+class Evaluator:
+    """Turns expressions into functions of a frame, once per kernel."""
+
+    def __init__(self, spec: Specialization) -> None:
+        self.spec = spec
+
+    def dtype(self, dtype: DType) -> np.dtype[Any]:
+        """What arithmetic of this type is done in."""
+        return self.spec.dtype(dtype).accumulator.to_numpy()
+
+    def shape(self, dims: Dims) -> tuple[int, ...]:
+        return tuple(self.spec.size(d) for d in dims)
+
+    def __call__(self, expr: ir.Expr) -> Evaluate:
+        match expr:
+            case ir.Const(value, dtype):
+                constant = np.full((1, 1), value, self.dtype(dtype))
+                return lambda frame: constant
+            case ir.Size(dim):
+                size = np.full((1, 1), self.spec.size(dim), np.int64)
+                return lambda frame: size
+            case ir.Step():
+                return lambda frame: frame.t
+            case ir.Read(name, lag):
+                return lambda frame: frame.values[name, lag]
+            case ir.Apply("cast", (arg,), dtype=dtype):
+                return self._cast(self(arg), dtype)
+            case ir.Apply():
+                return self._apply(expr)
+            case ir.Reduce():
+                return self._reduce(expr)
+            case ir.Contract():
+                return self._contract(expr)
+            case ir.Reaxis():
+                return self._reaxis(expr)
+
+    def aligned(self, expr: ir.Expr, dims: Dims, full: bool = False) -> Evaluate:
+        """The expression with the axes `dims`; those it lacks have size 1, or their own size if `full`."""
+        value, arrange, shape = self(expr), _arrangement(expr.dims, dims), self.shape(dims)
+        if not full:
+            return lambda frame: arrange(value(frame))
+
+        def filled(frame: Frame) -> Array:
+            array = arrange(value(frame))
+            return np.broadcast_to(array, (*array.shape[:2], *shape))
+
+        return filled
+
+    def _cast(self, arg: Evaluate, dtype: DType) -> Evaluate:
+        asked = dtype.settled(self.spec.real.accumulator)  # the call's own dtype is that of its arithmetic: no rounding
+        compute = asked.accumulator.to_numpy()
+        if asked is DType.BF16:
+            return lambda frame: loaded(bf16_bits(arg(frame)))
+        stored = asked.to_numpy()
+        return lambda frame: arg(frame).astype(stored, copy=False).astype(compute, copy=False)
+
+    def _apply(self, expr: ir.Apply) -> Evaluate:
+        function, dtype = OPS[expr.op].numpy, self.dtype(expr.dtype)
+        operands = [self.aligned(a, expr.dims) for a in expr.args]
+        if len(operands) == 1:
+            only = operands[0]
+            return lambda frame: np.asarray(function(only(frame)), dtype)
+        if len(operands) == 2:
+            first, second = operands
+            return lambda frame: np.asarray(function(first(frame), second(frame)), dtype)
+        return lambda frame: np.asarray(function(*(o(frame) for o in operands)), dtype)
+
+    def _reduce(self, expr: ir.Reduce) -> Evaluate:
+        arg, dtype = self.aligned(expr.arg, expr.arg.dims, full=True), self.dtype(expr.dtype)
+        axes = tuple(2 + expr.arg.dims.index(d) for d in expr.over)
+        match expr.op:
+            case "argmax" | "argmin":
+                function: Any = np.argmax if expr.op == "argmax" else np.argmin
+                return lambda frame: np.asarray(function(arg(frame), axis=axes[0]), dtype)
+            case "any" | "all":
+                ufunc = np.logical_or if expr.op == "any" else np.logical_and
+            case _:
+                ufunc = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}[expr.op]
+        return lambda frame: np.asarray(ufunc.reduce(arg(frame), axis=axes), dtype)
+
+    def _reaxis(self, expr: ir.Reaxis) -> Evaluate:
+        arg, at = self.aligned(expr.arg, expr.arg.dims, full=True), expr.at
+        if at is None:
+            order = (0, 1, *(2 + a for a in expr.axes))
+            return lambda frame: arg(frame).transpose(order)
+        place = (slice(None),) * (2 + at) + (expr.index,)
+        order = (0, 1, *(2 + a - (a > at) for a in expr.axes))
+        return lambda frame: arg(frame)[place].transpose(order)
+
+    def _contract(self, expr: ir.Contract) -> Evaluate:
+        left = self.aligned(expr.left, expr.left.dims, full=True)
+        right = self.aligned(expr.right, expr.right.dims, full=True)
+        a, b, out = expr.left_axes, expr.right_axes, expr.out_axes
+        both = [i for i in a if i in b]
+        batch, summed = [i for i in both if i in out], [i for i in both if i not in out]
+        rows, columns = [i for i in a if i not in b], [i for i in b if i not in a]
+        if len(set(a)) < len(a) or len(set(b)) < len(b) or not set(rows + columns) <= set(out):
+            einsum: Any = np.einsum  # a diagonal or a lone sum: rare, and plain einsum says it
+            return lambda frame: einsum(left(frame), [..., *a], right(frame), [..., *b], [..., *out])
+        size = dict(zip(a, self.shape(expr.left.dims), strict=True)) | dict(
+            zip(b, self.shape(expr.right.dims), strict=True)
+        )
+        order_a = (0, 1, *(2 + a.index(i) for i in (*batch, *rows, *summed)))
+        order_b = (0, 1, *(2 + b.index(i) for i in (*batch, *summed, *columns)))
+        count: Callable[[list[int]], int] = lambda labels: int(np.prod([size[i] for i in labels], dtype=int))  # noqa: E731
+        shape_a = (*(size[i] for i in batch), count(rows), count(summed))
+        shape_b = (*(size[i] for i in batch), count(summed), count(columns))
+        shape = tuple(size[i] for i in (*batch, *rows, *columns))
+        order = (0, 1, *(2 + (*batch, *rows, *columns).index(i) for i in out))
+        weights_left, weights_right = not batch and not columns, not batch and not rows
+
+        def product(frame: Frame) -> Array:
+            x, y = left(frame).transpose(order_a), right(frame).transpose(order_b)
+            x, y = x.reshape(*x.shape[:2], *shape_a), y.reshape(*y.shape[:2], *shape_b)
+            # Weights that all sequences and steps share, times a vector: one GEMM over (B, T), not B*T GEMVs.
+            if weights_left and x.shape[:2] == (1, 1):
+                z = y[..., 0] @ x[0, 0].T
+            elif weights_right and y.shape[:2] == (1, 1):
+                z = x[..., 0, :] @ y[0, 0]
+            else:
+                z = x @ y
+            return z.reshape(*z.shape[:2], *shape).transpose(order)
+
+        return product
+
+
+def _arrangement(dims: Dims, onto: Dims) -> Callable[[Array], Array]:
+    """Moves the axes of `dims` to where `onto` has them, with axes of size 1 where it has others."""
+    if dims == onto:
+        return lambda value: value
+    have, want = axis_ids(dims), axis_ids(onto)
+    order = (0, 1, *(2 + have.index(axis) for axis in want if axis in have))
+    if len(order) != 2 + len(have):
+        raise CompilerBug(f"a value over {dims} does not fit into {onto}")
+    place = (slice(None), slice(None), *(slice(None) if axis in have else np.newaxis for axis in want))
+    return lambda value: value.transpose(order)[place]
+
+
+Combine = Callable[[Elements, Elements], Elements]
+
+
+def prefix_scan(elements: Elements, combine: Combine) -> Elements:
+    """Inclusive prefixes over axis 1 by pairs, then pairs of pairs: work O(T), depth O(log T); needs associativity
+    only, never commutativity (Blelloch 1990, the recursive form)."""
+    steps = elements[0].shape[1]
+    if steps < 2:
+        return elements
+    even, odd = [e[:, 0 : steps - 1 : 2] for e in elements], [e[:, 1::2] for e in elements]
+    pairs = prefix_scan(combine(even, odd), combine)  # prefixes ending at 1, 3, 5, ...
+    out = [np.empty_like(e) for e in elements]
+    for o, e, p in zip(out, elements, pairs, strict=True):
+        o[:, :1], o[:, 1::2] = e[:, :1], p
+    if steps > 2:
+        ends = (steps - 1) // 2
+        for o, value in zip(out, combine([p[:, :ends] for p in pairs], [e[:, 2::2] for e in elements]), strict=True):
+            o[:, 2::2] = value
+    return out
+
+
+Run = Callable[["_Call"], None]
+
+
+class _Call:
+    """One call of a kernel: the buffers seen with their time axes, and the frame of all steps at once."""
+
+    def __init__(self, plan: Plan, evaluator: Evaluator, arrays: Arrays, batch: int, steps: int) -> None:
+        self.arrays, self.batch, self.steps = arrays, batch, steps
+        self.frame = Frame({}, np.arange(steps, dtype=np.int64)[np.newaxis])
+        for buffer in plan.buffers:
+            if buffer.role in (Role.INPUT, Role.PARAM, Role.INITIAL):
+                value = loaded(arrays[buffer.name])
+                if batch > 1 and value.strides[0] == 0:
+                    value = value[:1]
+                value = value if buffer.has_time else value[:, np.newaxis]
+                self.frame.values[buffer.name, 0] = value.astype(evaluator.dtype(buffer.dtype), copy=False)
+
+    def delay(self, names: Sequence[str]) -> None:
+        """Makes the whole-sequence values of `names` readable at lag 1."""
+        for name in names:
+            now, first = self.frame.values[name, 0], self.frame.values[f"{name}@initial", 0]
+            shape = (max(now.shape[0], first.shape[0]), *now.shape[2:])
+            now = np.broadcast_to(now, (shape[0], self.steps, *shape[1:]))
+            first = np.broadcast_to(first, (shape[0], 1, *shape[1:]))
+            self.frame.values[name, 1] = np.concatenate([first, now[:, :-1]], axis=1)
+
+    def full(self, value: Array) -> Array:
+        return np.broadcast_to(value, (self.batch, self.steps, *value.shape[2:]))
+
+
+class PlanKernel:
+    """A plan as a list of closures. Called as `backends.base.Kernel` says."""
+
+    def __init__(self, plan: Plan, spec: Specialization) -> None:
+        self.source: dict[str, str] = {}
+        self._plan, self._evaluator = plan, Evaluator(spec)
+        self._stages = [self._stage(stage) for stage in plan.stages]
+
+    def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
+        with np.errstate(all="ignore"):
+            call = _Call(self._plan, self._evaluator, arrays, batch, steps)
+            for run in self._stages:
+                run(call)
+
+    def _stage(self, stage: Map | Matmul | Loop | Scan) -> Run:
+        match stage:
+            case Map():
+                return self._map(stage)
+            case Matmul():
+                return self._matmul(stage)
+            case Loop():
+                return self._loop(stage)
+            case Scan():
+                return self._scan(stage)
+
+    def _body(self, body: Sequence[ir.Equation], dims: dict[str, Dims]) -> list[tuple[str, Evaluate]]:
+        """Each equation with its function; one that defines a carry has the carry's axes, in full."""
+        make = self._evaluator
+        return [
+            (e.name, make.aligned(e.expr, dims[e.name], full=True) if e.name in dims else make(e.expr)) for e in body
+        ]
+
+    def _writer(self, name: str, dims: Dims) -> Callable[[_Call, Array], None]:
+        """Stores a stage's value `(B or 1, T or 1, *dims)` in the buffer of that name."""
+        buffer = self._plan.buffer(name)
+        arrange, shape = _arrangement(dims, buffer.dims), self._evaluator.shape(buffer.dims)
+
+        def write(call: _Call, value: Array) -> None:
+            value = arrange(value)
+            value = np.broadcast_to(value, (*value.shape[:2], *shape))
+            call.frame.values[name, 0] = value
+            if buffer.role is Role.OUTPUT:
+                store(call.arrays[name], call.full(value))
+
+        return write
+
+    def _writers(
+        self, body: Sequence[ir.Equation], carries: Sequence[Carry], names: Sequence[str]
+    ) -> dict[str, Callable[[_Call, Array], None]]:
+        dims = {e.name: e.expr.dims for e in body} | {c.name: c.dims for c in carries}
+        return {name: self._writer(name, dims[name]) for name in names}
+
+    def _map(self, stage: Map) -> Run:
+        body, writers = self._body(stage.body, {}), self._writers(stage.body, (), stage.writes)
+        delayed = _delayed(stage.body, {e.name for e in stage.body})
+
+        def run(call: _Call) -> None:
+            call.delay(delayed)
+            values = call.frame.values
+            for name, value in body:
+                values[name, 0] = value(call.frame)
+            for name, write in writers.items():
+                write(call, values[name, 0])
+
+        return run
+
+    def _matmul(self, stage: Matmul) -> Run:
+        value, write = self._evaluator(stage.expr), self._writer(stage.target, stage.expr.dims)
+        return lambda call: write(call, value(call.frame))
+
+    def _loop(self, stage: Loop) -> Run:
+        own = {c.name: c.dims for c in stage.carries}
+        body, writers = self._body(stage.body, own), self._writers(stage.body, stage.carries, stage.writes)
+        finals = self._finals(stage.carries)
+        delayed = _delayed(stage.body, set(own))
+        defined = {e.name for e in stage.body}
+        buffers = tuple(
+            dict.fromkeys(r.name for e in stage.body for r in ir.reads(e.expr) if r.lag == 0 and r.name not in defined)
+        )
+
+        def run(call: _Call) -> None:
+            call.delay(delayed)
+            whole = call.frame.values
+            timed = [((n, 0), whole[n, 0]) for n in buffers] + [((n, 1), whole[n, 1]) for n in delayed]
+            frame = Frame({key: value for key, value in timed if value.shape[1] == 1})
+            moving = [(key, value) for key, value in timed if value.shape[1] > 1]
+            now = frame.values
+            for name in own:
+                now[name, 1] = whole[f"{name}@initial", 0]
+            stored: dict[str, list[Array]] = {name: [] for name in writers}
+            for t in range(call.steps):
+                frame.t = call.frame.t[:, t : t + 1]
+                for key, value in moving:
+                    now[key] = value[:, t : t + 1]
+                for name, value in body:
+                    now[name, 0] = value(frame)
+                for name, values in stored.items():
+                    values.append(now[name, 0])
+                for name in own:
+                    now[name, 1] = now[name, 0]
+            for name, write in writers.items():
+                write(
+                    call, np.concatenate([np.broadcast_to(v, (call.batch, *v.shape[1:])) for v in stored[name]], axis=1)
+                )
+            for name, target in finals:
+                store(call.arrays[target], np.broadcast_to(now[name, 1][:, 0], call.arrays[target].shape))
+
+        return run
+
+    def _finals(self, carries: Sequence[Carry]) -> list[tuple[str, str]]:
+        return [(c.name, f"{c.name}@final") for c in carries if self._plan.has(f"{c.name}@final")]
+
+    def _scan(self, stage: Scan) -> Run:
+        own, monoid, make = {c.name: c.dims for c in stage.carries}, stage.monoid, self._evaluator
+        pre, post = self._body(stage.pre, {}), self._body(stage.post, {})
+        lift = [make.aligned(e, c.dims, full=True) for e, c in zip(monoid.lift, monoid.components, strict=True)]
+        merge = [make.aligned(e, c.dims, full=True) for e, c in zip(monoid.combine, monoid.components, strict=True)]
+        applied = [(s, make.aligned(e, own[s], full=True)) for s, e in zip(monoid.states, monoid.apply, strict=True)]
+        writers, finals = self._writers(stage.body, stage.carries, stage.writes), self._finals(stage.carries)
+        needed = [*(ir.Equation("", e) for e in monoid.lift), *stage.pre, *stage.post]
+        delayed = _delayed(needed, set(own))
+        names = [c.name for c in monoid.components]
+
+        def combine(earlier: Elements, later: Elements) -> Elements:
+            values = {(f"1.{n}", 0): e for n, e in zip(names, earlier, strict=True)}
+            values |= {(f"2.{n}", 0): e for n, e in zip(names, later, strict=True)}
+            shape = later[0].shape[:2]
+            return [
+                np.broadcast_to(f(Frame(values)), (*shape, *e.shape[2:])) for f, e in zip(merge, later, strict=True)
+            ]
+
+        def run(call: _Call) -> None:
+            call.delay(delayed)
+            values = call.frame.values
+            for name, value in pre:
+                values[name, 0] = value(call.frame)
+            prefixes = prefix_scan([call.full(f(call.frame)) for f in lift], combine)
+            frame = Frame({(n, 0): e for n, e in zip(names, prefixes, strict=True)})
+            frame.values |= {(s, 1): values[f"{s}@initial", 0] for s in own}
+            for name, value in applied:
+                values[name, 0] = call.full(value(frame))
+            call.delay(tuple(own))
+            for name, value in post:
+                values[name, 0] = value(call.frame)
+            for name, write in writers.items():
+                write(call, values[name, 0])
+            for name, target in finals:
+                store(call.arrays[target], values[name, 0][:, -1])
+
+        return run
+
+
+def _delayed(body: Sequence[ir.Equation], carried: set[str]) -> tuple[str, ...]:
+    """The buffers a body reads one step back."""
+    return tuple(dict.fromkeys(r.name for e in body for r in ir.reads(e.expr) if r.lag == 1 and r.name not in carried))
+
+
+class PlanBackend:
+    """`backend="numpy"`."""
+
+    name = "numpy"
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def limitations(self, plan: Plan, spec: Specialization) -> list[str]:
+        return []
+
+    def build(self, plan: Plan, spec: Specialization) -> Kernel:
+        return PlanKernel(plan, spec)
+
+
+BACKEND = PlanBackend()
+__all__ = ["BACKEND", "Evaluator", "Frame", "PlanBackend", "PlanKernel", "prefix_scan"]
