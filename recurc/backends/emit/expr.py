@@ -1,0 +1,116 @@
+"""Printing index-notation expressions as C or CUDA C++, from the op table.
+
+The printer knows nothing about where values live: the backend gives a function that spells a `Load`. In lane code
+(`lane` is a variable) a value that depends on the lane variable is a vector, any other one a scalar, and scalars are
+spread over the lanes where an operator meets both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from recurc.backends.emit.indexed import Call, Fold, Load, Node, Number, StepIndex, Var, free_vars
+from recurc.errors import CompilerBug
+from recurc.ops import OPS
+from recurc.types import DType, Kind
+
+C_TYPES = {DType.BOOL: "int", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}
+_INFIX = {"add", "sub", "mul", "div", "neg"}
+
+
+@dataclass(frozen=True)
+class Printer:
+    """`compute` maps an IR dtype to the one arithmetic is done in (half precisions in f32, generic ones settled)."""
+
+    compute: Callable[[DType], DType]
+    load: Callable[[Load], str]
+    lane: Var | None = None
+    step: str = "t"
+
+    def is_vector(self, node: Node) -> bool:
+        return self.lane is not None and self.lane in free_vars(node)
+
+    def suffix(self, dtype: DType, vector: bool) -> str:
+        return f"_{'v' if vector else ''}{self.compute(dtype).value}"
+
+    def __call__(self, node: Node) -> str:
+        """The C expression; fully parenthesised by the op table's spellings, without the outermost pair."""
+        text = self.term(node)
+        return text[1:-1] if _wrapped(text) else text
+
+    def term(self, node: Node) -> str:
+        match node:
+            case Number(value=value, dtype=dtype):
+                return number(value, self.compute(dtype))
+            case StepIndex():
+                return self.step
+            case Load():
+                return self.load(node)
+            case Call("cast", (arg,), dtype):
+                return self._cast(arg, self.compute(dtype))
+            case Call(op=op, args=args):
+                return self._call(op, args, node)
+            case Fold():
+                raise CompilerBug("a fold inside an expression reached the printer")
+
+    def _call(self, op: str, args: tuple[Node, ...], node: Call) -> str:
+        spelling = OPS[op].c
+        if spelling is None:
+            raise CompilerBug(f"the operator {op} has no C spelling and was not reported as a limitation")
+        vector = self.is_vector(node)
+        texts = [self.term(a) for a in args]
+        if vector and op not in _INFIX:
+            texts = [t if self.is_vector(a) else self.spread(t, a.dtype, args[-1].dtype) for t, a in zip(texts, args, strict=True)]
+        return spelling.replace("$", self.suffix(args[-1].dtype, vector)).format(*texts)
+
+    def spread(self, text: str, dtype: DType, width: DType) -> str:
+        """A scalar in every lane; a truth value as a mask as wide as `width`."""
+        if dtype is DType.BOOL:
+            return f"rc_spread_mask{self.suffix(self._real(width), True)}({text})"
+        return f"rc_spread{self.suffix(dtype, True)}({text})"
+
+    def _real(self, dtype: DType) -> DType:
+        return dtype if self.compute(dtype).kind is Kind.REAL else DType.REAL
+
+    def _cast(self, arg: Node, to: DType) -> str:
+        source = self.compute(arg.dtype)
+        text = self.term(arg)
+        if source is to:
+            return text
+        if self.is_vector(arg):
+            if source is DType.BOOL:
+                return f"rc_select_v{to.value}({text}, rc_spread_v{to.value}(1), rc_spread_v{to.value}(0))"
+            raise CompilerBug(f"lane code has no conversion from {source.value} to {to.value}")
+        return f"(({text}) != 0)" if to is DType.BOOL else f"(({C_TYPES[to]})({text}))"
+
+
+def number(value: bool | int | float | complex, dtype: DType) -> str:
+    """A C literal."""
+    if isinstance(value, complex):
+        raise CompilerBug("a complex constant reached the C printer")
+    if dtype.kind is not Kind.REAL:
+        if isinstance(value, float) and not value.is_integer():
+            raise CompilerBug(f"the constant {value} is not an integer")
+        text = str(int(value))
+        return text if abs(int(value)) < 2**31 else f"INT64_C({text})"
+    real = float(value)
+    if math.isinf(real):
+        return "INFINITY" if real > 0 else "(-INFINITY)"
+    if math.isnan(real):
+        return "NAN"
+    text = repr(real) + ("f" if dtype is DType.F32 else "")
+    return f"({text})" if real < 0 or text.startswith("-") else text
+
+
+def _wrapped(text: str) -> bool:
+    """Whether one pair of parentheses encloses the whole text."""
+    if not text.startswith("(") or not text.endswith(")"):
+        return False
+    depth = 0
+    for position, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return position == len(text) - 1
+    return False
