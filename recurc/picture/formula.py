@@ -1,0 +1,143 @@
+"""Equations as a person writes them: `h = exp(-dt · A) · h[t-1] + dt · B · x`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from recurc.ir import Apply, Const, Contract, Equation, Expr, Read, Reaxis, Reduce, Size, Step, reads
+
+_INFIX = {
+    "or": (1, " or "),
+    "and": (2, " and "),
+    "eq": (3, " == "),
+    "ne": (3, " != "),
+    "lt": (3, " < "),
+    "le": (3, " <= "),
+    "gt": (3, " > "),
+    "ge": (3, " >= "),
+    "add": (4, " + "),
+    "sub": (4, " - "),
+    "mul": (5, "·"),
+    "div": (5, " / "),
+    "mod": (5, " % "),
+    "floordiv": (5, " // "),
+    "pow": (7, "**"),
+}
+_TIGHT = 9
+
+
+def formula(expr: Expr) -> str:
+    """`expr` on one line, with as few brackets as its meaning allows."""
+    return _text(expr, 0)
+
+
+def _text(expr: Expr, outer: int) -> str:
+    text, level = _spelled(expr)
+    return f"({text})" if level < outer else text
+
+
+def _spelled(expr: Expr) -> tuple[str, int]:
+    match expr:
+        case Const(value=value):
+            text = _number(value)
+            return text, 6 if text.startswith("-") else _TIGHT
+        case Size(dim=dim):
+            return dim, _TIGHT
+        case Step():
+            return "t", _TIGHT
+        case Read(name=name, lag=lag):
+            return (f"{name}[t-{lag}]" if lag else name), _TIGHT
+        case Apply(op="select", args=(cond, yes, no)):
+            return f"if {_text(cond, 1)} then {_text(yes, 1)} else {_text(no, 1)}", 0
+        case Apply(op="neg", args=(arg,)):
+            return f"-{_text(arg, 5)}", 5
+        case Apply(op="not", args=(arg,)):
+            return f"not {_text(arg, 3)}", 3
+        case Apply(op="cast", args=(arg,)):
+            return _spelled(arg)
+        case Apply(op=op, args=(left, right)) if op in _INFIX:
+            level, sign = _INFIX[op]
+            lower = level + 1 if op in ("sub", "div", "mod", "floordiv", "pow") else level
+            return f"{_text(left, level)}{sign}{_text(right, lower)}", level
+        case Apply(op=op, args=args):
+            return f"{op}({', '.join(_text(a, 0) for a in args)})", _TIGHT
+        case Reduce(op=op, arg=arg, over=over):
+            return f"{op}({_text(arg, 0)}, {', '.join(over)})", _TIGHT
+        case Contract(left=left, right=right, left_axes=a, right_axes=b, out_axes=out):
+            sign = " @ " if (set(a) | set(b)) - set(out) else " ⊗ "
+            return f"{_text(left, 6)}{sign}{_text(right, 7)}", 6
+        case Reaxis(arg=arg, at=at, index=index) if at is not None:
+            return f"{_text(arg, _TIGHT)}[{index}]", _TIGHT
+        case Reaxis(arg=arg, axes=axes) if axes == tuple(range(len(axes))):
+            return _spelled(arg)
+        case Reaxis(arg=arg):
+            return f"{_text(arg, _TIGHT)}.T", _TIGHT
+
+
+def _number(value: complex) -> str:
+    if isinstance(value, bool | complex):
+        return str(value)
+    if isinstance(value, int):
+        return str(value)
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:g}"
+
+
+def equation_lines(equations: Sequence[Equation], width: int = 46) -> list[str]:
+    """One line per equation, slices of one value on one (`i, f, g, o = ...`); long ones wrap at `width`."""
+    slices: dict[str, list[str]] = {}
+    for e in equations:
+        match e.expr:
+            case Reaxis(arg=Read(name=whole, lag=0), at=0):
+                slices.setdefault(whole, []).append(e.name)
+            case _:
+                pass
+    elsewhere = {
+        r.name
+        for e in equations
+        if not (isinstance(e.expr, Reaxis) and e.expr.at == 0)
+        for r in reads(e.expr)
+        if r.lag == 0
+    }
+    defined = {e.name for e in equations}
+    lines: list[str] = []
+    done: set[str] = set()
+    for e in equations:
+        match e.expr:
+            case Reaxis(arg=Read(name=whole, lag=0), at=0):
+                if whole in done:
+                    continue
+                done.add(whole)
+                lines += wrapped(f"{', '.join(slices[whole])} = {whole}", width)
+            case _ if e.name in slices and e.name in defined and e.name not in elsewhere:
+                done.add(e.name)
+                lines += wrapped(f"{', '.join(slices[e.name])} = {formula(e.expr)}", width)
+            case _:
+                lines += wrapped(f"{e.name} = {formula(e.expr)}", width)
+    return lines
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """`text` broken at spaces, outside the innermost brackets if possible; later lines are indented."""
+    lines: list[str] = []
+    while len(text) > width:
+        at = _break(text, width)
+        if at <= 0:
+            break
+        lines.append(text[:at].rstrip())
+        text = "    " + text[at:].lstrip()
+    return [*lines, text]
+
+
+def _break(text: str, width: int) -> int:
+    """Where to break: the last space before `width` at the smallest bracket depth, never right after an operator."""
+    depth, best, best_depth = 0, -1, len(text)
+    start = len(text) - len(text.lstrip()) + 8
+    for i, ch in enumerate(text[: width + 1]):
+        depth += (ch in "([") - (ch in ")]")
+        operator_before = i >= 2 and text[i - 2] == " " and not text[i - 1].isalnum()
+        if ch == " " and i >= start and depth <= best_depth and not operator_before:
+            best, best_depth = i, depth
+    return best
