@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Kernel(Protocol):
     Called with one array for every buffer of the plan except ONCE and SEQUENCE (the kernel makes those):
     (B, T, *dims) with a time axis, (B, *dims) without. Any strides are allowed on the batch and time axes (0 for
     broadcasting, negative for reversed time); the dims after them are contiguous. OUTPUT and FINAL arrays are
-    written in place. B >= 1 and T >= 1.
+    written in place. B >= 1 and T >= 1. A bf16 buffer is a NumPy array of uint16 (its bits) or a bfloat16 tensor.
     """
 
     source: dict[str, str]  # file name -> generated text, empty for interpreters
@@ -54,3 +54,13 @@ class Backend(Protocol):
     def build(self, plan: Plan, spec: Specialization) -> Kernel:
         """Emit and build; raises `BackendError` when the machine fails, `UnsupportedError` for a limitation."""
         ...
+
+
+class BindableKernel(Kernel, Protocol):
+    """A kernel that can do its checks once. `arguments` names the buffers whose addresses it takes, in order (INPUT,
+    PARAM, INITIAL, OUTPUT and FINAL ones). `bind` gets arrays as a call would and returns the call for arrays of
+    exactly these shapes, dtypes and strides at other places: it takes one address per name of `arguments`."""
+
+    arguments: tuple[str, ...]
+
+    def bind(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]: ...
