@@ -5,11 +5,10 @@ from __future__ import annotations
 from importlib.resources import files
 
 from recurc.backends.base import Specialization
-from recurc.backends.cuda import lane_stage
+from recurc.backends.cuda import block_stage, lane_stage, matmul_stage
 from recurc.backends.cuda.program import Program, Scratch, Step
 from recurc.backends.cuda.scope import Scope, sizes_of, storage_dtype
 from recurc.backends.emit.names import safe_name
-from recurc.errors import CompilerBug
 from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
 
 
@@ -32,8 +31,12 @@ def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple
     match stage:
         case Map() | Loop() if lane_stage.fits_registers(stage, plan, spec):
             step, written = lane_stage.emit_lanes(stage, plan, spec, kernel, scope)
-        case _:
-            raise CompilerBug("no form")
+        case Map() | Loop():
+            step, written = block_stage.emit_block(stage, plan, spec, kernel, scope)
+        case Matmul():
+            step, written = matmul_stage.emit_matmul(stage, plan, spec, kernel, scope)
+        case Scan():
+            raise NotImplementedError
     text = "\n".join(
         [
             f"// {step.stage}",
