@@ -1,0 +1,67 @@
+"""The passes, as four questions: the core form of a recurrence, what is true of it, how to run it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from recurc.ir import Recurrence
+
+if TYPE_CHECKING:
+    from recurc.facts import Analysis
+    from recurc.passes.manager import Pass, Record
+    from recurc.plan import Plan
+    from recurc.targets import Target
+    from recurc.types import DType
+
+
+def core_form(rec: Recurrence) -> Recurrence:
+    """`rec` with core operators and lags 0 and 1 only, canonicalised; the meaning is the same.
+
+    Raises `UnsupportedError` for what has no core form yet."""
+    return run_core(rec).result
+
+
+def run_core(rec: Recurrence, dump_after: Sequence[str] = ()) -> Record:
+    """Like `core_form`, with timings and the dumps asked for (see `manager.run_passes`)."""
+    from recurc.passes.manager import run_passes
+
+    return run_passes(rec, core_passes(), dump_after)
+
+
+def core_passes() -> tuple[Pass, ...]:
+    """The pipeline to core form, in order."""
+    from recurc.passes.expand import EXPAND
+
+    return (EXPAND,)
+
+
+def analyze(rec: Recurrence, prove: bool = False) -> Analysis:
+    """Groups of states, their classes, legal schedules and reasons. `prove` adds a symbolic proof (SymPy, seconds)."""
+    from recurc.passes.classify import classify
+
+    return classify(core_form(rec))
+
+
+def make_plan(
+    rec: Recurrence,
+    sizes: Mapping[str, int],
+    batch: int,
+    steps: int,
+    real: DType,
+    target: Target,
+    schedule: str = "auto",
+) -> Plan:
+    """The plan for dims of `sizes`, `batch` sequences of `steps` steps, reals stored as `real`, on `target`.
+
+    `schedule`: "auto", a schedule's name, or `h=scan,c=sequential` per state. Raises `ScheduleError`
+    (an `UnsupportedError`) for an illegal one, naming the reason and the legal ones."""
+    from recurc.passes.classify import classify
+    from recurc.passes.cost import Shape
+    from recurc.passes.lower import lower
+    from recurc.passes.schedule import choose
+
+    core = core_form(rec)
+    analysis = classify(core)
+    shape = Shape(dict(sizes), batch, steps, real.itemsize)
+    return lower(core, analysis, choose(core, analysis, shape, target, schedule), shape)

@@ -1,0 +1,335 @@
+"""The affine lattice: is an update affine in its group's old states, with which structure and coefficients?
+
+An abstract interpretation of the equations. A value is `Free` (no state of the group reaches it), `Linear` (a sum of
+coefficient times old state, plus a free offset) or `Nonlinear` (with the operator and the place that made it so). Thresholds
+and roundings are refused before anything else: a derivative test would call them affine. The rules per operator are
+the `affine` column of the op table; the rest of this file is about the nodes that change shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from recurc.build import reduce
+from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Size, Step
+from recurc.ops import OPS, Affine, apply, convert
+from recurc.passes.dependence import Dependence
+from recurc.source import Span
+from recurc.types import Dims, DType, Kind
+
+_NARROW = (DType.F16, DType.BF16)
+
+
+@dataclass(frozen=True)
+class Free:
+    expr: Expr
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A part of the coefficient that is not elementwise: `how` it moves elements and over which dims."""
+
+    how: str  # "contract", "sum", "rename", "slice", "real-linear"
+    over: Dims
+    expanded: Dims = ()  # dims of later free factors: a contraction over K times a vector over K has rank one
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Coef:
+    """What multiplies one old state: an elementwise factor (None: zero) and mixing parts."""
+
+    factor: Expr | None
+    mixes: tuple[Mix, ...] = ()
+
+
+@dataclass(frozen=True)
+class Linear:
+    coefs: Mapping[str, Coef]
+    offset: Expr | None
+    rounded: Span | bool = False  # passes through a half-precision cast (where)
+    cut: bool = False  # a branch drops the state: its factor is exactly zero there
+
+
+@dataclass(frozen=True)
+class Nonlinear:
+    text: str
+    span: Span | None
+
+
+Form = Free | Linear | Nonlinear
+
+
+@dataclass
+class Forms:
+    """The forms of the values of one group; `form` is the entry. Memoised per equation."""
+
+    rec: Recurrence
+    dep: Dependence
+    group: frozenset[str]
+
+    def __post_init__(self) -> None:
+        self._equations = {e.name: e.expr for e in self.rec.equations}
+        self._states = {s.name: s for s in self.rec.states}
+        self._memo: dict[str, Form] = {}
+
+    def of_equation(self, name: str) -> Form:
+        if name not in self._memo:
+            self._memo[name] = self.form(self._equations[name])
+        return self._memo[name]
+
+    def is_free(self, name: str) -> bool:
+        return name not in self.group and not (self.dep.on_states.get(name, frozenset()) & self.group)
+
+    def form(self, expr: Expr) -> Form:
+        match expr:
+            case Const() | Size() | Step():
+                return Free(expr)
+            case Read(name=name, lag=lag):
+                if name in self.group and lag:
+                    return Linear({name: Coef(one(expr.dtype))}, None)
+                return Free(expr) if self.is_free(name) else self.of_equation(name)
+            case Apply(args=args):
+                forms = [self.form(a) for a in args]
+                if all(isinstance(f, Free) for f in forms):
+                    return Free(expr)
+                return self._apply(expr, forms)
+            case Reduce(arg=arg):
+                form = self.form(arg)
+                return Free(expr) if isinstance(form, Free) else self._reduce(expr, form)
+            case Contract():
+                return self._contract(expr, self.form(expr.left), self.form(expr.right))
+            case Reaxis(arg=arg):
+                form = self.form(arg)
+                return Free(expr) if isinstance(form, Free) else self._reaxis(expr, form)
+
+    # --- elementwise operators ------------------------------------------------------------------------------------
+
+    def _apply(self, node: Apply, forms: list[Form]) -> Form:
+        for form in forms:
+            if isinstance(form, Nonlinear):
+                return form
+        rule = OPS[node.op].affine
+        moving = [f for f in forms if isinstance(f, Linear)]
+        who = self._who(moving[0])
+        if rule is Affine.DISCONTINUOUS:
+            return Nonlinear(
+                f"{who} reaches `{node.op}`, a threshold or rounding, so the update is not affine in the state",
+                node.span,
+            )
+        if node.op == "cast":
+            return self._cast(node, moving[0])
+        match rule:
+            case Affine.LINEAR:
+                return self._sum(node, forms)
+            case Affine.PRODUCT:
+                if len(moving) > 1:
+                    return Nonlinear(f"{who} is multiplied by a value that also depends on the state", node.span)
+                factor = next(f.expr for f in forms if isinstance(f, Free))
+                return scaled(moving[0], node.op, factor, state_first=isinstance(forms[0], Linear))
+            case Affine.NUMERATOR:
+                if isinstance(forms[1], Linear):
+                    return Nonlinear(
+                        f"{self._who(forms[1])} reaches a denominator, so the update is nonlinear in the state",
+                        node.span,
+                    )
+                assert isinstance(forms[1], Free)
+                return scaled(moving[0], node.op, forms[1].expr, state_first=True)
+            case Affine.BRANCHES:
+                if isinstance(forms[0], Linear):
+                    return Nonlinear(
+                        f"the condition of a choice depends on {who}, so the update is not affine in the state",
+                        node.span,
+                    )
+                assert isinstance(forms[0], Free)
+                return self._branches(node, forms[0].expr, forms[1], forms[2])
+            case Affine.REAL_LINEAR:
+                return mixed(moving[0], Mix("real-linear", (), span=node.span))
+            case Affine.ORDER:
+                return Nonlinear(f"{who} reaches `{node.op}`, which is not affine", node.span)
+            case _:
+                return Nonlinear(f"{who} reaches `{node.op}`, so the update is nonlinear in the state", node.span)
+
+    def _who(self, form: Form) -> str:
+        if isinstance(form, Linear) and form.coefs:
+            return f"`{shown(next(iter(form.coefs)))}`"
+        return "the state"
+
+    def _cast(self, node: Apply, form: Linear) -> Form:
+        source = node.args[0].dtype
+        if node.dtype.kind in (Kind.INT, Kind.BOOL) and source.kind is not node.dtype.kind:
+            return Nonlinear(
+                f"{self._who(form)} is rounded to {node.dtype.value}, so the update is not affine in the state",
+                node.span,
+            )
+        if source.kind is Kind.COMPLEX and node.dtype.kind is Kind.REAL:
+            return mixed(form, Mix("real-linear", (), span=node.span))
+        offset = None if form.offset is None else convert(form.offset, node.dtype)
+        coefs = {
+            n: Coef(None if c.factor is None else convert(c.factor, node.dtype), c.mixes) for n, c in form.coefs.items()
+        }
+        rounded = form.rounded or ((node.span or True) if node.dtype in _NARROW else False)
+        return Linear(coefs, offset, rounded, form.cut)
+
+    def _sum(self, node: Apply, forms: list[Form]) -> Form:
+        total = as_linear(forms[0])
+        if node.op == "neg":
+            return negated(total)
+        second = as_linear(forms[1])
+        return added(total, negated(second) if node.op == "sub" else second)
+
+    def _branches(self, node: Apply, condition: Expr, yes: Form, no: Form) -> Form:
+        a, b = as_linear(yes), as_linear(no)
+        coefs: dict[str, Coef] = {}
+        cut = a.cut or b.cut
+        for name in dict.fromkeys((*a.coefs, *b.coefs)):
+            ca, cb = a.coefs.get(name, Coef(None)), b.coefs.get(name, Coef(None))
+            factor: Expr | None = None
+            if ca.factor is not None or cb.factor is not None:
+                zero_ = zero(node.dtype)
+                factor = apply("select", condition, ca.factor or zero_, cb.factor or zero_, span=node.span)
+                cut = cut or ca.factor is None or cb.factor is None
+            coefs[name] = Coef(factor, ca.mixes + cb.mixes)
+        zero_ = zero(node.dtype)
+        offset = None
+        if a.offset is not None or b.offset is not None:
+            offset = apply("select", condition, a.offset or zero_, b.offset or zero_, span=node.span)
+        return Linear(coefs, offset, a.rounded or b.rounded, cut)
+
+    # --- nodes that change shape ------------------------------------------------------------------------------------
+
+    def _reduce(self, node: Reduce, form: Form) -> Form:
+        if not isinstance(form, Linear):
+            return form
+        if node.op != "sum":
+            return Nonlinear(
+                f"{self._who(form)} reaches the reduction `{node.op}`, so the update is nonlinear in the state",
+                node.span,
+            )
+        coefs: dict[str, Coef] = {}
+        for name, coef in form.coefs.items():
+            inside = tuple(d for d in node.over if d in self._states[name].dims)
+            if inside:
+                coefs[name] = Coef(None, (*coef.mixes, Mix("sum", inside, span=node.span)))
+            else:
+                factor = None if coef.factor is None else sum_over(coef.factor, node.over)
+                coefs[name] = Coef(factor, coef.mixes)
+        return replace(form, coefs=coefs, offset=None if form.offset is None else sum_over(form.offset, node.over))
+
+    def _contract(self, node: Contract, left: Form, right: Form) -> Form:
+        if isinstance(left, Free) and isinstance(right, Free):
+            return Free(node)
+        for form in (left, right):
+            if isinstance(form, Nonlinear):
+                return form
+        if isinstance(left, Linear) and isinstance(right, Linear):
+            return Nonlinear(f"{self._who(left)} is contracted with a value that also depends on the state", node.span)
+        labels = dict(zip(node.left_axes, node.left.dims, strict=True)) | dict(
+            zip(node.right_axes, node.right.dims, strict=True)
+        )
+        over = tuple(labels[k] for k in sorted(labels) if k not in node.out_axes)
+        moving = left if isinstance(left, Linear) else right
+        assert isinstance(moving, Linear)
+        return mixed(moving, Mix("contract", over, span=node.span))
+
+    def _reaxis(self, node: Reaxis, form: Form) -> Form:
+        if not isinstance(form, Linear) or reorders_only(node):
+            return form
+        how = "slice" if node.at is not None else "rename"
+        return mixed(form, Mix(how, node.arg.dims, span=node.span))
+
+
+def reorders_only(node: Reaxis) -> bool:
+    """Whether the node only lists the same named dims in another order, which elementwise operators do not see."""
+    old = node.arg.dims
+    return node.at is None and len(set(old)) == len(old) and node.dims == tuple(old[a] for a in node.axes)
+
+
+def shown(state: str) -> str:
+    return f"{state}[t-1]"
+
+
+def one(dtype: DType) -> Const:
+    value: complex = {Kind.COMPLEX: 1 + 0j, Kind.REAL: 1.0}.get(dtype.kind, 1)
+    return Const(value, dtype)
+
+
+def zero(dtype: DType) -> Const:
+    value: complex = {Kind.COMPLEX: 0j, Kind.REAL: 0.0}.get(dtype.kind, 0)
+    return Const(value, dtype)
+
+
+def is_number(expr: Expr | None, value: float) -> bool:
+    return isinstance(expr, Const) and not isinstance(expr.value, bool) and expr.value == value
+
+
+def as_linear(form: Form) -> Linear:
+    assert not isinstance(form, Nonlinear)
+    return Linear({}, form.expr) if isinstance(form, Free) else form
+
+
+def _plus(a: Expr | None, b: Expr | None) -> Expr | None:
+    if a is None or b is None:
+        return b if a is None else a
+    if isinstance(b, Apply) and b.op == "neg":
+        return apply("sub", a, b.args[0])
+    return apply("add", a, b)
+
+
+def _minus(a: Expr | None) -> Expr | None:
+    match a:
+        case None:
+            return None
+        case Const(value=value) if not isinstance(value, bool):
+            return replace(a, value=-value)
+        case Apply(op="neg", args=(arg,)):
+            return arg
+        case _:
+            return apply("neg", a)
+
+
+def added(a: Linear, b: Linear) -> Linear:
+    coefs = dict(a.coefs)
+    for name, coef in b.coefs.items():
+        mine = coefs.get(name, Coef(None))
+        coefs[name] = Coef(_plus(mine.factor, coef.factor), mine.mixes + coef.mixes)
+    return Linear(coefs, _plus(a.offset, b.offset), a.rounded or b.rounded, a.cut or b.cut)
+
+
+def negated(a: Linear) -> Linear:
+    coefs = {n: Coef(_minus(c.factor), c.mixes) for n, c in a.coefs.items()}
+    return replace(a, coefs=coefs, offset=_minus(a.offset))
+
+
+def scaled(form: Linear, op: str, factor: Expr, state_first: bool) -> Linear:
+    """`form * factor`, `factor * form` or `form / factor`."""
+
+    def by(expr: Expr | None) -> Expr | None:
+        if expr is None:
+            return None
+        if op == "mul" and is_number(expr, 1):
+            return factor
+        return apply(op, expr, factor) if state_first else apply(op, factor, expr)
+
+    coefs = {
+        n: Coef(by(c.factor), tuple(replace(m, expanded=m.expanded + factor.dims) for m in c.mixes))
+        for n, c in form.coefs.items()
+    }
+    return replace(form, coefs=coefs, offset=by(form.offset))
+
+
+def mixed(form: Linear, mix: Mix) -> Linear:
+    """`form` seen through a linear map that is not elementwise; the factors are no longer known as expressions."""
+    return replace(form, coefs={n: Coef(None, (*c.mixes, mix)) for n, c in form.coefs.items()}, offset=None)
+
+
+def sum_over(expr: Expr, over: Dims) -> Expr:
+    """The sum of `expr` over dims it may lack (there it is constant, so it is multiplied by the size)."""
+    present = tuple(d for d in over if d in expr.dims)
+    total = reduce("sum", expr, present) if present else expr
+    for dim in over:
+        if dim not in expr.dims:
+            size = Const(int(dim), DType.I64) if dim.isdigit() else Size(dim)
+            total = apply("mul", total, convert(size, total.dtype))
+    return total

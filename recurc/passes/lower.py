@@ -1,0 +1,351 @@
+"""Lowering: a recurrence, its analysis and the chosen schedules become a plan: stages over named buffers.
+
+The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan` per scan group, the sunk
+`Matmul`s where their operands are ready, and `Map`s where a stage needs a value no stage has made. Elementwise terms are
+never stored for their own sake: what reads no state is computed inside each stage that uses it, what a later stage reads of a
+state is stored by the stage that has it. Stages are filled from the last to the first, so that when a stage is
+filled, everything later stages want from it is known.
+
+Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
+input or a param is stored as `NAME@out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from recurc.errors import CompilerBug
+from recurc.facts import Analysis, Group, Monoid
+from recurc.ir import Equation, Expr, Read, Recurrence, reads
+from recurc.passes.cost import Shape
+from recurc.passes.dependence import Dependence, dependence, topological
+from recurc.passes.hoist import Hoisted, hoist
+from recurc.passes.schedule import Choice
+from recurc.passes.sharing import share
+from recurc.passes.verify_plan import verify_plan
+from recurc.plan import Buffer, Carry, Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.types import Dims, DType
+
+OUT = "@out"
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Groups that run in one stage."""
+
+    groups: tuple[Group, ...]
+    schedule: str
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return tuple(s for g in self.groups for s in g.states)
+
+
+def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> Plan:
+    """The plan of a recurrence in core form. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
+    dep = dependence(rec)
+    hoisted = hoist(rec, analysis, dep, shape)
+    stages, buffers = _Lowering(rec, analysis, choice, shape, hoisted, dep).run()
+    plan = Plan(rec, analysis, buffers, stages, choice.schedules, choice.candidates, choice.reasons)
+    verify_plan(plan)
+    return plan
+
+
+class _Lowering:
+    def __init__(
+        self, rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape, hoisted: Hoisted, dep: Dependence
+    ) -> None:
+        self.rec, self.shape, self.hoisted, self.dep = rec, shape, hoisted, dep
+        self.states = {s.name: s for s in rec.states}
+        self.spans = {e.name: e.span for e in rec.equations}
+        # Coefficients may have brought new expressions of params: rewrite them before anything is placed.
+        self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g in analysis.groups if g.monoid is not None}
+        self.order = self._stage_order(self._segments(analysis, choice))
+        self.place = {name: i for i, item in enumerate(self.order) for name in _provides(item)}
+        self.wanted: list[dict[str, None]] = [{} for _ in self.order]  # values each stage stores
+        self.materialised: dict[str, int] = {}  # values a Map stores, and before which stage
+        self.used_once: dict[str, None] = {}
+        self.used_matmuls: dict[str, None] = {}
+
+    # --- the order of stages ----------------------------------------------------------------------------------------
+
+    def _segments(self, analysis: Analysis, choice: Choice) -> list[_Segment]:
+        segments: list[_Segment] = []
+        for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
+            last = segments[-1] if segments else None
+            joins = last is not None and schedule == last.schedule == "sequential" and not self._between(last, group)
+            if last is not None and joins:
+                segments[-1] = _Segment((*last.groups, group), schedule)
+            else:
+                segments.append(_Segment((group,), schedule))
+        return segments
+
+    def _between(self, segment: _Segment, group: Group) -> bool:
+        """Whether `group` needs a matmul of something `segment` computes."""
+        inside = set(segment.states)
+        return any(self._behind(m) & inside for m in self._matmuls_behind(self._roots(group)))
+
+    def _roots(self, group: Group) -> list[Expr]:
+        return [self.hoisted.equations[s] for s in group.states]
+
+    def _matmuls_behind(self, exprs: Iterable[Expr]) -> set[str]:
+        return {n for n in self._names_behind(exprs) if n in self.hoisted.matmuls}
+
+    def _behind(self, matmul: str) -> set[str]:
+        """States a matmul's operand was computed from, within the step or before it."""
+        names = self._names_behind([self.hoisted.matmuls[matmul]])
+        return {n for n in names if n in self.states}
+
+    def _names_behind(self, exprs: Iterable[Expr]) -> set[str]:
+        """Names the expressions reach at this step or through states of earlier stages' values."""
+        pending = [r.name for e in exprs for r in reads(e)]
+        seen: set[str] = set()
+        while pending:
+            name = pending.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in self.states:
+                continue
+            expr = self.hoisted.matmuls.get(name) or self.hoisted.equations.get(name)
+            if expr is not None:
+                pending.extend(r.name for r in reads(expr))
+        return seen
+
+    def _stage_order(self, segments: list[_Segment]) -> list[str | _Segment]:
+        home = {s: i for i, segment in enumerate(segments) for s in segment.states}
+        after = {m: max((home[s] for s in self._behind(m)), default=-1) for m in self.hoisted.matmuls}
+        order: list[str | _Segment] = []
+        for i in range(-1, len(segments)):
+            if i >= 0:
+                order.append(segments[i])
+            order.extend(m for m in self.hoisted.matmuls if after[m] == i)
+        return order
+
+    def position(self, name: str) -> int:
+        """The last stage `name` waits for; -1 for inputs, params and what is computed from them alone."""
+        if name in self.place:
+            return self.place[name]
+        if name not in self.hoisted.equations:
+            return -1
+        return max((self.position_memo(r.name) for r in reads(self.hoisted.equations[name])), default=-1)
+
+    def position_memo(self, name: str) -> int:
+        memo: dict[str, int] = self.__dict__.setdefault("_positions", {})
+        if name not in memo:
+            memo[name] = self.position(name)
+        return memo[name]
+
+    # --- filling stages, last to first ------------------------------------------------------------------------------
+
+    def run(self) -> tuple[tuple[Stage, ...], tuple[Buffer, ...]]:
+        end = len(self.order)
+        tail: dict[str, Expr] = {}
+        for item in reversed(range(end)):
+            name = self.order[item]
+            if isinstance(name, str):
+                self._materialise_operand(name, item)
+        for output in self.rec.outputs:
+            self._want_output(output, tail)
+        filled: list[Stage] = []
+        filled.extend(reversed(self._map(tail, end)))
+        for index in reversed(range(end)):
+            item = self.order[index]
+            if isinstance(item, str):
+                if item in self.used_matmuls or item in self.rec.outputs:
+                    filled.append(self._matmul(item, index))
+            else:
+                filled.append(self._segment(item, index))
+            before = {n: self.hoisted.equations[n] for n, at in self.materialised.items() if at == index}
+            filled.extend(reversed(self._map(before, index)))
+        once = self._once()
+        stages = (*once, *reversed(filled))
+        return stages, self._buffers(stages)
+
+    def _materialise_operand(self, matmul: str, index: int) -> None:
+        operand = self.hoisted.operand_of[matmul]
+        if operand in self.hoisted.equations and operand not in self.states:
+            at = self.position_memo(operand)
+            if at < 0 or isinstance(self.order[at], str):
+                self.materialised[operand] = min(index, self.materialised.get(operand, index))
+
+    def _want_output(self, output: str, tail: dict[str, Expr]) -> None:
+        if output in self.states:
+            self.wanted[self.place[output]][output] = None
+        elif output in self.hoisted.matmuls:
+            self.used_matmuls[output] = None
+        elif output in self.hoisted.equations:
+            at = self.position_memo(output)
+            if at >= 0 and isinstance(self.order[at], _Segment):
+                self.wanted[at][output] = None
+            elif output not in self.materialised:
+                tail[output] = self.hoisted.equations[output]
+        else:
+            given = next(g for g in (*self.rec.inputs, *self.rec.params) if g.name == output)
+            tail[output + OUT] = Read(output, 0, given.dims, given.dtype, given.span)
+
+    def _gather(self, roots: Iterable[Expr], index: int, available: set[str]) -> dict[str, Expr]:
+        """The equations stage `index` computes for `roots`, besides `available`; asks earlier stages for the rest."""
+        body: dict[str, Expr] = {}
+        pending = [r for e in roots for r in reads(e)]
+        while pending:
+            read = pending.pop()
+            name = read.name
+            if name in body or name in available:
+                continue
+            if self._from_buffer(name, index):
+                continue
+            body[name] = self.hoisted.equations[name]
+            pending.extend(reads(body[name]))
+        return body
+
+    def _from_buffer(self, name: str, index: int) -> bool:
+        """Whether stage `index` reads `name` from a buffer; if so, whoever makes the buffer is told."""
+        if name in self.hoisted.once:
+            self.used_once[name] = None
+            return True
+        if name in self.hoisted.matmuls:
+            self.used_matmuls[name] = None
+            return True
+        if name in self.states:
+            at = self.place[name]
+            if at < index:
+                self.wanted[at][name] = None
+                return True
+            return False
+        if name not in self.hoisted.equations:
+            return True  # an input or a param
+        if self.materialised.get(name, index + 1) <= index:
+            return True
+        at = self.position_memo(name)
+        if 0 <= at < index and isinstance(self.order[at], _Segment) and not self._cheaper_again(name, at):
+            self.wanted[at][name] = None
+            return True
+        return False
+
+    def _cheaper_again(self, name: str, at: int) -> bool:
+        """Whether a later stage should recompute `name` from stored states rather than have it stored."""
+        if name in self.wanted[at]:
+            return False
+        pending, needed = [name], dict[str, int]()
+        while pending:
+            for read in reads(self.hoisted.equations[pending.pop()]):
+                if read.name in self.states:
+                    stored = read.name in self.wanted[self.place[read.name]]
+                    needed[read.name] = 0 if stored else self.shape.elements(read.dims)
+                elif read.name in self.hoisted.equations:
+                    pending.append(read.name)
+        return sum(needed.values()) < self.shape.elements(self.hoisted.equations[name].dims)
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+
+    def _equations(self, body: dict[str, Expr]) -> tuple[Equation, ...]:
+        order = {e.name: i for i, e in enumerate(self.rec.equations)}
+        standing = sorted(body, key=lambda n: order.get(n, -1))
+        return topological(Equation(n, body[n], self.spans.get(n) or body[n].span) for n in standing)
+
+    def _map(self, targets: dict[str, Expr], index: int) -> list[Stage]:
+        if not targets:
+            return []
+        body = targets | self._gather(targets.values(), index, set(targets))
+        return [Map(self._equations(body), tuple(targets))]
+
+    def _matmul(self, name: str, index: int) -> Matmul:
+        expr = self.hoisted.matmuls[name]
+        for read in reads(expr):
+            if not self._from_buffer(read.name, index):
+                raise CompilerBug(f"the operand {read.name} of {name} is in no buffer")
+        return Matmul(name, expr)
+
+    def _segment(self, segment: _Segment, index: int) -> Stage:
+        carries = tuple(Carry(s, self.states[s].dims, self.states[s].dtype) for s in segment.states)
+        wanted = self.wanted[index]
+        if segment.schedule == "sequential":
+            roots = {s: self.hoisted.equations[s] for s in segment.states}
+            targets = roots | {n: self.hoisted.equations[n] for n in wanted}
+            body = targets | self._gather(targets.values(), index, set(targets))
+            return Loop(carries, self._equations(body), self._in_order(wanted))
+        (group,) = segment.groups
+        named, lift = share(self.monoids[group.states].lift, self._taken())
+        monoid = replace(self.monoids[group.states], lift=lift)
+        shared = {e.name: e.expr for e in named}
+        pre = self._gather([*shared.values(), *lift], index, {*segment.states, *shared}) | shared
+        targets = {n: self.hoisted.equations[n] for n in wanted if n not in segment.states and n not in pre}
+        inside = {*segment.states, *pre, *targets}
+        post = targets | self._gather(targets.values(), index, inside)
+        return Scan(carries, monoid, self._equations(pre), self._equations(post), self._in_order(wanted))
+
+    def _taken(self) -> set[str]:
+        return {
+            *self.hoisted.equations,
+            *self.hoisted.matmuls,
+            *self.hoisted.once,
+            *(i.name for i in self.rec.inputs),
+        } | {p.name for p in self.rec.params}
+
+    def _in_order(self, wanted: Iterable[str]) -> tuple[str, ...]:
+        order = {e.name: i for i, e in enumerate(self.rec.equations)}
+        return tuple(sorted(wanted, key=lambda n: order.get(n, -1)))
+
+    def _once(self) -> list[Stage]:
+        if not self.used_once:
+            return []
+        body: dict[str, Expr] = {}
+        pending = list(self.used_once)
+        while pending:
+            name = pending.pop()
+            if name in body or not (name in self.hoisted.once or name in self.hoisted.equations):
+                continue
+            body[name] = self.hoisted.once.get(name) or self.hoisted.equations[name]
+            pending.extend(r.name for r in reads(body[name]))
+        return [Map(self._equations(body), tuple(self.used_once), over_time=False)]
+
+    # --- buffers ----------------------------------------------------------------------------------------------------
+
+    def _buffers(self, stages: tuple[Stage, ...]) -> tuple[Buffer, ...]:
+        made: dict[str, tuple[Dims, DType, bool]] = {}
+        read: dict[str, None] = {}
+        late: dict[str, None] = {}
+        for stage in stages:
+            over_time = not isinstance(stage, Map) or stage.over_time
+            kinds = {e.name: (e.expr.dims, e.expr.dtype) for e in stage.body}
+            if isinstance(stage, Matmul):
+                kinds[stage.target] = (stage.expr.dims, stage.expr.dtype)
+            for name in stage.writes:
+                state = self.states.get(name)
+                dims, dtype = (state.dims, state.dtype) if state else kinds[name]
+                made[name] = (dims, dtype, over_time)
+            own = {c.name for c in stage.carries} if isinstance(stage, Loop | Scan) else set[str]()
+            for expr in stage_reads(stage):
+                read[expr.name] = None
+                if expr.lag and expr.name not in own and expr.name not in self.states:
+                    late[expr.name] = None
+        buffers = [Buffer(i.name, i.dims, i.dtype, Role.INPUT) for i in self.rec.inputs if i.name in read]
+        buffers += [Buffer(p.name, p.dims, p.dtype, Role.PARAM) for p in self.rec.params if p.name in read]
+        buffers += [Buffer(f"{s.name}@initial", s.dims, s.dtype, Role.INITIAL) for s in self.rec.states]
+        buffers += [
+            Buffer(f"{i.name}@initial", i.dims, i.dtype, Role.INITIAL) for i in self.rec.inputs if i.name in late
+        ]
+        outputs = {*self.rec.outputs, *(o + OUT for o in self.rec.outputs)}
+        for name, (dims, dtype, over_time) in made.items():
+            role = Role.OUTPUT if name in outputs else Role.SEQUENCE if over_time else Role.ONCE
+            buffers.append(Buffer(name, dims, dtype, role))
+        buffers += [Buffer(f"{s.name}@final", s.dims, s.dtype, Role.FINAL) for s in self.rec.states]
+        return tuple(buffers)
+
+
+def stage_reads(stage: Stage) -> list[Read]:
+    """Every read of a stage from outside its monoid's operator."""
+    exprs: list[Expr] = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
+    if isinstance(stage, Scan):
+        exprs += stage.monoid.lift
+    return [r for e in exprs for r in reads(e)]
+
+
+def _provides(item: str | _Segment) -> tuple[str, ...]:
+    return (item,) if isinstance(item, str) else item.states
+
+
+def _rewritten(monoid: Monoid, hoisted: Hoisted) -> Monoid:
+    return replace(monoid, lift=tuple(hoisted.rewrite(e) for e in monoid.lift))

@@ -1,0 +1,217 @@
+"""The scheduler: a legal schedule for each group, by the cost model or as the caller forces it, with reasons in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recurc.errors import RecurcError, UnsupportedError
+from recurc.facts import Analysis, Group, Reason
+from recurc.ir import Contract, Equation, Expr, Recurrence, reads, walk
+from recurc.passes.cost import (
+    Estimate,
+    Shape,
+    Work,
+    contract_flops,
+    expr_flops,
+    function_depth,
+    read_elements,
+    scan,
+    sequential,
+)
+from recurc.plan import Candidate
+from recurc.targets import Target
+
+
+class ScheduleError(UnsupportedError, ValueError):
+    """A forced schedule that is not legal for the recurrence. The message lists the legal ones and why."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A schedule per group (in the order of the analysis), what was weighed, and why."""
+
+    schedules: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    reasons: tuple[Reason, ...]
+
+
+KNOWN = ("sequential", "scan")
+
+
+def choose(rec: Recurrence, analysis: Analysis, shape: Shape, target: Target, schedule: str = "auto") -> Choice:
+    """`schedule`: "auto"; a schedule's name, for every group it is legal for; or `h=scan,c=sequential` per state.
+
+    Raises `ScheduleError` for a schedule no group allows, or a group that does not allow the one it is given."""
+    forced = _forced(analysis, schedule)
+    schedules: list[str] = []
+    candidates: list[Candidate] = []
+    reasons: list[Reason] = []
+    for group in analysis.groups:
+        work = group_work(rec, group, shape)
+        weighed = {name: _estimate(name, work, group, shape, target) for name in group.schedules}
+        best = min(weighed, key=lambda name: weighed[name].seconds)
+        chosen = forced.get(group.states) or best
+        schedules.append(chosen)
+        label = "" if len(analysis.groups) == 1 else f"{', '.join(group.states)}: "
+        for name, estimate in weighed.items():
+            why = _why(name, chosen, bool(forced.get(group.states)), weighed, work, shape, target)
+            candidates.append(
+                Candidate(f"{label}{name}", estimate.seconds, estimate.bytes_moved, estimate.flops, why, name == chosen)
+            )
+        reasons.extend(_reasons(group, chosen, forced.get(group.states), work, shape, target))
+        if schedule in KNOWN and schedule not in group.schedules:
+            states = ", ".join(group.states)
+            reasons.append(Reason(f"{states} stays {chosen}: {schedule} is not legal for class {group.cls}"))
+    return Choice(tuple(schedules), tuple(candidates), tuple(reasons))
+
+
+def _forced(analysis: Analysis, schedule: str) -> dict[tuple[str, ...], str]:
+    if schedule == "auto":
+        return {}
+    if "=" in schedule:
+        return _per_group(analysis, schedule)
+    if schedule not in KNOWN:
+        raise ScheduleError(f"there is no schedule `{schedule}`; {_legal(analysis)}")
+    forced = {g.states: schedule for g in analysis.groups if schedule in g.schedules}
+    if analysis.groups and not forced:
+        raise ScheduleError(f"`{schedule}` is not legal here; {_legal(analysis)}")
+    if not analysis.groups and schedule != "sequential":
+        raise ScheduleError(
+            f"`{schedule}` needs a state; this recurrence has none, so every step is computed on its own"
+        )
+    return forced
+
+
+def _per_group(analysis: Analysis, schedule: str) -> dict[tuple[str, ...], str]:
+    forced: dict[tuple[str, ...], str] = {}
+    for part in schedule.split(","):
+        state, _, name = (p.strip() for p in part.partition("="))
+        group = next((g for g in analysis.groups if state in g.states), None)
+        if group is None:
+            known = ", ".join(s for g in analysis.groups for s in g.states)
+            raise ScheduleError(f"`{part.strip()}`: there is no state `{state}`; there are: {known}")
+        if name not in group.schedules:
+            raise ScheduleError(f"`{part.strip()}`: not legal; {_legal(Analysis((group,)))}")
+        forced[group.states] = name
+    return forced
+
+
+def _legal(analysis: Analysis) -> str:
+    if not analysis.groups:
+        return "this recurrence has no states, so there is nothing to schedule"
+    parts = [
+        f"{', '.join(g.states)} (class {g.cls}) can be {' or '.join(g.schedules)}"
+        + (f", because {'; '.join(str(r) for r in g.reasons)}" if g.reasons else "")
+        for g in analysis.groups
+    ]
+    return "legal: " + ". ".join(parts)
+
+
+def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
+    """What one step of the group takes, with projections of inputs already hoisted."""
+    states = {s.name: s for s in rec.states}
+    equations = {e.name: e for e in rec.equations}
+    members = set(group.states)
+    needed = _needed(equations, group.states, set(states) - members)
+    exprs = [e.expr for e in needed]
+    recurrent = [c for e in exprs for c in _recurrent(e, members, equations, set(states))]
+    heavy = sum(contract_flops(c, shape) for c in recurrent)
+    contracted = sum(contract_flops(n, shape) for e in exprs for n in walk(e) if isinstance(n, Contract))
+    inputs = {i.name for i in rec.inputs} | (set(states) - members)
+    outputs = [o for o in rec.outputs if o in equations and (o in members or _reaches(equations, o, members))]
+    written = sum(shape.elements(states[o].dims if o in states else equations[o].expr.dims) for o in outputs)
+    read = read_elements([*exprs, *(equations[o].expr for o in outputs)], inputs, shape)
+    weights = {p.name for p in rec.params}
+    return Work(
+        max(1, sum(shape.elements(states[m].dims) for m in group.states)),
+        (read + written) * shape.itemsize,
+        sum(expr_flops(e, shape) for e in exprs)
+        - contracted
+        + sum(expr_flops(equations[o].expr, shape) for o in outputs if o not in members),
+        heavy,
+        read_elements(recurrent, weights, shape) * shape.itemsize,
+        0 if group.monoid is not None and group.cls != "OS" else max((function_depth(e) for e in exprs), default=0),
+    )
+
+
+def _needed(equations: dict[str, Equation], roots: tuple[str, ...], known: set[str]) -> list[Equation]:
+    pending, seen = list(roots), dict.fromkeys(roots)
+    while pending:
+        for read in reads(equations[pending.pop()].expr):
+            if read.lag == 0 and read.name in equations and read.name not in seen and read.name not in known:
+                seen[read.name] = None
+                pending.append(read.name)
+    return [e for name, e in equations.items() if name in seen]
+
+
+def _recurrent(expr: Expr, members: set[str], equations: dict[str, Equation], states: set[str]) -> list[Contract]:
+    """Contractions that a state of the group reaches within the step, so they cannot leave the loop."""
+
+    def moves(node: Expr, depth: int = 0) -> bool:
+        for read in reads(node):
+            if read.name in members:
+                return True
+            if (
+                read.name in equations
+                and read.name not in states
+                and depth < 64
+                and moves(equations[read.name].expr, depth + 1)
+            ):
+                return True
+        return False
+
+    return [n for n in walk(expr) if isinstance(n, Contract) and moves(n)]
+
+
+def _reaches(equations: dict[str, Equation], name: str, members: set[str]) -> bool:
+    return any(r.name in members for e in _needed(equations, (name,), set()) for r in reads(e.expr))
+
+
+def _estimate(name: str, work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
+    return scan(work, group, shape, target) if name == "scan" else sequential(work, shape, target)
+
+
+def _why(
+    name: str, chosen: str, forced: bool, weighed: dict[str, Estimate], work: Work, shape: Shape, target: Target
+) -> str:
+    estimate = weighed[name]
+    text = f"limited by {estimate.limit}"
+    if name == chosen:
+        return (
+            f"asked for; {text}"
+            if forced
+            else (f"{text}; the only legal one" if len(weighed) == 1 else f"{text}; the cheapest")
+        )
+    ratio = estimate.seconds / max(weighed[chosen].seconds, 1e-12)
+    if ratio < 1:
+        return f"{text}; {1 / ratio:.1f}x cheaper by the model, but {chosen} was asked for"
+    return f"{text}; {ratio:.1f}x the cost of {chosen}"
+
+
+def _reasons(group: Group, chosen: str, forced: str | None, work: Work, shape: Shape, target: Target) -> list[Reason]:
+    states = ", ".join(group.states)
+    lanes = work.lanes * shape.batch
+    if forced:
+        return [Reason(f"{states}: {chosen}, as asked")]
+    if len(group.schedules) == 1:
+        return [Reason(f"{states}: {chosen}, the only legal schedule of class {group.cls}")]
+    place = "cores and SIMD lanes" if target.kind == "cpu" else "the device"
+    if chosen == "sequential":
+        return [
+            Reason(
+                f"{states}: batch x lanes = {lanes:,} side by side keeps {place} busy ({target.lanes:,}), so splitting time would only add work"
+            )
+        ]
+    rule = (
+        "On a CPU time-parallelism pays only when batch x lanes leaves cores or SIMD lanes idle: here "
+        if target.kind == "cpu"
+        else ""
+    )
+    return [
+        Reason(
+            f"{states}: {rule}batch x lanes = {lanes:,} against {target.lanes:,} that {target.name} can run side by side, so time is split over T = {shape.steps:,}"
+        )
+    ]
+
+
+__all__ = ["Choice", "RecurcError", "ScheduleError", "choose", "group_work"]

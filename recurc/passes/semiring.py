@@ -1,0 +1,135 @@
+"""Updates that are linear over (max, +), (min, +) or (logaddexp, +): `h = max(h[t-1] + a, b)` and its kin.
+
+The value of an expression is `join(h + shift, offset)` where `join` is max, min or logaddexp; a running maximum has no
+shift. `max(-h, x)` is not monotone and `max(a * h, x)` distributes only for a >= 0, so both are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recurc.ir import Apply, Expr, Read, Reaxis
+from recurc.ops import apply
+from recurc.passes.affine import Forms, Free, Nonlinear, reorders_only, shown
+
+JOINS = ("max", "min", "logaddexp")
+_PICKS = {"gt": "max", "ge": "max", "lt": "min", "le": "min"}
+
+
+@dataclass(frozen=True)
+class Tropical:
+    """`join(h + shift, offset)`; `join` is None while no max, min or logaddexp has been met."""
+
+    join: str | None
+    shift: Expr | None
+    offset: Expr | None
+    by_choice: bool = False  # written as `if a > b then a else b`
+
+
+@dataclass(frozen=True)
+class Clamped:
+    """A monotone piecewise linear map built from adding free values, max and min (class CL)."""
+
+
+Value = Free | Tropical | Clamped | Nonlinear
+
+
+def tropical(forms: Forms, state: str) -> Value:
+    """The form of `state`'s equation in its own old value."""
+    return _Interpreter(forms, state).equation(state)
+
+
+class _Interpreter:
+    def __init__(self, forms: Forms, state: str) -> None:
+        self._forms, self._state = forms, state
+        self._equations = {e.name: e.expr for e in forms.rec.equations}
+
+    def equation(self, name: str) -> Value:
+        return self.value(self._equations[name])
+
+    def value(self, expr: Expr) -> Value:
+        match expr:
+            case Read(name=name, lag=lag):
+                if name == self._state and lag:
+                    return Tropical(None, None, None)
+                return Free(expr) if self._forms.is_free(name) else self.equation(name)
+            case Apply():
+                args = [self.value(a) for a in expr.args]
+                return Free(expr) if all(isinstance(a, Free) for a in args) else self._apply(expr, args)
+            case Reaxis() if reorders_only(expr):
+                inner = self.value(expr.arg)
+                return Free(expr) if isinstance(inner, Free) else inner
+            case _:
+                if isinstance(self._forms.form(expr), Free):
+                    return Free(expr)
+                return self._refused(expr, type(expr).__name__.lower())
+
+    def _refused(self, node: Expr, what: str) -> Nonlinear:
+        return Nonlinear(
+            f"`{shown(self._state)}` reaches `{what}`, which is not linear over max, min or logaddexp", node.span
+        )
+
+    def _apply(self, node: Apply, args: list[Value]) -> Value:
+        for value in args:
+            if isinstance(value, Nonlinear):
+                return value
+        if node.op == "select":
+            return self._choice(node, args)
+        if any(isinstance(a, Clamped) for a in args):
+            return (
+                Clamped()
+                if node.op in ("add", "max", "min") or (node.op == "sub" and isinstance(args[1], Free))
+                else self._refused(node, node.op)
+            )
+        match node.op, args:
+            case "add", [Tropical() as t, Free(expr=c)] | [Free(expr=c), Tropical() as t]:
+                return self._shifted(t, "add", c)
+            case "sub", [Tropical() as t, Free(expr=c)]:
+                return self._shifted(t, "sub", c)
+            case (("max" | "min" | "logaddexp"), [left, right]):
+                return self._join(node, node.op, left, right)
+            case _:
+                return self._refused(node, node.op)
+
+    def _shifted(self, t: Tropical, op: str, c: Expr) -> Tropical:
+        shift = apply(op, t.shift, c) if t.shift is not None else (c if op == "add" else apply("neg", c))
+        return Tropical(t.join, shift, None if t.offset is None else apply(op, t.offset, c), t.by_choice)
+
+    def _join(self, node: Apply, op: str, left: Value, right: Value, by_choice: bool = False) -> Value:
+        one, two = _as_tropical(left), _as_tropical(right)
+        if one is None or two is None:
+            return self._refused(node, op)
+        if any(t.join not in (None, op) for t in (one, two)):
+            return (
+                Clamped()
+                if op in ("max", "min") and "logaddexp" not in (one.join, two.join)
+                else self._refused(node, op)
+            )
+        free = [isinstance(v, Free) for v in (left, right)]
+        offsets = [t.offset for t in (one, two) if t.offset is not None]
+        offset = offsets[0] if len(offsets) == 1 else (apply(op, *offsets) if offsets else None)
+        if any(free):
+            shift = two.shift if free[0] else one.shift
+        elif one.shift is None and two.shift is None and op != "logaddexp":
+            shift = None
+        elif one.shift is not None and two.shift is not None:
+            shift = apply(op, one.shift, two.shift)
+        else:
+            return self._refused(node, op)
+        return Tropical(op, shift, offset, by_choice or one.by_choice or two.by_choice)
+
+    def _choice(self, node: Apply, args: list[Value]) -> Value:
+        condition = node.args[0]
+        if isinstance(condition, Apply) and condition.op in _PICKS and not isinstance(args[0], Free):
+            if condition.args == node.args[1:]:
+                return self._join(node, _PICKS[condition.op], args[1], args[2], by_choice=True)
+            if condition.args == node.args[:0:-1]:
+                other = {"max": "min", "min": "max"}[_PICKS[condition.op]]
+                return self._join(node, other, args[1], args[2], by_choice=True)
+        return self._refused(node, "select")
+
+
+def _as_tropical(value: Value) -> Tropical | None:
+    if isinstance(value, Free):
+        return Tropical(None, None, value.expr)
+    return value if isinstance(value, Tropical) else None

@@ -1,0 +1,196 @@
+"""The IR's rules, checked after every pass. What is legal at which stage is data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from recurc import build, ops
+from recurc.errors import CompilerBug
+from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Size, Step, reads, walk
+from recurc.types import Dims, DType, Kind, show_dims
+
+
+@dataclass(frozen=True)
+class StageRules:
+    """What may stand in the IR at one stage."""
+
+    nodes: tuple[type, ...]
+    ops: frozenset[str]
+    max_lag: int | None  # None: any
+
+
+_NODES = (Const, Size, Step, Read, Apply, Reduce, Contract, Reaxis)
+STAGES: dict[str, StageRules] = {
+    "source": StageRules(_NODES, frozenset(ops.OPS), None),
+    "core": StageRules(_NODES, frozenset(name for name, op in ops.OPS.items() if op.expands is None), 1),
+}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What an expression may read: name -> (dims, dtype), by kind of name."""
+
+    values: Mapping[str, tuple[Dims, DType]]  # defined at this step
+    states: frozenset[str]
+    params: frozenset[str]
+    delayed: frozenset[str]  # inputs with a value before the first step
+    old: Mapping[str, tuple[Dims, DType]]  # readable with a lag
+
+
+def verify(rec: Recurrence, stage: str, after: str = "") -> None:
+    """Check `rec` against the rules of `stage`. Raises `CompilerBug` naming the pass, the equation and the rule."""
+    try:
+        _verify(rec, STAGES[stage])
+    except _Broken as broken:
+        where = f"after pass `{after}`" if after else f"at stage `{stage}`"
+        raise CompilerBug(f"{rec.name} {where}: {broken}") from broken
+
+
+class _Broken(Exception):
+    pass
+
+
+def _verify(rec: Recurrence, rules: StageRules) -> None:
+    declared = [*(i.name for i in rec.inputs), *(p.name for p in rec.params)]
+    states = {s.name: s for s in rec.states}
+    names = [*declared, *(e.name for e in rec.equations)]
+    doubled = {n for n in names if names.count(n) > 1}
+    if doubled:
+        raise _Broken(f"defined twice: {', '.join(sorted(doubled))}")
+    missing = set(states) - {e.name for e in rec.equations}
+    if missing:
+        raise _Broken(f"states without an equation: {', '.join(sorted(missing))}")
+    if len(states) < len(rec.states):
+        raise _Broken("a state is declared twice")
+    params = {p.name: (p.dims, p.dtype) for p in rec.params}
+    values: dict[str, tuple[Dims, DType]] = {i.name: (i.dims, i.dtype) for i in rec.inputs} | params
+    old = {s.name: (s.dims, s.dtype) for s in rec.states} | {i.name: (i.dims, i.dtype) for i in rec.inputs}
+    delayed = frozenset(i.name for i in rec.inputs if i.before is not None)
+    once = Scope(params, frozenset(), frozenset(params), frozenset(), {})
+    for state in rec.states:
+        _expr(state.initial, once, rules, f"the initial value of {state.name}")
+    for given in rec.inputs:
+        if given.before is not None:
+            _expr(given.before, once, rules, f"the value of {given.name} before the first step")
+    for equation in rec.equations:
+        scope = Scope(values, frozenset(states), frozenset(params), delayed, old)
+        _expr(equation.expr, scope, rules, f"equation {equation.name}")
+        expr = equation.expr
+        if equation.name in states:
+            state = states[equation.name]
+            if not set(expr.dims) <= set(state.dims):
+                raise _Broken(
+                    f"state {state.name} is {show_dims(state.dims)} but its equation gives {show_dims(expr.dims)}"
+                )
+            values[state.name] = (state.dims, state.dtype)
+        else:
+            values[equation.name] = (expr.dims, expr.dtype)
+    for output in rec.outputs:
+        if output not in values:
+            raise _Broken(f"output {output} is not defined")
+
+
+def _expr(expr: Expr, scope: Scope, rules: StageRules, where: str) -> None:
+    for node in walk(expr):
+        if not isinstance(node, rules.nodes):
+            raise _Broken(f"{where}: node {type(node).__name__} is not legal here")
+        if isinstance(node, Apply) and node.op not in rules.ops:
+            raise _Broken(f"{where}: operator {node.op} is not legal here")
+        if isinstance(node, Read):
+            _read(node, scope, rules, where)
+            continue
+        dims, dtype = recomputed(node)
+        if (dims, dtype) != (node.dims, node.dtype):
+            raise _Broken(
+                f"{where}: {type(node).__name__} says {show_dims(node.dims)} {node.dtype!r}, "
+                f"its operands give {show_dims(dims)} {dtype!r}"
+            )
+
+
+def _read(node: Read, scope: Scope, rules: StageRules, where: str) -> None:
+    if rules.max_lag is not None and node.lag > rules.max_lag:
+        raise _Broken(f"{where}: {node.name}[t-{node.lag}] has a lag above {rules.max_lag}")
+    if node.lag < 0:
+        raise _Broken(f"{where}: {node.name} is read from the future")
+    table = scope.values if node.lag == 0 else scope.old
+    if node.name not in table:
+        raise _Broken(f"{where}: reads {node.name}, which is not defined there (lag {node.lag})")
+    if node.lag and node.name not in scope.states and node.name not in scope.delayed:
+        raise _Broken(f"{where}: reads {node.name}[t-{node.lag}], which has no value before the first step")
+    if table[node.name] != (node.dims, node.dtype):
+        dims, dtype = table[node.name]
+        raise _Broken(
+            f"{where}: reads {node.name} as {show_dims(node.dims)} {node.dtype!r}, it is {show_dims(dims)} {dtype!r}"
+        )
+
+
+def recomputed(node: Expr) -> tuple[Dims, DType]:
+    """The dims and dtype that `node`'s operands give it. Raises `_Broken` if they do not fit."""
+    match node:
+        case Const(value=value):
+            kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.REAL, complex: Kind.COMPLEX}
+            kind = kinds.get(type(value))
+            if kind is not node.dtype.kind:
+                raise _Broken(f"constant {value!r} has dtype {node.dtype!r}")
+            return (), node.dtype
+        case Apply(op="cast", args=(arg,)):
+            return arg.dims, node.dtype
+        case Apply(op=op, args=args):
+            try:
+                again = ops.apply(op, *args)
+            except ops.TypeProblem as problem:
+                raise _Broken(f"{op}: {problem}") from problem
+            if again.args != args:
+                raise _Broken(
+                    f"{op}: its operands are {', '.join(repr(a.dtype) for a in args)}, without the casts between"
+                )
+            return again.dims, again.dtype
+        case Reduce(op=op, arg=arg, over=over):
+            try:
+                again = build.reduce(op, arg, over)
+            except ops.TypeProblem as problem:
+                raise _Broken(f"{op}: {problem}") from problem
+            return again.dims, again.dtype
+        case Contract():
+            return _contract(node)
+        case Reaxis():
+            return _reaxis(node)
+        case _:
+            return node.dims, node.dtype
+
+
+def _contract(node: Contract) -> tuple[Dims, DType]:
+    names: dict[int, str] = {}
+    for side, labels in ((node.left, node.left_axes), (node.right, node.right_axes)):
+        if len(labels) != len(side.dims) or len(set(labels)) != len(labels):
+            raise _Broken(f"a contraction labels {show_dims(side.dims)} with {labels}")
+        for label, dim in zip(labels, side.dims, strict=True):
+            if names.setdefault(label, dim) != dim:
+                raise _Broken(f"a contraction pairs {names[label]} with {dim}")
+    if node.left.dtype is not node.right.dtype:
+        raise _Broken("a contraction's sides have different dtypes")
+    if len(set(node.out_axes)) != len(node.out_axes) or not set(node.out_axes) <= set(names):
+        raise _Broken(f"a contraction's result axes {node.out_axes} are not its operands'")
+    return tuple(names[label] for label in node.out_axes), node.left.dtype
+
+
+def _reaxis(node: Reaxis) -> tuple[Dims, DType]:
+    rank = len(node.arg.dims)
+    used = (*node.axes, *(() if node.at is None else (node.at,)))
+    if sorted(used) != list(range(rank)):
+        raise _Broken(f"axes {node.axes} of {show_dims(node.arg.dims)} leave out or repeat one")
+    if (node.at is None) != (node.index is None) or len(node.axes) != len(node.dims):
+        raise _Broken("an axis is fixed without an index, or the names do not match the axes")
+    if node.at is not None and node.index is not None:
+        dim = node.arg.dims[node.at]
+        if node.index < 0 or (dim.isdigit() and node.index >= int(dim)):
+            raise _Broken(f"index {node.index} is outside dim {dim}")
+    return node.dims, node.arg.dtype
+
+
+def used_names(rec: Recurrence) -> set[str]:
+    """Every name the recurrence declares, defines or reads."""
+    names = {i.name for i in rec.inputs} | {p.name for p in rec.params} | {d.name for d in rec.dims}
+    names |= {s.name for s in rec.states} | {e.name for e in rec.equations}
+    return names | {r.name for e in rec.equations for r in reads(e.expr)}

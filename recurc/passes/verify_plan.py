@@ -1,0 +1,149 @@
+"""The rules of `plan.py`, checked for every plan: each read finds its value, each buffer has the role its use needs."""
+
+from __future__ import annotations
+
+from recurc.errors import CompilerBug
+from recurc.ir import Expr, Read, reads
+from recurc.plan import Buffer, Loop, Map, Matmul, Plan, Role, Scan
+from recurc.types import Dims, DType, show_dims
+
+_MADE = (Role.ONCE, Role.SEQUENCE, Role.OUTPUT, Role.FINAL)
+
+
+def verify_plan(plan: Plan) -> None:
+    """Raises `CompilerBug` naming the stage and the read or write that breaks a rule."""
+    buffers = {b.name: b for b in plan.buffers}
+    if len(buffers) < len(plan.buffers):
+        _bug(plan, "two buffers share a name")
+    ready = {n for n, b in buffers.items() if b.role not in _MADE}
+    carried: set[str] = set()
+    for index, stage in enumerate(plan.stages):
+        where = f"stage {index} ({type(stage).__name__})"
+        carries = {c.name: (c.dims, c.dtype) for c in stage.carries} if isinstance(stage, Loop | Scan) else {}
+        for name in carries:
+            if name in carried or f"{name}@initial" not in buffers:
+                _bug(plan, f"{where}: carry {name} has two stages or no initial value")
+            carried.add(name)
+        check = _Stage(plan, where, buffers, ready, carries)
+        match stage:
+            case Map():
+                check.equations(stage.body, dict[str, tuple[Dims, DType]]())
+            case Matmul():
+                check.matmul(stage)
+            case Loop():
+                defined = check.equations(stage.body, {})
+                missing = set(carries) - set(defined)
+                if missing:
+                    _bug(plan, f"{where}: no equation for {', '.join(sorted(missing))}")
+            case Scan():
+                check.scan(stage)
+        for name in stage.writes:
+            role = buffers[name].role if name in buffers else None
+            allowed = (Role.ONCE,) if isinstance(stage, Map) and not stage.over_time else (Role.SEQUENCE, Role.OUTPUT)
+            if role not in allowed or name in ready:
+                _bug(plan, f"{where}: cannot write {name}")
+            if not isinstance(stage, Matmul) and name not in {e.name for e in stage.body} and name not in carries:
+                _bug(plan, f"{where}: writes {name}, which it does not compute")
+            ready.add(name)
+    states = {s.name for s in plan.recurrence.states}
+    if carried != states:
+        _bug(plan, f"states in no stage: {', '.join(sorted(states - carried))}")
+    unmade = [b.name for b in plan.buffers if b.role in (Role.ONCE, Role.SEQUENCE, Role.OUTPUT) and b.name not in ready]
+    if unmade:
+        _bug(plan, f"buffers no stage writes: {', '.join(unmade)}")
+    for output in plan.recurrence.outputs:
+        if not any(n in buffers and buffers[n].role is Role.OUTPUT for n in (output, f"{output}@out")):
+            _bug(plan, f"output {output} has no buffer")
+
+
+class _Stage:
+    def __init__(
+        self,
+        plan: Plan,
+        where: str,
+        buffers: dict[str, Buffer],
+        ready: set[str],
+        carries: dict[str, tuple[Dims, DType]],
+    ) -> None:
+        self.plan, self.where, self.buffers, self.ready, self.carries = plan, where, buffers, ready, carries
+
+    def equations(self, body: object, defined: dict[str, tuple[Dims, DType]]) -> dict[str, tuple[Dims, DType]]:
+        from recurc.ir import Equation
+
+        assert isinstance(body, tuple)
+        for equation in body:  # pyright: ignore[reportUnknownVariableType]
+            assert isinstance(equation, Equation)
+            self.reads(equation.expr, defined)
+            if equation.name in defined and equation.name not in self.carries:
+                _bug(self.plan, f"{self.where}: {equation.name} is defined twice")
+            defined[equation.name] = self.carries.get(equation.name, (equation.expr.dims, equation.expr.dtype))
+        return defined
+
+    def reads(self, expr: Expr, defined: dict[str, tuple[Dims, DType]], carries: bool = True) -> None:
+        for read in reads(expr):
+            found = self._found(read, defined, carries)
+            if found is None:
+                _bug(self.plan, f"{self.where}: reads {read.name} (lag {read.lag}), which nothing has made")
+            elif found != (read.dims, read.dtype):
+                _bug(
+                    self.plan,
+                    f"{self.where}: reads {read.name} as {show_dims(read.dims)} {read.dtype!r}, not as it was made",
+                )
+
+    def _found(self, read: Read, defined: dict[str, tuple[Dims, DType]], carries: bool) -> tuple[Dims, DType] | None:
+        if read.lag == 0 and read.name in defined:
+            return defined[read.name]
+        if read.name in self.carries:
+            return self.carries[read.name] if carries and read.lag == 1 else None
+        buffer = self.buffers.get(read.name)
+        if buffer is None or read.name not in self.ready:
+            return None
+        if read.lag and not (buffer.has_time and f"{read.name}@initial" in self.buffers and read.lag == 1):
+            return None
+        return buffer.dims, buffer.dtype
+
+    def matmul(self, stage: Matmul) -> None:
+        sides = (stage.expr.left, stage.expr.right)
+        if not all(isinstance(s, Read) and s.lag == 0 for s in sides):
+            _bug(self.plan, f"{self.where}: an operand is not a buffer")
+        self.reads(stage.expr, {})
+        timed = [self.buffers[s.name].has_time for s in sides if isinstance(s, Read)]
+        if sorted(timed) != [False, True]:
+            _bug(self.plan, f"{self.where}: exactly one operand must have a time axis")
+
+    def scan(self, stage: Scan) -> None:
+        monoid = stage.monoid
+        defined: dict[str, tuple[Dims, DType]] = {}
+        for equation in stage.pre:
+            self.reads(equation.expr, defined, carries=False)
+            defined[equation.name] = (equation.expr.dims, equation.expr.dtype)
+        for expr in monoid.lift:
+            self.reads(expr, defined, carries=False)
+        if not len(monoid.lift) == len(monoid.combine) == len(monoid.identity) == len(monoid.components):
+            _bug(self.plan, f"{self.where}: the monoid's parts do not match its components")
+        parts = {c.name: (c.dims, c.dtype) for c in monoid.components}
+        pairs = {f"{i}.{n}": kind for i in (1, 2) for n, kind in parts.items()}
+        for expr in monoid.combine:
+            self._only(expr, pairs, "combine")
+        for expr in monoid.apply:
+            old = [r for r in reads(expr) if r.lag]
+            if any(self.carries.get(r.name) != (r.dims, r.dtype) for r in old):
+                _bug(self.plan, f"{self.where}: apply reads an old value that is not a state of the group")
+            self._only(expr, parts, "apply", lag=0)
+        for expr, component in zip(monoid.lift, monoid.components, strict=True):
+            if not set(expr.dims) <= set(component.dims) or expr.dtype is not component.dtype:
+                _bug(self.plan, f"{self.where}: lift of {component.name} is {show_dims(expr.dims)} {expr.dtype!r}")
+        for name, kind in self.carries.items():
+            defined[name] = kind
+        self.equations(stage.post, defined)
+
+    def _only(self, expr: Expr, names: dict[str, tuple[Dims, DType]], what: str, lag: int | None = None) -> None:
+        for read in reads(expr):
+            if lag is not None and read.lag != lag:
+                continue
+            if names.get(read.name) != (read.dims, read.dtype):
+                _bug(self.plan, f"{self.where}: {what} reads {read.name}, which is no component")
+
+
+def _bug(plan: Plan, text: str) -> None:
+    raise CompilerBug(f"plan of {plan.recurrence.name}: {text}")
