@@ -1,0 +1,1 @@
+"""Measurements: recurc and its peers side by side, interleaved in one process."""

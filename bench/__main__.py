@@ -1,0 +1,78 @@
+"""`make bench`: every number of docs/benchmarks.md, ours and the peers' in one run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench import machine, report
+from bench.rows import Floor, Row
+
+PARTS = ("affine", "selective", "aaren", "rnn", "startup")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)} (default: all, and the page is written)")
+    parser.add_argument("--budget", type=float, default=8.0, help="seconds of rounds per case (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default 0)")
+    asked = parser.parse_args()
+    unknown = set(asked.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    parts = asked.parts or PARTS
+
+    machine.settle_threads()
+    here, most = machine.describe(), machine.ceilings()
+    print(report.machine_lines(here, most, "make bench"), file=sys.stderr)
+    rows: list[Row] = []
+    floors: list[Floor] = []
+    for part in parts:
+        print(f"measuring {part}", file=sys.stderr, flush=True)
+        new_rows, new_floors = _measure(part, asked.seed, most, asked.budget)
+        rows += new_rows
+        floors += new_floors
+    kernels, latency = ([r for r in rows if r.group == group] for group in ("kernels", "latency"))
+    for title, table in (
+        ("Against peers (ratio above 1: recurc is faster)", report.kernels_table(kernels)),
+        ("Against the machine", report.floors_table(floors)),
+        ("Waiting times", report.latency_table(latency)),
+    ):
+        if len(table) > 1:
+            report.show(title, table)
+    if not asked.parts:
+        print(f"written: {report.save(rows, floors, here, most, asked.seed, 'make bench').relative_to(report.ROOT)}")
+        report.write_page(rows, floors, here, most, "make bench")
+        print(f"written: {report.PAGE.relative_to(report.ROOT)}")
+    promised = [r for r in rows if r.met is not None]
+    print(f"{sum(bool(r.met) for r in promised)} of {len(promised)} targets met")
+    return 0
+
+
+def _measure(part: str, seed: int, most: machine.Ceilings, budget: float) -> tuple[list[Row], list[Floor]]:
+    rng = machine.fresh(seed)
+    match part:
+        case "affine":
+            from bench import affine
+
+            return affine.measure(rng, most, budget)
+        case "selective":
+            from bench import selective
+
+            return selective.measure(rng, most, budget * 2)
+        case "aaren":
+            from bench import aaren
+
+            return aaren.measure(rng, most, budget)
+        case "rnn":
+            from bench import rnn
+
+            return rnn.measure(rng, most, budget * 2)
+        case _:
+            from bench import startup
+
+            return startup.measure(rng), []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

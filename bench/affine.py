@@ -1,0 +1,46 @@
+"""The diagonal affine scan h = a h + b: all memory traffic, so the large copy is the yardstick."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench import ours, peers_jax
+from bench.floors import count, floor
+from bench.machine import Ceilings
+from bench.measure import interleaved
+from bench.rows import Floor, Row
+
+B, T, D = 4, 2048, 512
+CASE = f"affine scan B{B} T{T} D{D} f32"
+
+
+def measure(rng: np.random.Generator, ceilings: Ceilings, budget: float) -> tuple[list[Row], list[Floor]]:
+    a = rng.uniform(0.8, 1.0, (B, T, D)).astype(np.float32)
+    b = rng.standard_normal((B, T, D)).astype(np.float32)
+    rec = ours.system("affine_scan")
+    first = {"a": peers_jax.time_first(a), "b": peers_jax.time_first(b)}
+    candidates = {
+        "ours": ours.call(rec, {"a": a, "b": b}),
+        "ours, time first": ours.call(rec, first, layout="TB"),
+        "scan": peers_jax.affine_scan_batch_first(a, b),
+        "scan, time first": peers_jax.affine_scan(a, b),
+        "associative": peers_jax.affine_associative_scan(a, b),
+    }
+    ours.check_against(candidates["ours"](), candidates["scan"](), CASE)
+    ours.check_against(candidates["ours, time first"](), candidates["scan, time first"](), CASE)
+    times = {name: t.median for name, t in interleaved(candidates, budget).items()}
+    counted = count(rec.ir, {"D": D}, B, T)
+    copy = counted[0] / ceilings.bytes_per_second
+    rows = [
+        Row("kernels", CASE, times["ours"], "jit lax.scan on the same (B, T, D) arrays", times["scan"], 5.0),
+        Row("kernels", CASE, times["ours"], "jit lax.associative_scan", times["associative"]),
+        Row("kernels", CASE, times["ours"], "large copy of as many bytes", copy, 0.70),
+        Row(
+            "kernels",
+            CASE + ", time first",
+            times["ours, time first"],
+            "jit lax.scan on (T, B, D)",
+            times["scan, time first"],
+        ),
+    ]
+    return rows, [floor(CASE, counted, ceilings, times["ours"])]

@@ -1,0 +1,114 @@
+"""Results on the screen, as JSON, and in the marked tables of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.machine import Ceilings, Machine
+from bench.rows import Floor, Row, seconds
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "bench" / "results"
+
+Table = list[list[str]]
+
+
+def met(row: Row) -> str:
+    return {True: "met", False: "not met", None: ""}[row.met]
+
+
+def kernels_table(rows: Sequence[Row]) -> Table:
+    table = [["case", "recurc", "peer", "its time", "ratio", "target", ""]]
+    for row in rows:
+        share = row.peer.startswith("large copy")
+        ratio = f"{row.ratio:.0%}" if share else f"{row.ratio:.2f}x"
+        target = "" if row.target is None else f"{row.target:.0%}" if share else f"{row.target:g}x"
+        table.append([row.case, seconds(row.ours), row.peer, seconds(row.peer_seconds), ratio, target, met(row)])
+    return table
+
+
+def latency_table(rows: Sequence[Row]) -> Table:
+    table = [["what", "measured", "limit", "", "counted"]]
+    return table + [[row.case, seconds(row.ours), seconds(row.peer_seconds), met(row), row.note] for row in rows]
+
+
+def floors_table(floors: Sequence[Floor]) -> Table:
+    table = [["case", "MB moved", "GFLOP", "floor", "recurc", "share of the floor"]]
+    for f in floors:
+        moved, flops = f"{f.bytes / 1e6:.1f}", f"{f.flops / 1e9:.2f}"
+        table.append([f.case, moved, flops, seconds(f.floor), seconds(f.ours), f"{f.share:.0%}"])
+    return table
+
+
+def machine_lines(machine: Machine, ceilings: Ceilings, command: str) -> str:
+    return (
+        f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}.\n\n"
+        f"{machine.sentence()}.\n\n"
+        f"In this run a large copy moved {ceilings.bytes_per_second / 1e9:.1f} GB/s (read plus written) and a large "
+        f"f32 matrix product did {ceilings.flops_per_second / 1e9:.0f} GFLOP/s, both with all {machine.cores} cores."
+    )
+
+
+def markdown(table: Table) -> str:
+    head, *body = table
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    return "\n".join(lines + [f"| {' | '.join(line)} |" for line in body])
+
+
+def show(title: str, table: Table) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    colours = {"met": "green", "not met": "red"}
+    head, *body = table
+    view = RichTable(title=title, title_justify="left", title_style="bold")
+    for column in head:
+        view.add_column(column, justify="left" if column in ("case", "what", "peer", "counted", "") else "right")
+    for line in body:
+        view.add_row(*(f"[{colours[cell]}]{cell}[/]" if cell in colours else cell for cell in line))
+    Console().print(view)
+
+
+def put(page: str, name: str, text: str) -> str:
+    """`page` with what stands between the marks of `name` replaced. Raises `ValueError` if the marks are missing."""
+    marks = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench:{name} -->)", re.DOTALL)
+    if not marks.search(page):
+        raise ValueError(f"docs/benchmarks.md has no marks for {name}")
+    return marks.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page)
+
+
+def save(
+    rows: Sequence[Row], floors: Sequence[Floor], machine: Machine, ceilings: Ceilings, seed: int, command: str
+) -> Path:
+    """Everything measured, as JSON under bench/results, named by date and machine."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{machine.cpu} {machine.cores} cores".lower()).strip("-")
+    path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{slug}.json"
+    content = {
+        "command": command,
+        "seed": seed,
+        "machine": machine.to_json(),
+        "copy_bytes_per_second": ceilings.bytes_per_second,
+        "product_flops_per_second": ceilings.flops_per_second,
+        "rows": [row.to_json() for row in rows],
+        "floors": [f.to_json() for f in floors],
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def write_page(
+    rows: Sequence[Row], floors: Sequence[Floor], machine: Machine, ceilings: Ceilings, command: str
+) -> None:
+    """The tables of docs/benchmarks.md, between their marks; the words around them are left alone."""
+    page = PAGE.read_text(encoding="utf-8")
+    page = put(page, "machine", machine_lines(machine, ceilings, command))
+    page = put(page, "kernels", markdown(kernels_table([r for r in rows if r.group == "kernels"])))
+    page = put(page, "latency", markdown(latency_table([r for r in rows if r.group == "latency"])))
+    page = put(page, "floors", markdown(floors_table(floors)))
+    PAGE.write_text(page, encoding="utf-8")

@@ -1,0 +1,56 @@
+"""One line of a result: ours against a peer, a floor or a limit, always in seconds of the same run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """`ratio` above 1 means ours is the faster. A `target` of None is information, not a promise."""
+
+    group: str  # kernels, floors, latency
+    case: str
+    ours: float
+    peer: str
+    peer_seconds: float
+    target: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        return self.peer_seconds / self.ours
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.target is None else self.ratio >= self.target
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "ratio": self.ratio, "met": self.met}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least time a case can take on this machine: its bytes at the speed of a large copy, or its operations at
+    the speed of a large matrix product, whichever is longer."""
+
+    case: str
+    bytes: float
+    flops: float
+    floor: float
+    ours: float
+
+    @property
+    def share(self) -> float:
+        return self.floor / self.ours
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "share": self.share}
+
+
+def seconds(value: float) -> str:
+    """`value` seconds with three digits and a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value / 1e-9:.3g} ns"
