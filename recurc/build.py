@@ -164,6 +164,13 @@ def transpose(arg: Expr, span: Span | None = None) -> Reaxis:
     return Reaxis(arg, axes, tuple(arg.dims[i] for i in axes), arg.dtype, span=span)
 
 
+def permute(arg: Expr, dims: Dims, span: Span | None = None) -> Reaxis:
+    """The same value with its dims, which must be distinct, in the order `dims`."""
+    if sorted(arg.dims) != sorted(dims) or len(set(dims)) < len(dims):
+        raise TypeProblem("E0318", f"{show_dims(arg.dims)} cannot be put in the order {show_dims(dims)}")
+    return Reaxis(arg, tuple(arg.dims.index(d) for d in dims), dims, arg.dtype, span=span)
+
+
 def rename(arg: Expr, dims: Dims, span: Span | None = None) -> Expr:
     """`e as [R, ...]`: the same axes under new names (the sizes must agree; checked when they are known)."""
     if len(dims) != len(arg.dims):

@@ -1,0 +1,373 @@
+"""The syntax tree of a file to typed recurrences: names, dims, element types, causality."""
+
+from __future__ import annotations
+
+from recurc import build, ir, ops
+from recurc.frontend import ast
+from recurc.frontend.functions import INITIALIZERS
+from recurc.frontend.lower import Lowerer, Value, describe, show
+from recurc.frontend.names import Names
+from recurc.frontend.problems import Problems, Stop
+from recurc.frontend.symbols import Collector, Definition, Kind, Scope, Symbol
+from recurc.source import SourceFile, Span
+from recurc.types import DimDecl, show_dims
+from recurc.types import Kind as Number
+
+MAX_TOTAL_NODES = 500_000
+
+
+def check(module: ast.Module, source: SourceFile) -> list[ir.Recurrence]:
+    """Every recurrence of the file, typed. Raises `RecError` with all errors found, or `UnsupportedError` if the file
+    is right but uses something this version does not do."""
+    problems = Problems(source)
+    shared = _shared(module, problems)
+    made: list[ir.Recurrence | None] = []
+    for item in module.items:
+        if isinstance(item, ast.Recurrence):
+            made.append(_Recurrence(item, problems, shared).run())
+    if not made and not problems.found:
+        problems.report(
+            "E0119", "the file holds no recurrence", Span(source.name, 1, 1, 1, 2), "begin with `recurrence NAME(D):`"
+        )
+    problems.raise_if_any()
+    return [rec for rec in made if rec is not None]
+
+
+def _shared(module: ast.Module, problems: Problems) -> Scope:
+    """What all recurrences of the file see: functions, consts, and each other."""
+    collector = Collector(problems, Scope())
+    for item in module.items:
+        match item:
+            case ast.Function():
+                collector.function(item)
+            case ast.Consts(bindings=bindings):
+                collector.consts(bindings)
+            case ast.Recurrence(name=name):
+                collector.recurrence(name)
+            case ast.Use():
+                problems.report(
+                    "E0906",
+                    "`use` of other files is not supported yet",
+                    item.span,
+                    "copy the definitions into this file",
+                )
+    names = Names(problems, collector.scope)
+    names.check_recursion()
+    return collector.scope
+
+
+class _Recurrence:
+    """Checks one recurrence, equation by equation; what is wrong is reported and left out."""
+
+    def __init__(self, rec: ast.Recurrence, problems: Problems, shared: Scope) -> None:
+        self.rec, self.problems = rec, problems
+        self.before = len(problems.found)
+        self.scope = Collector(problems, shared).run(rec)
+        self.names = Names(problems, self.scope)
+        self.lowerer = Lowerer(problems, self.scope)
+
+    def run(self) -> ir.Recurrence | None:
+        self._limitations(self.rec.body)
+        self.names.check_recursion()
+        if any(p.code == "E0210" for p in self.problems.found):
+            return None
+        for function in self.scope.functions.values():
+            self.names.check_function(function)
+        self._consts()
+        self._declared()
+        inputs = [self._input(s) for s in self.scope.of_kind(Kind.INPUT)]
+        params = [self._param(s) for s in self.scope.of_kind(Kind.PARAM)]
+        states = [self._state(s) for s in self.scope.of_kind(Kind.STATE)]
+        good = [d for d in self.scope.definitions if self.names.check(d.value)]
+        ordered = self.names.order(good)
+        equations: list[ir.Equation] = []
+        for definition in ordered or []:
+            try:
+                equations += self._equations(definition)
+            except Stop:
+                continue
+        self._outputs()
+        if len(self.problems.found) > self.before:
+            return None
+        return ir.Recurrence(
+            self.rec.name.name,
+            tuple(
+                DimDecl(d.name.name, int(d.default.text) if d.default else None, d.same_as.name if d.same_as else None)
+                for d in self.rec.dims
+            ),
+            tuple(i for i in inputs if i is not None),
+            tuple(p for p in params if p is not None),
+            tuple(s for s in states if s is not None),
+            tuple(equations),
+            tuple(o.name for o in self.scope.outputs),
+            self.rec.doc,
+            self.rec.span,
+        )
+
+    def _limitations(self, body: tuple[ast.Statement, ...]) -> None:
+        for statement in body:
+            match statement:
+                case ast.Derivative(span=span):
+                    self.problems.report(
+                        "E0902",
+                        "continuous-time laws, `der(h) = ... using ...`, are not supported yet",
+                        span,
+                        "write the discrete equation out",
+                    )
+                case ast.Clocked(word=word, span=span):
+                    self.problems.report(
+                        "E0903",
+                        f"`{word}` blocks (clocked equations) are not supported yet",
+                        span,
+                        "write `h = if condition then new else h[t-1]`",
+                    )
+                case ast.Reset(span=span):
+                    self.problems.report(
+                        "E0904",
+                        "`reset when` is not supported yet",
+                        span,
+                        "write `if condition then initial else h[t-1]` where h[t-1] is read",
+                    )
+                case _:
+                    pass
+
+    # --- declarations
+    def _consts(self) -> None:
+        """Consts may read each other in any order; a loop among them is reported."""
+        waiting = dict(self.scope.consts)
+        state: dict[str, str] = {}
+
+        def settle(name: str, span: Span) -> None:
+            if state.get(name) == "busy":
+                self.problems.report("E0402", f"const `{name}` needs itself", span, "give one of them a number")
+                state[name] = "done"
+                return
+            if name in state:
+                return
+            state[name] = "busy"
+            if len(state) < 200 and self.names.check(waiting[name].value):
+                for read, place in self.names.reads_now(waiting[name].value).items():
+                    if read in waiting:
+                        settle(read, place)
+                self._const(name, waiting[name])
+            state[name] = "done"
+
+        for name, binding in waiting.items():
+            settle(name, binding.span)
+
+    def _const(self, name: str, binding: ast.Binding) -> None:
+        try:
+            value = self.lowerer.expression(binding.value)
+        except Stop:
+            return
+        if isinstance(value, ir.Const):
+            self.lowerer.constants[name] = value
+        else:
+            self.problems.report(
+                "E0504",
+                f"const `{name}` must be a number known at compile time",
+                binding.value.span,
+                f"make it an equation, `{name} = ...`, or a param",
+            )
+
+    def _declared(self) -> None:
+        for symbol in self.scope.symbols.values():
+            if symbol.kind in (Kind.INPUT, Kind.PARAM, Kind.STATE):
+                self.lowerer.values[symbol.name] = Value(symbol.dims, symbol.dtype, symbol.span)
+
+    def _input(self, symbol: Symbol) -> ir.Input | None:
+        declared = symbol.declaration
+        assert declared is not None
+        before = self._initial(symbol, declared.value) if declared.value is not None else None
+        if declared.value is not None and before is None:
+            return None
+        return ir.Input(symbol.name, symbol.dims, symbol.dtype, before, declared.span)
+
+    def _param(self, symbol: Symbol) -> ir.Param | None:
+        declared = symbol.declaration
+        assert declared is not None
+        init = self._initializer(declared.value) if declared.value is not None else None
+        return ir.Param(symbol.name, symbol.dims, symbol.dtype, init, declared.span)
+
+    def _state(self, symbol: Symbol) -> ir.State | None:
+        declared = symbol.declaration
+        assert declared is not None
+        if declared.value is None:
+            return None
+        initial = self._initial(symbol, declared.value)
+        return None if initial is None else ir.State(symbol.name, symbol.dims, symbol.dtype, initial, declared.span)
+
+    def _initial(self, symbol: Symbol, value: ast.Expr) -> ir.Expr | None:
+        """A value before the first step: of params, consts and dims, with no dims the name does not have."""
+        if not self.names.check(value):
+            return None
+        self.lowerer.initial = True
+        try:
+            made = self.lowerer.expression(value)
+        except Stop:
+            return None
+        finally:
+            self.lowerer.initial = False
+        extra = [d for d in made.dims if d not in symbol.dims]
+        if extra:
+            self.problems.report(
+                "E0509", f"the initial value of {symbol.name} is {show_dims(made.dims)}, but {symbol.name} is {show_dims(symbol.dims)}",
+                value.span, f"declare `{symbol.name}{show((*symbol.dims, *extra))}`, or reduce over {', '.join(extra)}",
+                ((symbol.span, f"{symbol.name} is {show_dims(symbol.dims)}"), (value.span, f"this is {show_dims(made.dims)}")),
+            )  # fmt: skip
+            return None
+        try:
+            return self._fit_type(symbol, made, value.span)
+        except Stop:
+            return None
+
+    def _initializer(self, value: ast.Expr) -> ir.Initializer | None:
+        name = value.name if isinstance(value, ast.Name) else value.function.name if isinstance(value, ast.Call) else ""
+        if name not in INITIALIZERS:
+            if isinstance(value, ast.Name) or (
+                isinstance(value, ast.Call) and name.isidentifier() and not self.scope.symbols.get(name)
+            ):
+                known = ", ".join(INITIALIZERS)
+                self.problems.report(
+                    "E0507", f"`{name}` is not an initialiser", value.span, f"the initialisers are {known}"
+                )
+            else:
+                self.problems.report(
+                    "E0913",
+                    "initialisers given by an expression are not supported yet",
+                    value.span,
+                    f"use one of {', '.join(INITIALIZERS)}",
+                )
+            return None
+        args = value.args if isinstance(value, ast.Call) else ()
+        least, most = INITIALIZERS[name]
+        if not least <= len(args) <= most or any(isinstance(a, ast.Binding) for a in args):
+            count = f"{most} number{'s' * (most != 1)}" if most else "no arguments"
+            self.problems.report(
+                "E0507", f"`{name}` takes {count}", value.span, f"write `~ {name}" + ("(a, b)`" if most == 2 else "`")
+            )
+            return None
+        made: list[ir.Expr] = []
+        self.lowerer.initial = True
+        try:
+            for arg in args:
+                if isinstance(arg, ast.Binding) or not self.names.check(arg):
+                    return None
+                lowered = self.lowerer.expression(arg)
+                if any(True for _ in ir.reads(lowered)) or lowered.dims:
+                    self.problems.report(
+                        "E0507",
+                        "the numbers of an initialiser are made of constants and dim sizes",
+                        arg.span,
+                        "for example `uniform(-1/sqrt(H), 1/sqrt(H))`",
+                    )
+                    return None
+                made.append(lowered)
+        except Stop:
+            return None
+        finally:
+            self.lowerer.initial = False
+        return ir.Initializer(name, tuple(made))
+
+    # --- equations
+    def _equations(self, definition: Definition) -> list[ir.Equation]:
+        value = self.lowerer.expression(definition.value)
+        if len(definition.names) == 1:
+            return [self._equation(definition.names[0].name, value, definition)]
+        packed = self._packed(definition)
+        self.lowerer.values[packed] = Value(value.dims, value.dtype, definition.span)
+        read = ir.Read(packed, 0, value.dims, value.dtype, definition.span)
+        try:
+            parts = build.unpack(read, len(definition.names), definition.span)
+        except ops.TypeProblem as problem:
+            labels = (
+                (definition.names[0].span.to(definition.names[-1].span), f"{len(definition.names)} names"),
+                (definition.value.span, f"this is {describe(value)}"),
+            )
+            raise self.problems.stop(problem.code, str(problem), definition.span, problem.help, labels) from problem
+        made = [ir.Equation(packed, value, definition.span)]
+        return made + [self._equation(n.name, p, definition) for n, p in zip(definition.names, parts, strict=True)]
+
+    def _packed(self, definition: Definition) -> str:
+        name = "_".join(n.name for n in definition.names)
+        while name in self.scope.symbols or name in self.lowerer.values:
+            name += "_"
+        return name
+
+    def _equation(self, name: str, value: ir.Expr, definition: Definition) -> ir.Equation:
+        symbol = self.scope.symbols[name]
+        if symbol.kind is Kind.STATE:
+            value = self._fit(symbol, value, definition)
+        else:
+            self.lowerer.values[name] = Value(value.dims, value.dtype, symbol.span)
+        return ir.Equation(name, value, definition.span)
+
+    def _fit(self, symbol: Symbol, value: ir.Expr, definition: Definition) -> ir.Expr:
+        """A state's equation in the state's dims (in its order) and element type."""
+        if value.dims != symbol.dims:
+            if sorted(value.dims) != sorted(symbol.dims) or len(set(value.dims)) < len(value.dims):
+                raise self._wrong_dims(symbol, value, definition)
+            value = build.permute(value, symbol.dims, definition.span)
+        return self._fit_type(symbol, value, definition.value.span)
+
+    def _fit_type(self, symbol: Symbol, value: ir.Expr, span: Span) -> ir.Expr:
+        have, want = value.dtype.kind, symbol.dtype.kind
+        if have is want or (have.value < want.value and have is not Number.BOOL):
+            return ops.convert(value, symbol.dtype)
+        shown = {
+            Number.BOOL: "a truth value",
+            Number.INT: "an integer",
+            Number.REAL: "a real number",
+            Number.COMPLEX: "a complex number",
+        }
+        help = f"declare `{symbol.name}{show(symbol.dims)}: {value.dtype.value}`, or convert the value with `cast`"
+        raise self.problems.stop(
+            "E0323", f"`{symbol.name}` is {shown[want]}, but its value is {shown[have]}", span, help,
+            ((symbol.span, f"{symbol.name} is {symbol.dtype.value}"), (span, f"this is {value.dtype.value}")),
+        )  # fmt: skip
+
+    def _wrong_dims(self, symbol: Symbol, value: ir.Expr, definition: Definition) -> Stop:
+        name = symbol.name
+        labels: list[tuple[Span, str]] = [
+            (symbol.span, f"{name} is {show_dims(symbol.dims)}"),
+            (definition.value.span, f"this is {show_dims(value.dims)}"),
+        ]
+        extra = [d for d in value.dims if d not in symbol.dims]
+        missing = [d for d in symbol.dims if d not in value.dims]
+        for read in ir.reads(value):
+            if read.span is not None and any(d in read.dims for d in extra):
+                labels.append(
+                    (
+                        read.span,
+                        f"{read.name} brings {', '.join(d for d in extra if d in read.dims)}: it is {show_dims(read.dims)}",
+                    )
+                )
+                break
+        if extra:
+            help = f"declare `state {name}{show((*symbol.dims, *extra))}`, or reduce over {', '.join(extra)}: `@`, `sum(..., {extra[0]})`"
+        elif missing:
+            help = f"nothing on the right side has the dim {missing[0]}; read a value over {missing[0]}, or declare `state {name}{show(value.dims)}`"
+        else:
+            help = "rename the dims with `as [..]`, so that each appears once"
+        return self.problems.stop(
+            "E0318",
+            f"{name} is {show_dims(symbol.dims)}, but its equation gives {show_dims(value.dims)}",
+            definition.value.span,
+            help,
+            tuple(labels),
+        )
+
+    def _outputs(self) -> None:
+        if not self.scope.outputs:
+            defined = self.scope.of_kind(Kind.STATE) or self.scope.of_kind(Kind.EQUATION)
+            help = f"add `output {defined[0].name}`" if defined else "add `output y = ...`"
+            self.problems.report("E0501", f"{self.rec.name.name} has no output", self.rec.name.span, help)
+        for output in self.scope.outputs:
+            symbol = self.scope.symbols.get(output.name)
+            if symbol is None:
+                self.names.check(output)
+            elif symbol.kind not in (Kind.INPUT, Kind.STATE, Kind.EQUATION, Kind.CLOCKED):
+                self.problems.report(
+                    "E0506", f"`{output.name}` is {symbol.kind.value}, which is no value of a step", output.span,
+                    f"write `output y = ...` with an expression, for example `output y = {output.name} * x`",
+                )  # fmt: skip

@@ -1,0 +1,88 @@
+"""The functions of the language as data: what each takes and how it becomes IR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from recurc import build, ops
+from recurc.ir import Const, Expr
+from recurc.types import DType
+
+
+class Form(Enum):
+    """How the arguments of a function are read."""
+
+    ELEMENTWISE = "values, aligned by dim name"
+    REDUCTION = "a value, then the dims to reduce over (none: all)"
+    ORDER = "two values, or a value and dims"
+    SPECIAL = "a form of its own"
+    UNSUPPORTED = "not supported yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """`arity` counts the values; `make` builds the node from them. `code` names the limitation, if it is one."""
+
+    name: str
+    form: Form
+    arity: int = 1
+    make: Callable[..., Expr] | None = None
+    code: str = ""
+    options: tuple[str, ...] = ()
+    what: str = ""
+
+
+def _polar(radius: Expr, angle: Expr) -> Expr:
+    """radius e^(i angle)."""
+    return ops.mul(radius, ops.apply("exp", ops.mul(Const(1j, DType.COMPLEX), angle)))
+
+
+def _table() -> dict[str, Function]:
+    table: dict[str, Function] = {}
+    elementwise = (
+        "exp log log1p expm1 sqrt rsqrt sin cos atan2 erf logaddexp abs sign floor round clamp sigmoid tanh relu silu "
+        "gelu softplus logsigmoid elu real imag conj"
+    )
+    for name in elementwise.split():
+        table[name] = Function(name, Form.ELEMENTWISE, ops.OPS[name].arity)
+    table["where"] = Function("where", Form.ELEMENTWISE, 3, ops.select)
+    table["polar"] = Function("polar", Form.ELEMENTWISE, 2, _polar)
+    table["outer"] = Function("outer", Form.ELEMENTWISE, 2, build.outer)
+    for name in ("sum", "prod", "any", "all", "argmax", "argmin"):
+        table[name] = Function(name, Form.REDUCTION)
+    for name in ("mean", "norm", "softmax", "logsumexp"):
+        table[name] = Function(name, Form.REDUCTION, make=getattr(build, name))
+    for name in ("l2norm", "rmsnorm", "layernorm"):
+        table[name] = Function(name, Form.REDUCTION, make=getattr(build, name), options=("eps",))
+    for name in ("max", "min"):
+        table[name] = Function(name, Form.ORDER, 2)
+    for name in ("cast", "iterate"):
+        table[name] = Function(name, Form.SPECIAL)
+    for code, names, what in (
+        ("E0901", "grad", "derivatives inside a recurrence"),
+        ("E0905", "window", "windows over past inputs"),
+        ("E0908", "lookup one_hot", "reading a table by index"),
+        ("E0909", "conv circular_conv", "convolutions over dims"),
+        ("E0910", "inv solve cholesky", "linear algebra on small matrices"),
+        ("E0914", "stop_gradient", "cutting the gradient"),
+    ):
+        for name in names.split():
+            table[name] = Function(name, Form.UNSUPPORTED, code=code, what=what)
+    return table
+
+
+FUNCTIONS = _table()
+# What people write who come from NumPy, PyTorch or JAX.
+FOREIGN = {
+    "ln": "log", "pow": "**", "power": "**", "mod": "%", "sig": "sigmoid", "logistic": "sigmoid", "swish": "silu",
+    "maximum": "max", "minimum": "min", "fabs": "abs", "clip": "clamp", "matmul": "@", "dot": "@", "mm": "@",
+    "transpose": ".T", "average": "mean", "concat": "", "cat": "", "stack": "", "reshape": "", "view": "",
+    "log_softmax": "x - logsumexp(x, D)", "square": "x**2", "einsum": "@", "zeros": "0", "ones": "1",
+    "zeros_like": "0 * x", "ones_like": "0 * x + 1", "isnan": "x != x", "tan": "sin(x) / cos(x)", "ceil": "-floor(-x)",
+}  # fmt: skip
+INITIALIZERS = {
+    "zeros": (0, 0), "ones": (0, 0), "uniform": (2, 2), "normal": (2, 2), "orthogonal": (0, 0), "hippo": (0, 0),
+    "s4d_lin": (0, 0), "s4d_real": (0, 0), "log_uniform": (2, 2),
+}  # fmt: skip

@@ -1,0 +1,230 @@
+"""Which names an expression reads, and in which order the equations can therefore be worked out."""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+from collections.abc import Iterable
+
+from recurc.frontend import ast
+from recurc.frontend.functions import FOREIGN, FUNCTIONS, INITIALIZERS
+from recurc.frontend.problems import Problems
+from recurc.frontend.symbols import RESERVED, Definition, Kind, Scope
+from recurc.source import Span
+
+
+class Names:
+    """Name checks over one scope. Reports unknown names once per place."""
+
+    def __init__(self, problems: Problems, scope: Scope) -> None:
+        self.problems, self.scope = problems, scope
+
+    def check(self, expr: ast.Expr, local: frozenset[str] = frozenset()) -> bool:
+        """Reports every unknown name and function in `expr`; True if there is none."""
+        good, stack = True, [(expr, local)]
+        while stack:
+            node, known = stack.pop()
+            match node:
+                case ast.Name(name=name) if name not in known and name not in RESERVED:
+                    good &= self._value(node)
+                case ast.Call(function=function, args=args):
+                    good &= self._function(function)
+                    if function.name == "iterate":
+                        known = known | {a.name.name for a in args if isinstance(a, ast.Binding)}
+                    if function.name == "cast":
+                        args = args[:1]
+                    stack += [(a.value if isinstance(a, ast.Binding) else a, known) for a in args]
+                case ast.Index(base=base):
+                    stack.append((base, known))
+                case _:
+                    stack += [(part, known) for part in ast.parts(node)]
+        return good
+
+    def check_function(self, function: ast.Function) -> bool:
+        known = {p.name for p in function.parameters}
+        good = True
+        for line in function.body:
+            good &= self.check(line.value, frozenset(known))
+            known |= {n.name for n in line.names}
+        return self.check(function.value, frozenset(known)) and good
+
+    def _value(self, node: ast.Name) -> bool:
+        name = node.name
+        symbol = self.scope.symbols.get(name)
+        if symbol is not None and symbol.kind not in (Kind.FUNCTION, Kind.RECURRENCE):
+            return True
+        if symbol is not None or name in FUNCTIONS:
+            self.problems.report("E0208", f"`{name}` is a function, not a value", node.span, f"call it: `{name}(...)`")
+            return False
+        near = self.scope.nearest(name)
+        help = (
+            f"did you mean `{near}`?"
+            if near
+            else f"declare it: `input {name}`, `param {name}`, or an equation `{name} = ...`"
+        )
+        self.problems.report("E0201", f"`{name}` is not defined", node.span, help)
+        return False
+
+    def _function(self, node: ast.Name) -> bool:
+        name = node.name
+        symbol = self.scope.symbols.get(name)
+        if name in FUNCTIONS or (symbol is not None and symbol.kind in (Kind.FUNCTION, Kind.RECURRENCE)):
+            return True
+        if symbol is not None or name in RESERVED:
+            what = symbol.kind.value if symbol is not None else RESERVED[name]
+            self.problems.report(
+                "E0208",
+                f"`{name}` is {what}, not a function",
+                node.span,
+                f"a product needs `*`; the step before is `{name}[t-1]`",
+            )
+            return False
+        if name in FOREIGN:
+            help = f"write `{FOREIGN[name]}`" if FOREIGN[name] else "give the parts names of their own"
+        elif name in INITIALIZERS:
+            help = f"`{name}` is an initialiser: `param W[H] ~ {name}`"
+        else:
+            pool = [*FUNCTIONS, *self.scope.functions]
+            near = next(iter(difflib.get_close_matches(name, pool, 1, 0.6)), "")
+            help = f"did you mean `{near}`?" if near else f"define it: `fn {name}(u) = ...`"
+        self.problems.report("E0202", f"there is no function `{name}`", node.span, help)
+        return False
+
+    # --- functions that call themselves
+    def check_recursion(self) -> bool:
+        """Reports functions that call themselves, directly or through others."""
+        calls = {
+            name: [c.function for e in _expressions(f) for c in ast.walk(e) if isinstance(c, ast.Call)]
+            for name, f in self.scope.functions.items()
+        }
+        done: set[str] = set()
+        good = True
+        for start in calls:
+            path: list[str] = []
+            stack: list[tuple[str, Iterable[ast.Name]]] = [(start, iter(calls[start]))] if start not in done else []
+            while stack:
+                name, rest = stack[-1]
+                if len(path) < len(stack):
+                    path.append(name)
+                for called in rest:
+                    if called.name in path:
+                        loop = [*path[path.index(called.name) :], called.name]
+                        self.problems.report(
+                            "E0210",
+                            f"`{called.name}` calls itself: {' -> '.join(loop)}",
+                            called.span,
+                            "functions are inlined, so they cannot recurse; `iterate(n, X = X0, expr)` repeats a fixed number of times",
+                        )
+                        good = False
+                    elif called.name in calls and called.name not in done:
+                        stack.append((called.name, iter(calls[called.name])))
+                        break
+                else:
+                    done.add(name)
+                    stack.pop()
+                    path.pop()
+        return good
+
+    # --- dependence at this step
+    def reads_now(self, expr: ast.Expr) -> dict[str, Span]:
+        """The names whose value at this step `expr` needs, with the first place; functions looked through."""
+        found: dict[str, Span] = {}
+        seen: set[str] = set()
+        stack: list[tuple[ast.Expr, frozenset[str], Span | None]] = [(expr, frozenset(), None)]
+        while stack:
+            node, local, place = stack.pop()
+            match node:
+                case ast.Name(name=name) if name not in local:
+                    found.setdefault(name, place or node.span)
+                case ast.Index(base=base, indices=indices):
+                    if not _reads_the_past(indices):
+                        stack.append((base, local, place))
+                case ast.Call(function=function, args=args):
+                    bound = (
+                        {a.name.name for a in args if isinstance(a, ast.Binding)}
+                        if function.name == "iterate"
+                        else set[str]()
+                    )
+                    stack += [
+                        (a.value if isinstance(a, ast.Binding) else a, local | bound, place) for a in reversed(args)
+                    ]
+                    body = self.scope.functions.get(function.name)
+                    if body is not None and function.name not in seen:
+                        seen.add(function.name)
+                        inner = frozenset(p.name for p in body.parameters) | {
+                            n.name for e in body.body for n in e.names
+                        }
+                        stack += [(e, inner, place or function.span) for e in _expressions(body)]
+                case _:
+                    stack += [(part, local, place) for part in reversed(ast.parts(node))]
+        return found
+
+    def order(self, definitions: list[Definition]) -> list[Definition] | None:
+        """The definitions so that each reads only earlier ones at this step, otherwise in source order.
+        Reports causality loops and returns None if there are any."""
+        owner = {n.name: i for i, d in enumerate(definitions) for n in d.names}
+        reads = [{owner[n]: (n, s) for n, s in self.reads_now(d.value).items() if n in owner} for d in definitions]
+        waiting = [len(r) for r in reads]
+        readers: list[list[int]] = [[] for _ in definitions]
+        for i, read in enumerate(reads):
+            for j in read:
+                readers[j].append(i)
+        ready = [i for i, n in enumerate(waiting) if n == 0]
+        order: list[int] = []
+        while ready:
+            i = heapq.heappop(ready)
+            order.append(i)
+            for reader in readers[i]:
+                waiting[reader] -= 1
+                if waiting[reader] == 0:
+                    heapq.heappush(ready, reader)
+        if len(order) == len(definitions):
+            return [definitions[i] for i in order]
+        self._report_loops(definitions, reads, set(range(len(definitions))) - set(order))
+        return None
+
+    def _report_loops(
+        self, definitions: list[Definition], reads: list[dict[int, tuple[str, Span]]], stuck: set[int]
+    ) -> None:
+        """One message per loop: walk from each stuck equation along its reads until one repeats."""
+        told: set[int] = set()
+        for start in sorted(stuck):
+            path: list[int] = []
+            at = start
+            while at not in path and at not in told:
+                path.append(at)
+                at = min(j for j in reads[at] if j in stuck)
+            if at in told:
+                continue
+            loop = path[path.index(at) :]
+            told |= set(path)
+            labels: list[tuple[Span, str]] = []
+            for i, following in zip(loop, [*loop[1:], loop[0]], strict=True):
+                name, span = reads[i][following]
+                labels.append((span, f"{_shown(definitions[i])} needs {name} at this step"))
+            chain = " -> ".join(reads[i][j][0] for i, j in zip(loop, [*loop[1:], loop[0]], strict=True))
+            first = _shown(definitions[loop[0]])
+            message = f"{first} needs itself at the same step: {first} -> {chain}"
+            help = (
+                "read one of them a step earlier, as in "
+                + f"`{labels[-1][1].split(' needs ')[1].split(' at ')[0]}[t-1]`"
+            )
+            self.problems.report("E0402", message, labels[0][0], help, tuple(labels))
+
+
+def _reads_the_past(indices: tuple[ast.Expr, ...]) -> bool:
+    match indices:
+        case (ast.Binary(op="-", left=ast.Name(name="t")),):
+            return True
+        case (ast.Binary(op="+", left=ast.Name(name="t")) | ast.Name(name="T"),):
+            return True  # reported where it is lowered; no loop of this step
+        case _:
+            return False
+
+
+def _shown(definition: Definition) -> str:
+    return ", ".join(n.name for n in definition.names)
+
+
+def _expressions(function: ast.Function) -> list[ast.Expr]:
+    return [*(line.value for line in function.body), function.value]

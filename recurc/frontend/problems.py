@@ -1,0 +1,41 @@
+"""What one stage of checking has found so far; everything is reported together."""
+
+from __future__ import annotations
+
+from recurc.diagnostics import Diagnostic
+from recurc.errors import RecError, UnsupportedError
+from recurc.source import SourceFile, Span
+
+
+class Stop(Exception):
+    """The thing being lowered is wrong, and that has been reported."""
+
+
+class Problems:
+    def __init__(self, source: SourceFile) -> None:
+        self.source = source
+        self.found: list[Diagnostic] = []
+
+    def report(
+        self, code: str, message: str, span: Span, help: str = "", labels: tuple[tuple[Span, str], ...] = ()
+    ) -> None:
+        severity = "limitation" if code.startswith("E09") else "error"
+        made = Diagnostic(code, severity, message, span, labels, help, self.source)
+        if made not in self.found:  # a function inlined twice is wrong once
+            self.found.append(made)
+
+    def stop(
+        self, code: str, message: str, span: Span, help: str = "", labels: tuple[tuple[Span, str], ...] = ()
+    ) -> Stop:
+        """Reports, and returns what to raise."""
+        self.report(code, message, span, help, labels)
+        return Stop(message)
+
+    def raise_if_any(self) -> None:
+        """`RecError` if the user made errors, `UnsupportedError` if there are only limitations."""
+        found = sorted(self.found, key=lambda d: (d.span.line, d.span.column))
+        errors = [d for d in found if d.severity == "error"]
+        if errors:
+            raise RecError(errors)
+        if found:
+            raise UnsupportedError("\n\n".join(d.to_text() for d in found), found)

@@ -1,0 +1,324 @@
+"""The names of a recurrence: what each one is, where it was declared, and whether that is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from recurc.frontend import ast
+from recurc.frontend.functions import FUNCTIONS
+from recurc.frontend.problems import Problems
+from recurc.source import Span
+from recurc.types import Dims, DType
+
+RESERVED = {
+    "t": "the index of the step",
+    "T": "the number of steps",
+    "inf": "infinity",
+    "pi": "the circle number",
+}
+
+
+class Kind(Enum):
+    """What a name stands for, in the words of a message."""
+
+    DIM = "a dim"
+    INPUT = "an input"
+    PARAM = "a param"
+    STATE = "a state"
+    CONST = "a const"
+    EQUATION = "an equation"
+    FUNCTION = "a function"
+    RECURRENCE = "a recurrence"
+    CLOCKED = "a name of a clocked block"
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A declared name. `dims` and `dtype` are those declared (inputs, params and states)."""
+
+    name: str
+    kind: Kind
+    span: Span
+    dims: Dims = ()
+    dtype: DType = DType.REAL
+    declaration: ast.Declaration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One equation of the source: the names it defines (several: unpacking) and its right side."""
+
+    names: tuple[ast.Name, ...]
+    value: ast.Expr
+    span: Span
+
+
+@dataclass
+class Scope:
+    """Everything one recurrence declares."""
+
+    symbols: dict[str, Symbol] = field(default_factory=dict[str, Symbol])
+    functions: dict[str, ast.Function] = field(default_factory=dict[str, ast.Function])
+    consts: dict[str, ast.Binding] = field(default_factory=dict[str, ast.Binding])
+    definitions: list[Definition] = field(default_factory=list[Definition])
+    outputs: list[ast.Name] = field(default_factory=list[ast.Name])
+    elsewhere: set[str] = field(default_factory=set[str])  # names a limitation defines: known, but without a value
+
+    def of_kind(self, kind: Kind) -> list[Symbol]:
+        return [s for s in self.symbols.values() if s.kind is kind]
+
+    def nearest(self, name: str, kinds: Iterable[Kind] | None = None) -> str:
+        """The declared name most like `name`, or ""."""
+        wanted = set(kinds or Kind)
+        pool = [s.name for s in self.symbols.values() if s.kind in wanted]
+        close = difflib.get_close_matches(name, pool, 1, 0.6) or [n for n in pool if n.lower() == name.lower()]
+        return close[0] if close else ""
+
+
+DTYPES = {
+    "f16": DType.F16,
+    "bf16": DType.BF16,
+    "f32": DType.F32,
+    "f64": DType.F64,
+    "c64": DType.C64,
+    "c128": DType.C128,
+    "i32": DType.I32,
+    "i64": DType.I64,
+    "int": DType.I64,
+    "bool": DType.BOOL,
+    "real": DType.REAL,
+    "complex": DType.COMPLEX,
+}
+_ALIASES = {
+    "float": "f32", "float32": "f32", "double": "f64", "float64": "f64", "half": "f16", "float16": "f16",
+    "bfloat16": "bf16", "int32": "i32", "int64": "i64", "complex64": "c64", "complex128": "c128", "boolean": "bool",
+}  # fmt: skip
+
+
+class Collector:
+    """Fills a `Scope` from the statements of one recurrence."""
+
+    def __init__(self, problems: Problems, shared: Scope) -> None:
+        self.problems = problems
+        self.scope = Scope(dict(shared.symbols), dict(shared.functions), dict(shared.consts))
+
+    def run(self, rec: ast.Recurrence) -> Scope:
+        for dim in rec.dims:
+            self._declare(Symbol(dim.name.name, Kind.DIM, dim.name.span))
+        for dim in rec.dims:
+            self._check_dim(dim)
+        self._statements(rec.body)
+        self._define(rec.body)
+        self._check_definitions()
+        return self.scope
+
+    def _check_dim(self, dim: ast.DimDeclaration) -> None:
+        if dim.default is not None and literal_dim(dim.default.text) is None:
+            self.problems.report(
+                "E0503",
+                f"the default size of {dim.name.name} must be a positive integer",
+                dim.default.span,
+                f"write `{dim.name.name} = 16`",
+            )
+        if dim.same_as is not None and (
+            dim.same_as.name == dim.name.name
+            or (other := self.scope.symbols.get(dim.same_as.name)) is None
+            or other.kind is not Kind.DIM
+        ):
+            self.problems.report(
+                "E0503",
+                f"`{dim.same_as.name}` is no other dim of this recurrence",
+                dim.same_as.span,
+                "`R = S` makes R a second name for the size of S",
+            )
+
+    # --- what is declared, before any equation is looked at
+    def _statements(self, body: Iterable[ast.Statement]) -> None:
+        for statement in body:
+            match statement:
+                case ast.Inputs(declarations=found):
+                    self._declarations(Kind.INPUT, found)
+                case ast.Params(declarations=found):
+                    self._declarations(Kind.PARAM, found)
+                case ast.States(declarations=found):
+                    self._declarations(Kind.STATE, found)
+                case ast.Consts(bindings=bindings):
+                    self.consts(bindings)
+                case ast.Function():
+                    self.function(statement)
+                case ast.Clocked(body=inner):
+                    self._clocked(inner)
+                case _:
+                    pass
+
+    def _declarations(self, kind: Kind, found: Iterable[ast.Declaration]) -> None:
+        for declared in found:
+            dims = tuple(self._dim(d) for d in declared.dims)
+            dtype = self.dtype(declared.type) if declared.type else DType.REAL
+            self._declare(Symbol(declared.name.name, kind, declared.name.span, dims, dtype, declared))
+            if kind is Kind.STATE and declared.value is None:
+                name = declared.name.name
+                shape = f"[{', '.join(dims)}]" if dims else ""
+                self.problems.report(
+                    "E0508", f"state {name} has no initial value", declared.span, f"write `state {name}{shape} = 0`"
+                )
+
+    def _dim(self, dim: ast.Dim) -> str:
+        if dim.name[0].isdigit() or dim.name[0] == ".":
+            literal = literal_dim(dim.name)
+            if literal is None:
+                self.problems.report(
+                    "E0503", f"`{dim.name}` is no dim", dim.span, "a dim is a name, or a positive integer such as 4"
+                )
+                return "1"
+            return literal
+        symbol = self.scope.symbols.get(dim.name)
+        if symbol is None or symbol.kind is not Kind.DIM:
+            self.unknown_dim(dim)
+        return dim.name
+
+    def unknown_dim(self, dim: ast.Dim) -> None:
+        near = self.scope.nearest(dim.name, [Kind.DIM])
+        dims = ", ".join(s.name for s in self.scope.of_kind(Kind.DIM)) or "none"
+        help = f"did you mean {near}?" if near else f"add it to the header; the dims are {dims}"
+        self.problems.report("E0206", f"`{dim.name}` is not a dim of this recurrence", dim.span, help)
+
+    def dtype(self, type_: ast.TypeName) -> DType:
+        if type_.bound is not None and type_.name == "int":
+            self.problems.report(
+                "E0912", "integers below a bound, `int(Q)`, are not supported yet", type_.span, "use `int`"
+            )
+            return DType.I64
+        found = DTYPES.get(type_.name)
+        if found is None or type_.bound is not None:
+            near = _ALIASES.get(type_.name) or next(iter(difflib.get_close_matches(type_.name, DTYPES, 1, 0.5)), "")
+            known = ", ".join(DTYPES)
+            help = f"did you mean {near}?" if near else f"the types are {known}"
+            self.problems.report("E0502", f"`{type_.name}` is not an element type", type_.span, help)
+        return found or DType.REAL
+
+    def consts(self, bindings: Iterable[ast.Binding]) -> None:
+        for binding in bindings:
+            if self._declare(Symbol(binding.name.name, Kind.CONST, binding.name.span)):
+                self.scope.consts[binding.name.name] = binding
+
+    def function(self, function: ast.Function) -> None:
+        name = function.name.name
+        if name in FUNCTIONS:
+            self.problems.report("E0207", f"`{name}` is a built-in function", function.name.span, "choose another name")
+        elif self._declare(Symbol(name, Kind.FUNCTION, function.name.span)):
+            self.scope.functions[name] = function
+        seen: dict[str, Span] = {}
+        for parameter in function.parameters:
+            if parameter.name in seen:
+                self.problems.report(
+                    "E0204", f"`{parameter.name}` is a parameter twice", parameter.span, "name each parameter once",
+                    ((seen[parameter.name], "first here"), (parameter.span, "again here")),
+                )  # fmt: skip
+            seen[parameter.name] = parameter.span
+
+    def recurrence(self, name: ast.Name) -> None:
+        earlier = self.scope.symbols.get(name.name)
+        if earlier is not None:
+            self.problems.report(
+                "E0211", f"the file has two `{name.name}`", name.span, "rename one of them",
+                ((earlier.span, "first here"), (name.span, "again here")),
+            )  # fmt: skip
+        else:
+            self._declare(Symbol(name.name, Kind.RECURRENCE, name.span))
+
+    def _clocked(self, body: Iterable[ast.Statement]) -> None:
+        """Names of a clocked block exist, so that reading them is no second error."""
+        self._statements(body)
+        for statement in body:
+            match statement:
+                case ast.Equation(names=names):
+                    self.scope.elsewhere.update(n.name for n in names)
+                case ast.Derivative(name=name):
+                    self.scope.elsewhere.add(name.name)
+                case ast.Outputs(results=results):
+                    self.scope.elsewhere.update(r.name.name for r in results if r.value is not None)
+                    self.scope.outputs += [r.name for r in results]
+                case _:
+                    pass
+        for name in self.scope.elsewhere - set(self.scope.symbols):
+            self.scope.symbols[name] = Symbol(name, Kind.CLOCKED, next(iter(body)).span)
+
+    # --- what the equations define
+    def _define(self, body: Iterable[ast.Statement]) -> None:
+        for statement in body:
+            match statement:
+                case ast.Equation(names=names, value=value, span=span):
+                    self._equation(Definition(names, value, span))
+                case ast.Derivative(name=name):
+                    self.scope.elsewhere.add(name.name)
+                case ast.Outputs(results=results):
+                    for result in results:
+                        if result.value is not None:
+                            self._equation(Definition((result.name,), result.value, result.span))
+                        self._output(result.name)
+                case _:
+                    pass
+
+    def _output(self, name: ast.Name) -> None:
+        earlier = next((o for o in self.scope.outputs if o.name == name.name), None)
+        if earlier is not None:
+            self.problems.report(
+                "E0510", f"`{name.name}` is an output twice", name.span, "list it once",
+                ((earlier.span, "first here"), (name.span, "again here")),
+            )  # fmt: skip
+        else:
+            self.scope.outputs.append(name)
+
+    def _equation(self, definition: Definition) -> None:
+        for name in definition.names:
+            symbol = self.scope.symbols.get(name.name)
+            if symbol is None or symbol.kind is not Kind.STATE:
+                self._declare(Symbol(name.name, Kind.EQUATION, name.span))
+            else:
+                earlier = next((n for d in self.scope.definitions for n in d.names if n.name == name.name), None)
+                if earlier is not None:
+                    self._twice(name.name, earlier.span, name.span)
+        self.scope.definitions.append(definition)
+
+    def _declare(self, symbol: Symbol) -> bool:
+        name = symbol.name
+        if name in RESERVED:
+            self.problems.report("E0205", f"`{name}` is reserved: {RESERVED[name]}", symbol.span, "choose another name")
+            return False
+        earlier = self.scope.symbols.get(name)
+        if earlier is None:
+            self.scope.symbols[name] = symbol
+            return True
+        if (earlier.kind is Kind.DIM) != (symbol.kind is Kind.DIM):
+            self.problems.report(
+                "E0203", f"`{name}` is both a dim and a value", symbol.span, "a name is a dim or a value, never both; rename one",
+                ((earlier.span, f"{earlier.kind.value}, here"), (symbol.span, f"{symbol.kind.value}, here")),
+            )  # fmt: skip
+        else:
+            self._twice(name, earlier.span, symbol.span, f"{earlier.kind.value}, here", f"{symbol.kind.value}, here")
+        return False
+
+    def _twice(self, name: str, first: Span, second: Span, a: str = "first here", b: str = "again here") -> None:
+        self.problems.report(
+            "E0204", f"`{name}` is defined twice", second, "every name is defined once; rename one of the two",
+            ((first, a), (second, b)),
+        )  # fmt: skip
+
+    def _check_definitions(self) -> None:
+        defined = {n.name for d in self.scope.definitions for n in d.names} | self.scope.elsewhere
+        for state in self.scope.of_kind(Kind.STATE):
+            if state.name not in defined:
+                self.problems.report(
+                    "E0404", f"state {state.name} is never defined", state.span, f"add an equation `{state.name} = ...`"
+                )
+
+
+def literal_dim(text: str) -> str | None:
+    """The canonical digits of a literal dim, None if it is no positive integer of sensible size."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) == 0:
+        return None
+    return str(int(text))
