@@ -32,8 +32,8 @@ class Machine:
     def sentence(self) -> str:
         packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return (
-            f"{self.cpu}, {self.cores} cores and all of them for every candidate, {self.simd}; {self.system}; {self.compiler}; "
-            f"Python {self.python}; {packages}"
+            f"{self.cpu}, {self.cores} cores and all of them for every candidate, {self.simd}; {self.system}; "
+            f"{self.compiler}; Python {self.python}; {packages}"
         )
 
     def to_json(self) -> dict[str, object]:
