@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recurc.errors import BackendError
-from recurc.picture.formula import wrapped
+from recurc.formula import wrapped
 from recurc.picture.layout import (
     LINE,
     LOOP_HEIGHT,

@@ -8,7 +8,7 @@ from enum import Enum
 
 from recurc.facts import CLASSES, Group
 from recurc.ir import Equation, Expr, Recurrence, reads
-from recurc.picture.formula import equation_lines, formula, wrapped
+from recurc.formula import equation_lines, formula, wrapped
 from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
 from recurc.types import Dims, show_dims
 
@@ -254,5 +254,5 @@ def _group_name(group: Group) -> str:
 
 
 def _why(group: Group) -> str:
-    reasons = " ".join(r.text.rstrip(".") + "." for r in group.reasons[:2])
-    return f"{group.cls}, {CLASSES.get(group.cls, 'unnamed class')}. {reasons}".strip()
+    reasons = "; ".join(r.text.rstrip(".").replace("`", "") for r in group.reasons[:2])
+    return f"{group.cls}, {CLASSES.get(group.cls, 'unnamed class')}" + (f": {reasons}" if reasons else "")

@@ -1,0 +1,54 @@
+"""`recurc check FILE...`: every diagnostic of the front end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from recurc.cli import OK, WRONG, say
+from recurc.cli.files import source_text
+from recurc.cli.options import FILE, json_option
+from recurc.diagnostics import Diagnostic
+from recurc.errors import RecError, UnsupportedError
+
+
+@click.command("check")
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@json_option
+def command(files: tuple[Path, ...], as_json: bool) -> int:
+    """Parse and check .rec files: names, dims, dtypes, causality. Exit code 0 if all is well, 1 if not."""
+    found: list[Diagnostic] = []
+    good = 0
+    limits: list[str] = []
+    for path in files:
+        diagnostics, limit = _problems(path)
+        found += diagnostics
+        limits += [limit] if limit else []
+        good += not diagnostics and not limit
+    if as_json:
+        click.echo(json.dumps([d.to_json() for d in found], indent=2, ensure_ascii=False))
+    else:
+        for diagnostic in found:
+            click.echo(diagnostic.to_text() + "\n")
+    for limit in limits:
+        say(limit)
+    if good < len(files):
+        say(f"{len(files) - good} of {len(files)} files with problems")
+        return WRONG
+    say(f"{good} file{'s' * (good != 1)} checked, no problems")
+    return OK
+
+
+def _problems(path: Path) -> tuple[list[Diagnostic], str]:
+    """The diagnostics of a file, and a limitation that has none."""
+    from recurc.frontend import load_text
+
+    try:
+        load_text(source_text(path), str(path))
+    except RecError as wrong:
+        return wrong.diagnostics, ""
+    except UnsupportedError as limit:
+        return limit.diagnostics, "" if limit.diagnostics else f"{path}: not supported: {limit}"
+    return [], ""

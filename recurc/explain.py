@@ -1,0 +1,228 @@
+"""What a plan is and why, in words and as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recurc.facts import CLASSES, Group
+from recurc.formula import equation_lines, formula
+from recurc.plan import Candidate, Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.targets import Target
+from recurc.types import Dims, DType
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a plan was made for."""
+
+    sizes: Mapping[str, int]
+    batch: int
+    steps: int
+    real: DType
+    target: Target
+
+    def bytes(self, dims: Dims, dtype: DType) -> int:
+        """The storage of one value of these dims."""
+        count = 1
+        for dim in dims:
+            count *= int(dim) if dim.isdigit() else self.sizes[dim]
+        return count * dtype.settled(self.real).itemsize
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{d}={n}" for d, n in self.sizes.items())
+        parts = [sizes, f"batch {self.batch:,}", f"T {self.steps:,}", self.real.value, f"target {self.target.name}"]
+        return " · ".join(p for p in parts if p)
+
+
+def to_text(plan: Plan, case: Case) -> str:
+    """Groups, classes, schedules, costs, plan and memory, for a person."""
+    blocks = [f"{plan.recurrence.name}   {case}", _groups(plan)]
+    if plan.candidates:
+        blocks.append(_costs(plan, case))
+    blocks += [_stages(plan), _memory(plan, case)]
+    return "\n\n".join(blocks)
+
+
+def _groups(plan: Plan) -> str:
+    lines = ["Groups of states"]
+    if not plan.analysis.groups:
+        lines.append("  none: nothing feeds back, every step is computed on its own")
+    for group, chosen in zip(plan.analysis.groups, plan.schedules, strict=True):
+        invariant = ", time-invariant" if group.linear_time_invariant else ""
+        lines.append(f"  {', '.join(group.states)}: class {group.cls}, {CLASSES.get(group.cls, 'unnamed')}{invariant}")
+        lines.append(f"    legal       {', '.join(group.schedules)}")
+        lines.append(f"    chosen      {chosen}")
+        lines += [f"    {'because' if i == 0 else '':<11} {reason}" for i, reason in enumerate(group.reasons)]
+        lines += _lifted(group)
+        certificate = group.certificate
+        lines.append(f"    certificate {certificate.status} ({certificate.method})")
+        lines += [f"                {detail}" for detail in certificate.details]
+    for title, names in (("hoisted", plan.analysis.hoisted), ("sunk", plan.analysis.sunk)):
+        if names:
+            why = "read no state, so they leave the loop" if title == "hoisted" else "nobody feeds them back"
+            lines.append(f"  {title}: {', '.join(names)} ({why})")
+    return "\n".join(lines)
+
+
+def _lifted(group: Group) -> list[str]:
+    """The operator in formulas, for classes where that is short enough to help."""
+    if group.monoid is None or group.cls not in ("EA", "CA"):
+        return []
+    parts = [f"{c.name} = {formula(e)}" for c, e in zip(group.monoid.components, group.monoid.lift, strict=True)]
+    steps = [f"{s} = {formula(e)}" for s, e in zip(group.monoid.states, group.monoid.apply, strict=True)]
+    return [f"    lifted      {', '.join(steps)} with {', '.join(parts)}"]
+
+
+def _costs(plan: Plan, case: Case) -> str:
+    lines = ["Schedules weighed (estimates of the cost model)"]
+    width = max(len(c.schedule) for c in plan.candidates)
+    for c in plan.candidates:
+        mark = "->" if c.chosen else "  "
+        figures = f"{_time(c.seconds):>9}  {_bytes(c.bytes_moved):>9}  {_flops(c.flops):>11}"
+        lines.append(f"  {mark} {c.schedule:<{width}}  {figures}  {c.reason}")
+    lines += [f"  {reason}" for reason in plan.reasons]
+    t = case.target
+    rates = f"{t.bandwidth / 1e9:,.0f} GB/s, {t.flops / 1e9:,.0f} Gflop/s, GEMM {t.matmul_flops / 1e9:,.0f} Gflop/s"
+    lines.append(f"  {t.name}: {t.cores} {'cores' if t.kind == 'cpu' else 'SMs'}, {rates}")
+    return "\n".join(lines)
+
+
+def _stages(plan: Plan) -> str:
+    lines = ["Plan"]
+    for number, stage in enumerate(plan.stages, 1):
+        name, what, body = describe(stage)
+        lines.append(f"  {number}. {name}: {what}")
+        lines += [f"       {line}" for line in body]
+    return "\n".join(lines)
+
+
+def describe(stage: Stage) -> tuple[str, str, list[str]]:
+    """A stage's name, what it does in words, and its equations."""
+    match stage:
+        case Map(body=body, over_time=over_time):
+            return "map", "all t at once" if over_time else "once per call", equation_lines(body, 96)
+        case Matmul(target=target, expr=expr):
+            return "matmul", "one matrix product for all t", [f"{target} = {formula(expr)}"]
+        case Loop(carries=carries, body=body):
+            kept = ", ".join(c.name for c in carries)
+            return "loop", f"one step after another, keeping {kept}", equation_lines(body, 96)
+        case Scan(carries=carries, pre=pre, post=post, monoid=monoid):
+            kept = ", ".join(c.name for c in carries)
+            lifted = [f"lift {c.name} = {formula(e)}" for c, e in zip(monoid.components, monoid.lift, strict=True)]
+            body = [*equation_lines(pre, 96), *lifted, *equation_lines(post, 96)]
+            return "scan", f"an associative scan over t for {kept} (class {monoid.cls})", body
+
+
+def memory(plan: Plan, case: Case) -> dict[str, int]:
+    """Bytes by role: what comes in, what goes out, what the plan makes in between, what it keeps from step to step."""
+    out = dict.fromkeys(("inputs", "params", "outputs", "between stages", "states"), 0)
+    for b in plan.buffers:
+        one = case.bytes(b.dims, b.dtype)
+        every = one * case.batch * case.steps
+        match b.role:
+            case Role.INPUT:
+                out["inputs"] += every
+            case Role.PARAM:
+                out["params"] += one
+            case Role.OUTPUT:
+                out["outputs"] += every
+            case Role.SEQUENCE:
+                out["between stages"] += every
+            case Role.ONCE:
+                out["between stages"] += one
+            case Role.INITIAL:
+                out["states"] += one * case.batch
+            case Role.FINAL:
+                pass
+    return out
+
+
+def residual_bytes_per_step(plan: Plan, case: Case) -> int:
+    """What a backward pass would keep per step and sequence: the states after each step that are not outputs."""
+    states = [s for s in plan.recurrence.states if s.name not in plan.recurrence.outputs]
+    return sum(case.bytes(s.dims, s.dtype) for s in states)
+
+
+def _memory(plan: Plan, case: Case) -> str:
+    parts = [f"{name} {_bytes(size)}" for name, size in memory(plan, case).items() if size]
+    residual = residual_bytes_per_step(plan, case)
+    return "\n".join(
+        [
+            "Memory",
+            f"  {', '.join(parts)}",
+            f"  states a backward pass would keep, beside inputs and outputs: {_bytes(residual)} per step and sequence",
+        ]
+    )
+
+
+def to_json(plan: Plan, case: Case) -> dict[str, Any]:
+    """The same as data; the field names are part of the command line's contract."""
+    return {
+        "recurrence": plan.recurrence.name,
+        "sizes": dict(case.sizes),
+        "batch": case.batch,
+        "steps": case.steps,
+        "dtype": case.real.value,
+        "target": case.target.name,
+        "groups": [
+            {
+                "states": list(g.states),
+                "class": g.cls,
+                "linear_time_invariant": g.linear_time_invariant,
+                "schedules": list(g.schedules),
+                "chosen": chosen,
+                "reasons": [str(r) for r in g.reasons],
+                "certificate": {
+                    "method": g.certificate.method,
+                    "status": g.certificate.status,
+                    "details": list(g.certificate.details),
+                },
+            }
+            for g, chosen in zip(plan.analysis.groups, plan.schedules, strict=True)
+        ],
+        "hoisted": list(plan.analysis.hoisted),
+        "sunk": list(plan.analysis.sunk),
+        "plan": [_stage_json(stage) for stage in plan.stages],
+        "memory": memory(plan, case),
+        "residual_bytes_per_step": residual_bytes_per_step(plan, case),
+        "cost": {c.schedule: _cost_json(c) for c in plan.candidates},
+        "reasons": [str(r) for r in plan.reasons],
+    }
+
+
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    name, what, body = describe(stage)
+    return {"stage": name, "what": what, "equations": body, "writes": list(stage.writes)}
+
+
+def _cost_json(c: Candidate) -> dict[str, Any]:
+    return {
+        "seconds": c.seconds,
+        "bytes_moved": c.bytes_moved,
+        "flops": c.flops,
+        "reason": c.reason,
+        "chosen": c.chosen,
+    }
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def _bytes(size: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def _flops(count: float) -> str:
+    for unit, scale in (("Tflop", 1e12), ("Gflop", 1e9), ("Mflop", 1e6), ("kflop", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} flop"
