@@ -17,7 +17,7 @@ CASE = f"affine scan B{B} T{T} D{D} f32"
 def measure(rng: np.random.Generator, ceilings: Ceilings, budget: float) -> tuple[list[Row], list[Floor]]:
     a = rng.uniform(0.8, 1.0, (B, T, D)).astype(np.float32)
     b = rng.standard_normal((B, T, D)).astype(np.float32)
-    rec = ours.system("affine_scan")
+    rec = ours.system("diagonal_affine")
     first = {"a": peers_jax.time_first(a), "b": peers_jax.time_first(b)}
     candidates = {
         "ours": ours.call(rec, {"a": a, "b": b}),

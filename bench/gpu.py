@@ -57,7 +57,7 @@ def measure(rng: np.random.Generator) -> list[dict[str, Any]]:
     b, t, d = affine.B, affine.T, affine.D
     affine_arrays = {"a": rng.uniform(0.8, 1, (b, t, d)), "b": rng.standard_normal((b, t, d))}
     aaren_arrays = {"s": rng.standard_normal((32, 4096)), "v": rng.standard_normal((32, 4096, 64))}
-    cases = {"affine_scan": affine_arrays, "selective_scan": selective.arrays(rng), "aaren": aaren_arrays}
+    cases = {"diagonal_affine": affine_arrays, "selective_scan": selective.arrays(rng), "aaren": aaren_arrays}
     rows: list[dict[str, Any]] = []
     for name, arrays in cases.items():
         rec = ours.system(name)

@@ -9,18 +9,10 @@ import numpy as np
 
 import recurc
 
-AFFINE = """
-recurrence AffineScan(D):
-    input a[D], b[D]
-    state h[D] = 0
-    h = a * h[t-1] + b
-    output h
-"""
-
 
 def system(name: str) -> Any:
-    """A recurrence of the zoo, or `affine_scan`, the diagonal affine scan that is measured against plain scans."""
-    return recurc.load(text=AFFINE) if name == "affine_scan" else recurc.zoo.load(name)
+    """A recurrence of the zoo."""
+    return recurc.zoo.load(name)
 
 
 def call(rec: Any, arrays: Mapping[str, np.ndarray], **options: Any) -> Callable[[], np.ndarray]:

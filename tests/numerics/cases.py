@@ -32,14 +32,6 @@ Batch = tuple[int, ...]
 STEPS = (0, 1, 2, 3, 7, 64, 257, 4096)
 BATCHES: tuple[Batch, ...] = ((), (1,), (3,), (2, 2))
 
-DIAGONAL = """
-recurrence DiagonalAffine(D):
-    input a[D], b[D]
-    state h[D] = 0
-    h = a * h[t-1] + b
-    output h
-"""
-
 
 @dataclass(frozen=True)
 class System:
@@ -60,7 +52,7 @@ class System:
 
 @cache
 def _load(name: str) -> Any:
-    return recurc.load(text=DIAGONAL) if name == "diagonal" else recurc.zoo.load(name)
+    return recurc.zoo.load(name)
 
 
 def _dims(**sizes: int) -> tuple[tuple[str, int], ...]:
@@ -70,7 +62,7 @@ def _dims(**sizes: int) -> tuple[tuple[str, int], ...]:
 SYSTEMS = {
     s.name: s
     for s in (
-        System("diagonal", ("sequential", "scan"), _dims(D=5), _dims(D=37)),
+        System("diagonal_affine", ("sequential", "scan"), _dims(D=5), _dims(D=37)),
         System("ema", ("sequential", "scan"), _dims(D=5), _dims(D=41)),
         System("lstm", ("sequential",), _dims(D=3, H=7), _dims(D=21, H=35)),
         System("gru", ("sequential",), _dims(D=3, H=7), _dims(D=19, H=37)),
@@ -89,7 +81,7 @@ def draw(system: System, rng: np.random.Generator, batch: Batch, steps: int, whi
     arrays |= {p.name: scale * rng.uniform(-1, 1, shape(p.dims)) for p in rec.params}
     arrays |= {f"{s.name}@initial": 0.5 * rng.standard_normal((*batch, *shape(s.dims))) for s in rec.states}
     match system.name:
-        case "diagonal":
+        case "diagonal_affine":
             arrays["a"] = rng.uniform(-0.95, 0.95, arrays["a"].shape)
         case "ema":
             arrays["alpha"] = rng.uniform(0.05, 0.95, arrays["alpha"].shape)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.numerics.cases import SYSTEMS, Arrays, compare, draw, expected, run
 
-AAREN, EMA, DIAGONAL, LSTM, GRU = (SYSTEMS[n] for n in ("aaren", "ema", "diagonal", "lstm", "gru"))
+AAREN, EMA, DIAGONAL, LSTM, GRU = (SYSTEMS[n] for n in ("aaren", "ema", "diagonal_affine", "lstm", "gru"))
 BOTH = ["sequential", "scan"]
 
 
