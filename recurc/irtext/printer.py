@@ -7,7 +7,21 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from recurc.ir import Apply, Const, Contract, Equation, Expr, Read, Reaxis, Recurrence, Reduce, Size, Step, children
+from recurc.ir import (
+    Apply,
+    Const,
+    Contract,
+    Equation,
+    Expr,
+    Param,
+    Read,
+    Reaxis,
+    Recurrence,
+    Reduce,
+    Size,
+    Step,
+    children,
+)
 from recurc.irtext.names import NAME, PART, WORD
 from recurc.plan import Carry, Loop, Map, Matmul, Plan, Scan, Stage
 from recurc.types import DimDecl, Dims, DType
@@ -18,15 +32,11 @@ _WIDTH = 118
 def to_text(rec: Recurrence) -> str:
     """`rec` as text; `parse` gives back an equal recurrence."""
     lines = [f"recurrence {_bare(rec.name)}({', '.join(_dim_decl(d) for d in rec.dims)}) {{"]
-    if rec.doc:
-        lines.append(f"  doc {json.dumps(rec.doc)}")
+    lines += [f"  doc {json.dumps(line, ensure_ascii=False)}" for line in rec.doc.split("\n") if rec.doc]
     for value in rec.inputs:
         lines += _statement(f"input {_bare(value.name)}: {_type(value.dtype, value.dims)}", "before", value.before)
     for param in rec.params:
-        head = f"param {_bare(param.name)}: {_type(param.dtype, param.dims)}"
-        if param.init is not None:
-            head += f" ~ {_bare(param.init.name)}({', '.join(_flat(a) for a in param.init.args)})"
-        lines.append(f"  {head}")
+        lines += _param(param)
     for state in rec.states:
         lines += _statement(f"state {_bare(state.name)}: {_type(state.dtype, state.dims)}", "=", state.initial)
     for equation in rec.equations:
@@ -34,6 +44,18 @@ def to_text(rec: Recurrence) -> str:
     if rec.outputs:
         lines.append(f"  output {', '.join(_bare(name) for name in rec.outputs)}")
     return "\n".join([*lines, "}", ""])
+
+
+def _param(param: Param) -> list[str]:
+    head = f"  param {_bare(param.name)}: {_type(param.dtype, param.dims)}"
+    if param.init is None:
+        return [head]
+    args = [_flat(a) for a in param.init.args]
+    line = f"{head} ~ {_bare(param.init.name)}({', '.join(args)})"
+    if len(line) <= _WIDTH:
+        return [line]
+    args = [_render(a, 4, _WIDTH) for a in param.init.args]
+    return [f"{head} ~ {_bare(param.init.name)}(", *(f"    {a}," for a in args[:-1]), f"    {args[-1]}", "  )"]
 
 
 def expr_to_text(expr: Expr) -> str:

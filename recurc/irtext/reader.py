@@ -315,7 +315,9 @@ class _Parser:
         name = self._name("the recurrence's name")
         dims = self._header()
         self._need("{")
-        doc = self._string(self._take()) if self._skip("doc") else ""
+        doc: list[str] = []
+        while self._skip("doc"):
+            doc.append(self._string(self._take()))
         inputs: list[Input] = []
         params: list[Param] = []
         states: list[State] = []
@@ -337,7 +339,9 @@ class _Parser:
         self._need("}")
         if self._peek().kind != "end":
             self._fail(self._peek().at, f"expected the end of the text, found {self._peek().text}")
-        return Recurrence(name, dims, tuple(inputs), tuple(params), tuple(states), tuple(equations), outputs, doc)
+        return Recurrence(
+            name, dims, tuple(inputs), tuple(params), tuple(states), tuple(equations), outputs, "\n".join(doc)
+        )
 
     def _header(self) -> tuple[DimDecl, ...]:
         self._need("(")

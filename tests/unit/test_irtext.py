@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from recurc.build import REDUCTIONS
 from recurc.errors import RecurcError
+from recurc.frontend import load_text
 from recurc.ir import (
     Apply,
     Const,
@@ -32,6 +34,8 @@ from recurc.irtext import expr_to_text, parse, plan_to_text, to_text
 from recurc.ops import OPS, neg
 from recurc.types import DimDecl, DType
 from tests.systems import SYSTEMS, ema, plans, read
+
+ZOO = Path(__file__).resolve().parents[2] / "recurc" / "zoo"
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -203,3 +207,12 @@ def test_a_plan_shows_every_buffer_and_stage(key: tuple[str, str]) -> None:
         for target in stage.writes:
             assert target in text
     assert ("monoid" in text) == (key[1] == "scan")
+
+
+@pytest.mark.parametrize("path", sorted(ZOO.glob("*.rec")), ids=lambda p: p.stem)
+def test_every_zoo_file_survives_a_round_trip(path: Path) -> None:
+    for rec in load_text(path.read_text(encoding="utf-8"), path.name):
+        back = parse(to_text(rec))
+        assert back == rec
+        assert back.doc == rec.doc
+        assert max(len(line) for line in to_text(rec).splitlines() if not line.startswith("  doc ")) <= 120
