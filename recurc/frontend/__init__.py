@@ -7,12 +7,12 @@ that another front end (the tracer of Python functions) can make the same trees.
 
 - An equation bears the name it defines; `output y = e` defines `y` and lists it as an output. A state's equation bears
   the state's name; its value is put into the declared order of the state's dims and its element type.
-- `i, f, g, o = e` is five equations: one for `e`, named by joining the names with `_` (`i_f_g_o`; with further `_` at the
-  end while that name is taken), and one per name, a `Reaxis` of a read of it.
+- `i, f, g, o = e` is five equations: one for `e`, named by joining the names with `_` (`i_f_g_o`; with further `_` at
+  the end while that name is taken), and one per name, a `Reaxis` of a read of it.
 - Equations stand in dependence order; among those that could come next, the first of the source comes first.
 - A function call is written out where it stands; its arguments are the same nodes wherever its body reads them.
-- An operation on numbers is done at once (`constants.fold`): `-1`, `1/2`, `2*pi` are one `Const`. Whole literals are i64
-  and take the type of the operand they meet; literals with a point or exponent are real.
+- An operation on numbers is done at once (`constants.fold`): `-1`, `1/2`, `2*pi` are one `Const`. Whole literals are
+  i64 and take the type of the operand they meet; literals with a point or exponent are real.
 - `where(c, a, b)` and `if c then a else b` are `select`; `a % b` is `mod`, `a // b` is `floordiv`, `x**2` is `pow`.
 """
 
@@ -77,9 +77,16 @@ def decode(data: bytes, file: str = "<text>") -> str:
         ) from wrong
 
 
+def format_text(text: str, file: str = "<text>") -> str:
+    """`text` in the standard layout; comments stay. Raises `RecError` if it does not parse."""
+    from recurc.frontend.format import format_text as run
+
+    return run(text, file)
+
+
 def normalised(text: str) -> str:
     """Line ends as `\\n`, and no byte-order mark at the beginning."""
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
-__all__ = ["decode", "load_file", "load_text", "normalised", "read_text"]
+__all__ = ["decode", "format_text", "load_file", "load_text", "normalised", "read_text"]

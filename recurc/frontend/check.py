@@ -209,11 +209,13 @@ class _Recurrence:
         finally:
             self.lowerer.initial = False
         extra = [d for d in made.dims if d not in symbol.dims]
+        have, want = show_dims(made.dims), show_dims(symbol.dims)
         if extra:
             self.problems.report(
-                "E0509", f"the initial value of {symbol.name} is {show_dims(made.dims)}, but {symbol.name} is {show_dims(symbol.dims)}",
+                "E0509",
+                f"the initial value of {symbol.name} is {have}, but {symbol.name} is {want}",
                 value.span, f"declare `{symbol.name}{show((*symbol.dims, *extra))}`, or reduce over {', '.join(extra)}",
-                ((symbol.span, f"{symbol.name} is {show_dims(symbol.dims)}"), (value.span, f"this is {show_dims(made.dims)}")),
+                ((symbol.span, f"{symbol.name} is {want}"), (value.span, f"this is {have}")),
             )  # fmt: skip
             return None
         try:
@@ -336,17 +338,17 @@ class _Recurrence:
         missing = [d for d in symbol.dims if d not in value.dims]
         for read in ir.reads(value):
             if read.span is not None and any(d in read.dims for d in extra):
-                labels.append(
-                    (
-                        read.span,
-                        f"{read.name} brings {', '.join(d for d in extra if d in read.dims)}: it is {show_dims(read.dims)}",
-                    )
-                )
+                brought = ", ".join(d for d in extra if d in read.dims)
+                labels.append((read.span, f"{read.name} brings {brought}: it is {show_dims(read.dims)}"))
                 break
         if extra:
-            help = f"declare `state {name}{show((*symbol.dims, *extra))}`, or reduce over {', '.join(extra)}: `@`, `sum(..., {extra[0]})`"
+            wider = show((*symbol.dims, *extra))
+            help = f"declare `state {name}{wider}`, or sum over {', '.join(extra)}: `@`, `sum(..., {extra[0]})`"
         elif missing:
-            help = f"nothing on the right side has the dim {missing[0]}; read a value over {missing[0]}, or declare `state {name}{show(value.dims)}`"
+            help = (
+                f"nothing on the right side has the dim {missing[0]}: read a value over {missing[0]}, "
+                f"or declare `state {name}{show(value.dims)}`"
+            )
         else:
             help = "rename the dims with `as [..]`, so that each appears once"
         return self.problems.stop(

@@ -58,7 +58,7 @@ def _table() -> dict[str, Function]:
         table[name] = Function(name, Form.REDUCTION, make=getattr(build, name), options=("eps",))
     for name in ("max", "min"):
         table[name] = Function(name, Form.ORDER, 2)
-    for name in ("cast", "iterate"):
+    for name in ("cast", "iterate", "part", "permute"):
         table[name] = Function(name, Form.SPECIAL)
     for code, names, what in (
         ("E0901", "grad", "derivatives inside a recurrence"),

@@ -4,22 +4,20 @@ that builds the same way gets the same trees."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recurc import build, ir, ops
 from recurc.frontend import ast
+from recurc.frontend.calls import MAX_ROUNDS, Calls
 from recurc.frontend.constants import fold
-from recurc.frontend.functions import FUNCTIONS, Form, Function
+from recurc.frontend.environment import Environment
 from recurc.frontend.problems import Problems, Stop
-from recurc.frontend.symbols import DTYPES, Kind, Scope, Symbol, literal_dim
+from recurc.frontend.symbols import Kind, Scope, Symbol, literal_dim
 from recurc.source import Span
 from recurc.types import Dims, DType, literal_size, show_dims
-from recurc.types import Kind as Number
 
 MAX_NODES = 50_000  # per equation, functions inlined
 MAX_DEPTH = 200  # of the tree of an equation, functions inlined
-MAX_ROUNDS = 1000
 
 _BINARY = {
     "+": "add", "-": "sub", "*": "mul", "/": "div", "**": "pow", "%": "mod", "//": "floordiv", "==": "eq", "!=": "ne",
@@ -36,17 +34,6 @@ class Value:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """What a function's parameter stands for: a value, a dim, or both (a dim's name is also its size)."""
-
-    value: ir.Expr | None
-    dim: str | None
-    node: ast.Expr
-    outer: Mapping[str, Bound]
-
-
-Environment = Mapping[str, Bound]
 _EMPTY: Environment = {}
 
 
@@ -58,6 +45,7 @@ class Lowerer:
         self.values: dict[str, Value] = {}
         self.constants: dict[str, ir.Const] = {}
         self.initial = False  # inside an initial value or initialiser: only params, consts and sizes may be read
+        self.calls = Calls(self)
         self._depth = 0
         self._measured: dict[int, tuple[ir.Expr, int, int]] = {}
 
@@ -65,9 +53,9 @@ class Lowerer:
         """Raises `Stop` after reporting what is wrong."""
         self._depth = 0
         self._measured = {}
-        return self._lower(expr, _EMPTY)
+        return self.lower(expr, _EMPTY)
 
-    def _lower(self, node: ast.Expr, env: Environment) -> ir.Expr:
+    def lower(self, node: ast.Expr, env: Environment) -> ir.Expr:
         if self._depth > MAX_DEPTH:
             raise self._too_deep(node.span)
         self._depth += 1
@@ -84,18 +72,18 @@ class Lowerer:
                 case ast.Binary():
                     made = self._binary(node, env)
                 case ast.Conditional(condition=c, then=a, otherwise=b):
-                    operands = [self._lower(x, env) for x in (c, a, b)]
-                    made = self._apply("select", operands, (c, a, b), node.span)
+                    operands = [self.lower(x, env) for x in (c, a, b)]
+                    made = self.apply("select", operands, (c, a, b), node.span)
                 case ast.Call():
-                    made = self._call(node, env)
+                    made = self.calls.lower(node, env)
                 case ast.Index():
                     made = self._index(node, env)
                 case ast.Transpose(arg=arg):
-                    operand = self._lower(arg, env)
+                    operand = self.lower(arg, env)
                     try:
                         made = build.transpose(operand, node.span)
                     except ops.TypeProblem as problem:
-                        raise self._mismatch(problem, node.span, ((arg, operand),)) from problem
+                        raise self.mismatch(problem, node.span, ((arg, operand),)) from problem
                 case ast.Rename():
                     made = self._rename(node, env)
         finally:
@@ -110,7 +98,7 @@ class Lowerer:
             return ir.Const(value, DType.COMPLEX, node.span)
         if isinstance(value, int):
             if value >= 2**63:
-                raise self._stop(
+                raise self.stop(
                     "E0322",
                     "this integer does not fit into 64 bits",
                     node.span,
@@ -118,7 +106,7 @@ class Lowerer:
                 )
             return ir.Const(value, DType.I64, node.span)
         if math.isinf(value):
-            raise self._stop("E0322", "this number is too large", node.span, "write `inf` for infinity")
+            raise self.stop("E0322", "this number is too large", node.span, "write `inf` for infinity")
         return ir.Const(value, DType.REAL, node.span)
 
     def _name(self, node: ast.Name, env: Environment) -> ir.Expr:
@@ -131,7 +119,7 @@ class Lowerer:
         if name in ("inf", "pi"):
             return ir.Const(math.inf if name == "inf" else math.pi, DType.REAL, node.span)
         if name == "T":
-            raise self._stop(
+            raise self.stop(
                 "E0408",
                 "`T`, the number of steps, is not known while the steps run",
                 node.span,
@@ -139,7 +127,7 @@ class Lowerer:
             )
         if name == "t":
             if self.initial:
-                raise self._stop(
+                raise self.stop(
                     "E0505",
                     "`t` has no value before the first step",
                     node.span,
@@ -157,9 +145,10 @@ class Lowerer:
             found = self.constants[name]
             return ir.Const(found.value, found.dtype, node.span)
         if self.initial and symbol.kind is not Kind.PARAM:
-            raise self._stop(
+            raise self.stop(
                 "E0505", f"`{name}` is {symbol.kind.value}: it has no value before the first step", node.span,
-                "an initial value reads params, consts and dims only", ((symbol.span, "declared here"), (node.span, "read here")),
+                "an initial value reads params, consts and dims only",
+                ((symbol.span, "declared here"), (node.span, "read here")),
             )  # fmt: skip
         value = self.values.get(name)
         if value is None:
@@ -170,7 +159,7 @@ class Lowerer:
     def _index(self, node: ast.Index, env: Environment) -> ir.Expr:
         base = node.base
         if not isinstance(base, ast.Name):
-            raise self._stop(
+            raise self.stop(
                 "E0405",
                 "only a name can be read at another step",
                 node.span,
@@ -179,7 +168,7 @@ class Lowerer:
         if base.name in env and base.name not in ("t", "T"):
             bound = env[base.name]
             if not isinstance(bound.node, ast.Name):
-                raise self._stop(
+                raise self.stop(
                     "E0405",
                     f"`{base.name}` stands for an expression here, which has no earlier step",
                     node.span,
@@ -197,26 +186,26 @@ class Lowerer:
             ):
                 return self._past(node, symbol, lag.value)
             case (ast.Binary(op="+", left=ast.Name(name="t")),):
-                raise self._stop(
+                raise self.stop(
                     "E0401", f"`{base.name}` at a later step is not known yet", node.span,
                     "a recurrence reads this step and earlier ones; shift the equation, so that it reads `[t-1]`",
                 )  # fmt: skip
             case (ast.Name(name="T"),):
                 if symbol.kind is not Kind.STATE:
-                    raise self._stop(
+                    raise self.stop(
                         "E0408",
                         f"`{base.name}[T]` is the final value of a state, but `{base.name}` is {symbol.kind.value}",
                         node.span,
                         "use a state",
                     )
-                raise self._stop(
+                raise self.stop(
                     "E0911",
                     "final states inside an output, `S[T]`, are not supported yet",
                     node.span,
                     "ask for the final states in the call: return_final=True",
                 )
             case _:
-                raise self._stop(
+                raise self.stop(
                     "E0405",
                     f"`{base.name}[...]` reads another step, so the index is `t-1`, `t-2`, ...",
                     node.span,
@@ -227,19 +216,19 @@ class Lowerer:
         name = symbol.name
         where = ((symbol.span, f"{symbol.kind.value}, declared here"), (node.span, "read at an earlier step"))
         if self.initial:
-            raise self._stop(
+            raise self.stop(
                 "E0505",
                 "there is no earlier step before the first one",
                 node.span,
                 "an initial value reads params, consts and dims only",
             )
         if lag > MAX_ROUNDS:
-            raise self._stop(
+            raise self.stop(
                 "E0405", f"{lag} steps back are too many; the most is {MAX_ROUNDS}", node.span, "use a smaller lag"
             )
         if symbol.kind is Kind.INPUT:
             if symbol.declaration is None or symbol.declaration.value is None:
-                raise self._stop(
+                raise self.stop(
                     "E0406",
                     f"`{name}[t-{lag}]` needs a value before the first step",
                     node.span,
@@ -247,7 +236,7 @@ class Lowerer:
                     where,
                 )
         elif symbol.kind is Kind.PARAM or symbol.kind is Kind.CONST or symbol.kind is Kind.DIM:
-            raise self._stop(
+            raise self.stop(
                 "E0403",
                 f"`{name}` is {symbol.kind.value}: it is the same at every step",
                 node.span,
@@ -257,7 +246,7 @@ class Lowerer:
         elif symbol.kind is not Kind.STATE:
             if symbol.kind is Kind.CLOCKED:
                 raise Stop(name)
-            raise self._stop(
+            raise self.stop(
                 "E0403", f"`{name}` is {symbol.kind.value}, so its earlier values are not kept", node.span,
                 f"declare it as a state: `state {name} = 0`", where,
             )  # fmt: skip
@@ -268,39 +257,39 @@ class Lowerer:
 
     # --- operators
     def _unary(self, node: ast.Unary, env: Environment) -> ir.Expr:
-        arg = self._lower(node.arg, env)
+        arg = self.lower(node.arg, env)
         if node.op == "+":
             return arg
-        return self._apply("not" if node.op == "not" else "neg", [arg], (node.arg,), node.span)
+        return self.apply("not" if node.op == "not" else "neg", [arg], (node.arg,), node.span)
 
     def _binary(self, node: ast.Binary, env: Environment) -> ir.Expr:
-        left, right = self._lower(node.left, env), self._lower(node.right, env)
+        left, right = self.lower(node.left, env), self.lower(node.right, env)
         if node.op == "@":
             try:
                 return build.matmul(left, right, node.span)
             except ops.TypeProblem as problem:
-                raise self._mismatch(problem, node.span, ((node.left, left), (node.right, right))) from problem
-        return self._apply(_BINARY[node.op], [left, right], (node.left, node.right), node.span)
+                raise self.mismatch(problem, node.span, ((node.left, left), (node.right, right))) from problem
+        return self.apply(_BINARY[node.op], [left, right], (node.left, node.right), node.span)
 
-    def _apply(self, op: str, operands: list[ir.Expr], nodes: tuple[ast.Expr, ...], span: Span) -> ir.Expr:
+    def apply(self, op: str, operands: list[ir.Expr], nodes: tuple[ast.Expr, ...], span: Span) -> ir.Expr:
         try:
-            return self._folded(ops.apply(op, *operands, span=span), span)
+            return self.folded(ops.apply(op, *operands, span=span), span)
         except ops.TypeProblem as problem:
-            raise self._mismatch(problem, span, tuple(zip(nodes, operands, strict=False))) from problem
+            raise self.mismatch(problem, span, tuple(zip(nodes, operands, strict=False))) from problem
 
-    def _folded(self, made: ir.Expr, span: Span) -> ir.Expr:
+    def folded(self, made: ir.Expr, span: Span) -> ir.Expr:
         try:
             return fold(made)
         except ArithmeticError as wrong:
-            raise self._stop("E0322", f"this constant has no value: {wrong}", span, "check the numbers") from wrong
+            raise self.stop("E0322", f"this constant has no value: {wrong}", span, "check the numbers") from wrong
 
     def _rename(self, node: ast.Rename, env: Environment) -> ir.Expr:
-        operand = self._lower(node.arg, env)
-        dims = tuple(self._dim(d, env) for d in node.dims)
+        operand = self.lower(node.arg, env)
+        dims = tuple(self.dim(d, env) for d in node.dims)
         for old, new in zip(operand.dims, dims, strict=False):
             a, b = literal_size(old), literal_size(new)
             if a is not None and b is not None and a != b:
-                raise self._stop(
+                raise self.stop(
                     "E0316",
                     f"`as` gives the size {b} to a dim of size {a}",
                     node.span,
@@ -309,11 +298,11 @@ class Lowerer:
         try:
             return build.rename(operand, dims, node.span)
         except ops.TypeProblem as problem:
-            raise self._mismatch(problem, node.span, ((node.arg, operand),)) from problem
+            raise self.mismatch(problem, node.span, ((node.arg, operand),)) from problem
 
     # --- dims
-    def _dim(self, dim: ast.Dim, env: Environment) -> str:
-        found = self._as_dim(
+    def dim(self, dim: ast.Dim, env: Environment) -> str:
+        found = self.as_dim(
             ast.Name(dim.name, dim.span) if not dim.name[0].isdigit() else ast.Number(dim.name, dim.span), env
         )
         if found is None:
@@ -321,10 +310,10 @@ class Lowerer:
             help = (
                 f"did you mean {near}?" if near else "dims are declared in the header, or written as a positive integer"
             )
-            raise self._stop("E0206", f"`{dim.name}` is not a dim of this recurrence", dim.span, help)
+            raise self.stop("E0206", f"`{dim.name}` is not a dim of this recurrence", dim.span, help)
         return found
 
-    def _as_dim(self, node: ast.Expr, env: Environment, literal: bool = True) -> str | None:
+    def as_dim(self, node: ast.Expr, env: Environment, literal: bool = True) -> str | None:
         """The dim that an argument names, None if it names none."""
         match node:
             case ast.Name(name=name) if name in env:
@@ -337,221 +326,13 @@ class Lowerer:
             case _:
                 return None
 
-    # --- calls
-    def _call(self, node: ast.Call, env: Environment) -> ir.Expr:
-        name = node.function.name
-        symbol = self.scope.symbols.get(name)
-        if name in self.scope.functions:
-            return self._inline(node, self.scope.functions[name], env)
-        if symbol is not None and symbol.kind is Kind.RECURRENCE:
-            raise self._stop(
-                "E0907",
-                f"using a recurrence as a cell (`{name}(...)`) is not supported yet",
-                node.span,
-                f"write the equations of {name} out here",
-            )
-        function = FUNCTIONS.get(name)
-        if function is None:
-            raise Stop(name)
-        if function.form is Form.UNSUPPORTED:
-            raise self._stop(
-                function.code,
-                f"`{name}` ({function.what}) is not supported yet",
-                node.span,
-                "there is no replacement in this version",
-            )
-        if name == "iterate":
-            return self._iterate(node, env)
-        if name == "cast":
-            return self._cast(node, env)
-        if function.form is Form.ELEMENTWISE:
-            return self._elementwise(function, node, env)
-        return self._reduction(function, node, env)
-
-    def _values(self, node: ast.Call, env: Environment) -> tuple[list[ast.Expr], list[ir.Expr]]:
-        """Positional arguments only, lowered."""
-        for arg in node.args:
-            if isinstance(arg, ast.Binding):
-                raise self._stop(
-                    "E0305",
-                    f"`{node.function.name}` has no option `{arg.name.name}`",
-                    arg.span,
-                    "give the values by position",
-                )
-        nodes = [a for a in node.args if not isinstance(a, ast.Binding)]
-        return nodes, [self._lower(a, env) for a in nodes]
-
-    def _elementwise(self, function: Function, node: ast.Call, env: Environment) -> ir.Expr:
-        if len(node.args) != function.arity:
-            raise self._arity(node, f"{function.arity} value{'s' * (function.arity != 1)}")
-        nodes, operands = self._values(node, env)
-        if function.make is None:
-            return self._apply(function.name, operands, tuple(nodes), node.span)
-        try:
-            return self._folded(_spanned(function.make(*operands), node.span), node.span)
-        except ops.TypeProblem as problem:
-            raise self._mismatch(problem, node.span, tuple(zip(nodes, operands, strict=True))) from problem
-
-    def _reduction(self, function: Function, node: ast.Call, env: Environment) -> ir.Expr:
-        name = function.name
-        options = self._options(function, node, env)
-        args = [a for a in node.args if not isinstance(a, ast.Binding)]
-        if not args:
-            raise self._arity(
-                node, "a value" + (" and the dims to reduce over" if function.form is Form.REDUCTION else "")
-            )
-        dims = [self._as_dim(a, env, literal=function.form is Form.REDUCTION) for a in args[1:]]
-        if function.form is Form.ORDER and dims and None in dims:
-            if len(args) != 2:
-                raise self._arity(node, "two values, or one value and dims")
-            return self._apply(name, [self._lower(a, env) for a in args], tuple(args), node.span)
-        over: list[str] = []
-        for dim, arg in zip(dims, args[1:], strict=True):
-            if dim is None:
-                shown = arg.name if isinstance(arg, ast.Name) else "this"
-                near = self.scope.nearest(shown, [Kind.DIM]) if isinstance(arg, ast.Name) else ""
-                raise self._stop(
-                    "E0206",
-                    f"`{name}` reduces over dims, and `{shown}` is none",
-                    arg.span,
-                    f"did you mean {near}?" if near else f"write `{name}(value, D)` with a dim D",
-                )
-            if dim in over:
-                raise self._stop("E0314", f"`{name}` names {dim} twice", arg.span, "name each dim once")
-            over.append(dim)
-        operand = self._lower(args[0], env)
-        try:
-            if function.make is None:
-                return build.reduce(name, operand, over, node.span)
-            return function.make(operand, over, span=node.span, **options)
-        except ops.TypeProblem as problem:
-            raise self._mismatch(problem, node.span, ((args[0], operand),)) from problem
-
-    def _options(self, function: Function, node: ast.Call, env: Environment) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for arg in node.args:
-            if not isinstance(arg, ast.Binding):
-                continue
-            if arg.name.name not in function.options:
-                known = ", ".join(function.options) or "none"
-                raise self._stop(
-                    "E0305",
-                    f"`{function.name}` has no option `{arg.name.name}`",
-                    arg.name.span,
-                    f"its options: {known}",
-                )
-            value = self._lower(arg.value, env)
-            if not isinstance(value, ir.Const) or isinstance(value.value, (bool, complex)):
-                raise self._stop(
-                    "E0504",
-                    f"the option `{arg.name.name}` must be a number known at compile time",
-                    arg.value.span,
-                    f"write `{arg.name.name} = 1e-6`",
-                )
-            found[arg.name.name] = float(value.value)
-        return found
-
-    def _cast(self, node: ast.Call, env: Environment) -> ir.Expr:
-        if len(node.args) != 2:
-            raise self._arity(node, "a value and an element type")
-        value, type_ = node.args
-        if isinstance(value, ast.Binding) or not isinstance(type_, ast.Name) or type_.name not in DTYPES:
-            raise self._stop(
-                "E0502", "`cast` takes a value and an element type", node.span, f"the types are {', '.join(DTYPES)}"
-            )
-        operand = self._lower(value, env)
-        target = DTYPES[type_.name]
-        if operand.dtype.kind is Number.COMPLEX and target.kind is not Number.COMPLEX:
-            raise self._stop(
-                "E0320",
-                "a complex number does not become a real one by a cast",
-                node.span,
-                "take `real(e)`, `imag(e)` or `abs(e)`",
-            )
-        return ops.cast(operand, target, node.span)
-
-    def _inline(self, node: ast.Call, function: ast.Function, env: Environment) -> ir.Expr:
-        name = function.name.name
-        values = [a for a in node.args if not isinstance(a, ast.Binding)]
-        named = {a.name.name: a for a in node.args if isinstance(a, ast.Binding)}
-        parameters = [p.name for p in function.parameters]
-        for key, arg in named.items():
-            if key not in parameters[len(values) :]:
-                raise self._stop(
-                    "E0305",
-                    f"`{name}` has no parameter `{key}` left to give",
-                    arg.span,
-                    f"its parameters: {', '.join(parameters) or 'none'}",
-                )
-        if len(values) + len(named) != len(parameters):
-            raise self._arity(
-                node,
-                f"{len(parameters)} value{'s' * (len(parameters) != 1)} ({', '.join(parameters)})"
-                if parameters
-                else "no value",
-            )
-        given = dict(zip(parameters, values, strict=False)) | {k: a.value for k, a in named.items()}
-        inner: dict[str, Bound] = {}
-        for parameter in parameters:
-            arg = given[parameter]
-            inner[parameter] = Bound(self._lower(arg, env), self._as_dim(arg, env, literal=True), arg, env)
-        for line in function.body:
-            value = self._lower(line.value, inner)
-            parts: list[ir.Expr] = [value]
-            if len(line.names) > 1:
-                try:
-                    parts = list(build.unpack(value, len(line.names), line.span))
-                except ops.TypeProblem as problem:
-                    raise self._mismatch(problem, line.span, ((line.value, value),)) from problem
-            for local, part in zip(line.names, parts, strict=True):
-                inner = inner | {local.name: Bound(part, None, line.value, inner)}
-        return self._lower(function.value, inner)
-
-    def _iterate(self, node: ast.Call, env: Environment) -> ir.Expr:
-        form = "write `iterate(3, X = X0, expression of X)`"
-        match node.args:
-            case (count_node, ast.Binding() as start, body) if not isinstance(
-                count_node, ast.Binding
-            ) and not isinstance(body, ast.Binding):
-                pass
-            case _:
-                raise self._stop(
-                    "E0306", "`iterate` takes a count, one `name = start`, and an expression", node.span, form
-                )
-        count = self._lower(count_node, env)
-        if (
-            not isinstance(count, ir.Const)
-            or not isinstance(count.value, int)
-            or isinstance(count.value, bool)
-            or not 0 <= count.value <= MAX_ROUNDS
-        ):
-            raise self._stop(
-                "E0504",
-                f"the number of rounds must be a whole number from 0 to {MAX_ROUNDS}, known at compile time",
-                count_node.span,
-                form,
-            )
-        value = self._lower(start.value, env)
-        for _ in range(count.value):
-            value = self._lower(body, {**env, start.name.name: Bound(value, None, start.value, env)})
-        return value
-
     # --- messages and budgets
-    def _stop(
+    def stop(
         self, code: str, message: str, span: Span, help: str = "", labels: tuple[tuple[Span, str], ...] = ()
     ) -> Stop:
         return self.problems.stop(code, message, span, help, labels)
 
-    def _arity(self, node: ast.Call, wanted: str) -> Stop:
-        got = len(node.args)
-        return self._stop(
-            "E0306",
-            f"`{node.function.name}` takes {wanted}, got {got}",
-            node.span,
-            f"see `{node.function.name}` in docs/language.md",
-        )
-
-    def _mismatch(self, problem: ops.TypeProblem, span: Span, operands: tuple[tuple[ast.Expr, ir.Expr], ...]) -> Stop:
+    def mismatch(self, problem: ops.TypeProblem, span: Span, operands: tuple[tuple[ast.Expr, ir.Expr], ...]) -> Stop:
         """Operands that do not fit: the operands with their dims, and where those dims come from."""
         labels: list[tuple[Span, str]] = []
         for node, made in operands:
@@ -563,7 +344,7 @@ class Lowerer:
             ):
                 labels.append((symbol.span, f"{made.name} is {describe(made)}, from here"))
         unique = tuple(dict.fromkeys(labels))
-        return self._stop(problem.code, str(problem), span, problem.help or "check the dims of the operands", unique)
+        return self.stop(problem.code, str(problem), span, problem.help or "check the dims of the operands", unique)
 
     def _measure(self, expr: ir.Expr, span: Span) -> None:
         """Counts nodes and depth as if the tree were written out; shared parts are measured once."""
@@ -582,7 +363,7 @@ class Lowerer:
             size, depth = 1 + sum(p[1] for p in parts), 1 + max((p[2] for p in parts), default=0)
             self._measured[id(node)] = (node, size, depth)
             if size > MAX_NODES:
-                raise self._stop(
+                raise self.stop(
                     "E0324",
                     f"written out, this expression has more than {MAX_NODES:,} operations",
                     span,
@@ -592,7 +373,7 @@ class Lowerer:
                 raise self._too_deep(span)
 
     def _too_deep(self, span: Span) -> Stop:
-        return self._stop(
+        return self.stop(
             "E0108",
             f"with functions written out, this nests more than {MAX_DEPTH} levels deep",
             span,
@@ -610,9 +391,3 @@ def describe(expr: ir.Expr) -> str:
 
 def show(dims: Dims) -> str:
     return f"[{', '.join(dims)}]" if dims else ""
-
-
-def _spanned(expr: ir.Expr, span: Span) -> ir.Expr:
-    from dataclasses import replace
-
-    return expr if expr.span is not None else replace(expr, span=span)

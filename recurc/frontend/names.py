@@ -113,7 +113,7 @@ class Names:
                             "E0210",
                             f"`{called.name}` calls itself: {' -> '.join(loop)}",
                             called.span,
-                            "functions are inlined, so they cannot recurse; `iterate(n, X = X0, expr)` repeats a fixed number of times",
+                            "functions are written out where they are called; `iterate(n, X = X0, expr)` repeats",
                         )
                         good = False
                     elif called.name in calls and called.name not in done:

@@ -295,7 +295,8 @@ class Collector:
             return True
         if (earlier.kind is Kind.DIM) != (symbol.kind is Kind.DIM):
             self.problems.report(
-                "E0203", f"`{name}` is both a dim and a value", symbol.span, "a name is a dim or a value, never both; rename one",
+                "E0203", f"`{name}` is both a dim and a value", symbol.span,
+                "a name is a dim or a value, never both; rename one",
                 ((earlier.span, f"{earlier.kind.value}, here"), (symbol.span, f"{symbol.kind.value}, here")),
             )  # fmt: skip
         else:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 KEYWORDS = {
     word: word.upper()
-    for word in ["recurrence", "input", "param", "state", "const", "output", "fn", "use", "every", "when", "reset", "der", "using", "if", "then", "else", "and", "or", "not", "as", "true", "false"]
+    for line in (
+        "recurrence input param state const output fn use every when reset der using",
+        "if then else and or not as true false",
+    )
+    for word in line.split()
 }
 # Longest first: `**` before `*`.
 SYMBOLS = {
