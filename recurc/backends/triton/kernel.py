@@ -1,0 +1,127 @@
+"""What emission produces: kernels as text with their parameters, and the scratch they need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recurc.plan import Buffer, Role
+from recurc.types import DType
+
+_TRITON = {
+    DType.BOOL: "int1",
+    DType.I32: "int32",
+    DType.I64: "int64",
+    DType.F16: "float16",
+    DType.BF16: "bfloat16",
+    DType.F32: "float32",
+    DType.F64: "float64",
+}
+_POINTER = {
+    DType.BOOL: "*i1",
+    DType.I32: "*i32",
+    DType.I64: "*i64",
+    DType.F16: "*fp16",
+    DType.BF16: "*bf16",
+    DType.F32: "*fp32",
+    DType.F64: "*fp64",
+}
+_TORCH = {DType.BOOL: "bool"} | {k: v for k, v in _TRITON.items() if k is not DType.BOOL}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices the heuristics leave open. None means: decide from the sizes."""
+
+    block_t: int | None = None  # steps of a scan's tile
+    recurrent: str = "auto"  # "registers" or "dot": how a state meets a recurrent weight
+    block_h: int | None = None  # output tile of a recurrent product
+    segments: int | None = None  # parts of the time axis scanned side by side; None: decided at launch
+    dot_precision: str = "ieee"  # tl.dot's input_precision for f32 operands
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One parameter of a kernel: its Triton type ('*fp32', 'i32', 'i64', 'constexpr') and what `launch` passes."""
+
+    name: str
+    type: str
+    passed: str
+    value: int | bool | None = None  # of a constexpr, as the heuristics choose it
+
+
+@dataclass(frozen=True)
+class KernelText:
+    """One @triton.jit kernel and how it is launched."""
+
+    name: str
+    form: str  # "map", "matmul", "loop", "recurrent", "scan", ...
+    about: tuple[str, ...]  # lines for its docstring
+    args: tuple[Arg, ...]
+    body: tuple[str, ...]
+    grid: str
+    num_warps: int
+    helpers: str = ""  # jit functions of its own (a combine)
+    num_stages: int = 3
+
+    @property
+    def uses_dot(self) -> bool:
+        return any("tl.dot(" in line for line in self.body)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A tensor `launch` makes: its name, shape (as text over `batch`, `steps` and sizes) and element type."""
+
+    name: str
+    shape: str
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Two ways of `launch`, by a condition on the call."""
+
+    condition: str
+    then: tuple[Step, ...]
+    otherwise: tuple[Step, ...]
+
+
+Step = str | Scratch | KernelText | Choice  # a line of Python, a tensor to make, a launch, a choice
+StageText = tuple[Step, ...]
+
+
+def kernels_of(steps: tuple[Step, ...]) -> list[KernelText]:
+    """Every kernel among the steps of `launch`, in order."""
+    out: list[KernelText] = []
+    for step in steps:
+        match step:
+            case KernelText():
+                out.append(step)
+            case Choice():
+                out += kernels_of(step.then) + kernels_of(step.otherwise)
+            case _:
+                pass
+    return out
+
+
+def triton_type(dtype: DType) -> str:
+    return f"tl.{_TRITON[dtype]}"
+
+
+def pointer_type(dtype: DType) -> str:
+    return _POINTER[dtype]
+
+
+def torch_type(dtype: DType) -> str:
+    return f"torch.{_TORCH[dtype]}"
+
+
+def stored(buffer: Buffer, real: DType) -> DType:
+    """The element type of a buffer. What the kernels make for themselves keeps the accumulator's precision."""
+    dtype = buffer.dtype.settled(real)
+    return dtype.accumulator if buffer.role in (Role.ONCE, Role.SEQUENCE) and buffer.dtype.is_generic else dtype
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least `n`."""
+    return 1 << max(n - 1, 0).bit_length()

@@ -1,0 +1,112 @@
+"""Which part of a stage one program holds: its lanes in blocks, its other dims whole, one or several sequences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from recurc.backends.triton.kernel import Arg, KernelText, power_of_two
+from recurc.backends.triton.values import EXTENTS, ROW, SEQ, Context, TileCode, dim_of
+from recurc.types import Dims
+
+LARGEST_TILE = 1 << 16  # elements of one value in a program; beyond it a kernel would not fit any GPU
+
+
+class LaneCode(TileCode):
+    """A tile whose leading axis walks over sequences (or rows), with some dims cut into blocks of lanes."""
+
+    def __init__(
+        self,
+        context: Context,
+        lead: tuple[str, ...],
+        axes: tuple[str, ...] | None,
+        lanes: dict[str, int],
+        block_seq: int,
+    ) -> None:
+        super().__init__(context, lead, axes)
+        self.lanes = lanes  # lane dim -> positions of it in one program
+        self.block_seq = block_seq
+
+    def block(self, axis: str) -> int:
+        return self.lanes.get(dim_of(axis), super().block(axis))
+
+    def blocks(self, dim: str) -> int:
+        return math.ceil(self.context.size(dim) / self.lanes[dim])
+
+    def cut(self) -> list[str]:
+        """The lane dims that several programs share."""
+        return [d for d in self.axes if d in self.lanes and self.blocks(d) > 1]
+
+    def prologue(self) -> list[str]:
+        """Lines that say which part of the work a program has."""
+        self.args["batch"] = Arg("batch", "i32", "batch")
+        self.args["PER_SEQUENCE"] = Arg("PER_SEQUENCE", "constexpr", "per_sequence", False)
+        out = ["pid = tl.program_id(0)"]
+        for dim in reversed(self.cut()):
+            out += [f"block_{self.tag(dim)} = pid % {self.blocks(dim)}", f"pid = pid // {self.blocks(dim)}"]
+        return out
+
+    def index_lines(self) -> list[str]:
+        """The index tensors of the dims, each on its own axis, and the masks of those with padding."""
+        out: list[str] = []
+        for axis in self.axes:
+            if axis in EXTENTS:
+                continue
+            name, block, dim = self.index(axis), self.block_arg(axis), dim_of(axis)
+            vector = self.on_axis(f"tl.arange(0, {block})", axis)
+            cut = dim in self.lanes and self.blocks(dim) > 1
+            out.append(f"{name} = " + (f"block_{self.tag(dim)} * {block} + {vector}" if cut else vector))
+            if mask := self.mask(axis):
+                out.append(f"{mask} = {name} < {self.context.constant(dim)}")
+        return out
+
+    def tag(self, dim: str) -> str:
+        return self.scope(("tag", dim), f"of_{dim}")
+
+    def sequence_lines(self) -> list[str]:
+        """`seq`, the sequences of the program. Those past the end are clamped for loads and masked for stores."""
+        self.args["BLOCK_SEQ"] = Arg("BLOCK_SEQ", "constexpr", str(self.block_seq), self.block_seq)
+        vector = self.on_axis("tl.arange(0, BLOCK_SEQ)", SEQ)
+        return [
+            f"seq = pid.to(tl.int64) * BLOCK_SEQ + {vector}",
+            "in_seq = seq < batch",
+            "seq = tl.minimum(seq, batch - 1)",
+            "own = seq if PER_SEQUENCE else 0  # params: one set per sequence, or one for all",
+        ]
+
+    def store_masks(self, covers: frozenset[str]) -> list[str]:
+        masks = ["in_seq"] if SEQ in self.axes else ["in_row"] if ROW in self.axes else []
+        return masks + [f"(block_{self.tag(d)} == 0)" for d in self.cut() if d not in covers]
+
+    def grid(self, leading: str) -> str:
+        factors = [leading, *(str(self.blocks(d)) for d in self.cut())]
+        return f"({' * '.join(factors)},)"
+
+
+def two_runs(make: Callable[[tuple[str, ...] | None], TileCode]) -> TileCode:
+    """Emission twice: a trial that finds the axes, then the real one with the axes in their final order."""
+    trial = make(None)
+    return make(tuple(a for a in trial.axes if a not in trial.lead))
+
+
+def lane_blocks(context: Context, lanes: Dims, whole: int, elements: int, widest: int) -> dict[str, int]:
+    """How many lanes of each dim one program takes, so that a tile has about `elements` elements. The last dim, which
+    is contiguous in memory, is served first; no program takes more than `widest` of a dim."""
+    room, out = max(elements // max(whole, 1), 1), dict.fromkeys(lanes, 1)
+    for dim in reversed(lanes):
+        out[dim] = min(power_of_two(context.size(dim)), room, widest)
+        room = max(room // out[dim], 1)
+    return out
+
+
+def warps(elements: int, per_thread: int) -> int:
+    """A power of two between 1 and 8."""
+    return min(max(power_of_two(math.ceil(elements / (32 * per_thread))), 1), 8)
+
+
+def finish(
+    code: TileCode, name: str, form: str, about: tuple[str, ...], body: list[str], grid: str, num_warps: int
+) -> KernelText:
+    """The kernel with its parameters: pointers and strides first, then sizes, then compile-time values."""
+    args = sorted(code.args.values(), key=lambda a: (a.type == "constexpr", not a.type.startswith("*")))
+    return KernelText(name, form, about, tuple(args), tuple(body), grid, num_warps)

@@ -1,0 +1,81 @@
+"""A `Loop` stage whose states never leave the registers: one program per batch tile and block of lanes, one pass over t."""
+
+from __future__ import annotations
+
+import math
+
+from recurc.backends.emit.lanes import lane_dims
+from recurc.backends.triton.kernel import Arg, StageText, power_of_two
+from recurc.backends.triton.lanes import LaneCode, finish, lane_blocks, two_runs, warps
+from recurc.backends.triton.scope import Lines
+from recurc.backends.triton.values import EXTENTS, SEQ, Code, Context, TileCode, dim_of
+from recurc.plan import Loop
+from recurc.types import axis_ids
+
+_PREFETCH = 4  # steps whose inputs are on their way (asynchronous copies, where elements are at least 4 bytes)
+
+
+def emit_loop(context: Context, stage: Loop, name: str) -> StageText:
+    """The stage as one kernel."""
+    lanes = lane_dims(stage)
+    trial = _write(context, stage, None, dict.fromkeys(lanes, 1), 1)
+    whole = whole_elements(trial, lanes)
+    blocks = lane_blocks(context, lanes, whole, 256, 32)
+    held = whole * math.prod(blocks.values())
+    block_seq = min(max(32 // held, 1), 32) if held < 32 else 1
+    code = two_runs(lambda axes: _write(context, stage, axes, blocks, block_seq))
+    assert isinstance(code, LaneCode)
+    body = [
+        *code.prologue(),
+        *code.sequence_lines(),
+        *code.index_lines(),
+    ]
+    code.args["steps"] = Arg("steps", "i32", "steps")
+    text = ["    " + line for line in body] + code.setup.lines
+    text += [f"    for step in tl.range(0, steps, num_stages={_PREFETCH}):", "        t = tl.cast(step, tl.int64)"]
+    text += code.step.lines + code.after.lines
+    about = (
+        "Fused loop over t: each program keeps the states of its lanes in registers.",
+        f"States: {', '.join(c.name for c in stage.carries)}. Stored at every step: {', '.join(stage.writes)}.",
+    )
+    grid = code.grid("triton.cdiv(batch, %d)" % block_seq)
+    return (finish(code, name, "loop", about, text, grid, warps(held * block_seq, 8)),)
+
+
+def whole_elements(code: TileCode, lanes: tuple[str, ...]) -> int:
+    """Elements of the largest tile for one lane: the product of the dims that are kept whole."""
+    return math.prod(
+        power_of_two(code.context.size(dim_of(a))) for a in code.axes if a not in EXTENTS and a not in lanes
+    )
+
+
+class _LoopCode(LaneCode):
+    after: Lines
+
+
+def _write(
+    context: Context, stage: Loop, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int
+) -> _LoopCode:
+    code = _LoopCode(context, (SEQ,), axes, lanes, block_seq)
+    code.step, code.after = Lines(2), Lines(1)
+    code.equations = {e.name: e for e in stage.body}
+    for equation in stage.body:
+        code.scope(("value", equation.name), equation.name)
+    for carry in stage.carries:
+        ids = axis_ids(carry.dims)
+        start = code.load(context.plan.buffer(f"{carry.name}@initial"), 0, ids)
+        before = code.scope(("before", carry.name), f"{carry.name}_before")
+        code.setup.add(f"{before} = {start.text}")
+        code.values[carry.name, 1] = Code(before, start.covers)
+    for target in stage.writes:
+        equation = code.equations[target]
+        code.store(code.step, context.plan.buffer(target), code.define(equation))
+    renewed = {c.name: code.define(code.equations[c.name]) for c in stage.carries}
+    for carry in stage.carries:
+        ids = axis_ids(carry.dims)
+        full = code.spread(renewed[carry.name], [SEQ, *ids])
+        before = code.values[carry.name, 1]
+        code.step.add(f"{before.text} = {full.text}")
+        if context.plan.has(f"{carry.name}@final"):
+            code.store(code.after, context.plan.buffer(f"{carry.name}@final"), before)
+    return code

@@ -1,0 +1,188 @@
+"""The helpers generated Triton modules bring along: elementwise functions that are safe over their whole range.
+
+Written with Triton's own operators only, so that they compile on every target. A module contains just those it uses.
+Each works on f32 and f64 tiles; the formulas name their identity."""
+
+from __future__ import annotations
+
+import re
+
+_HELPERS = {
+    "rc_max": '''
+def rc_max(x, y):
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "rc_min": '''
+def rc_min(x, y):
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "rc_exp": '''
+def rc_exp(x):
+    return tl.exp(x)
+''',
+    "rc_log": '''
+def rc_log(x):
+    return tl.log(x)
+''',
+    "rc_expm1": '''
+def rc_expm1(x):
+    """(e - 1) x / log e with e = exp x: the rounding of e cancels (Kahan)."""
+    e = tl.exp(x)
+    small = tl.where(e == 1.0, x, (e - 1.0) * x / tl.log(tl.where((e == 1.0) | (e == 0.0), 2.0, e)))
+    return tl.where(tl.abs(x) < 1.0, small, e - 1.0)
+''',
+    "rc_log1p": '''
+def rc_log1p(x):
+    """log(u) x / (u - 1) with u = 1 + x: the rounding of u cancels (Kahan)."""
+    u = 1.0 + x
+    small = tl.where(u == 1.0, x, tl.log(u) * x / tl.where(u == 1.0, 1.0, u - 1.0))
+    return tl.where(tl.abs(x) < 1.0, small, tl.log(u))
+''',
+    "rc_sqrt": '''
+def rc_sqrt(x):
+    return tl.sqrt(x)
+''',
+    "rc_rsqrt": '''
+def rc_rsqrt(x):
+    return tl.rsqrt(x)
+''',
+    "rc_logaddexp": '''
+def rc_logaddexp(x, y):
+    """max + log1p(exp(-|x - y|)); equal operands apart, so that infinities do not meet."""
+    gap = tl.where(x == y, 0.0, tl.abs(x - y))
+    return rc_max(x, y) + rc_log1p(tl.exp(-gap))
+''',
+    "rc_sin": '''
+def rc_sin(x):
+    return tl.sin(x)
+''',
+    "rc_cos": '''
+def rc_cos(x):
+    return tl.cos(x)
+''',
+    "rc_atan2": '''
+def rc_atan2(y, x):
+    """The angle of (x, y), through atan of the smaller over the larger (rational approximation on [-0.66, 0.66])."""
+    ax = tl.abs(x)
+    ay = tl.abs(y)
+    top = tl.maximum(ax, ay)
+    z = tl.where(top == 0.0, 0.0, tl.minimum(ax, ay) / tl.where(top == 0.0, 1.0, top))
+    z = tl.where((ax == ay) & (top > 0.0), 1.0, z)
+    far = z > 0.66
+    u = tl.where(far, (z - 1.0) / (z + 1.0), z)
+    s = u * u
+    p = (((-8.750608600031904122785e-1 * s - 1.615753718733365076637e1) * s - 7.500855792314704667340e1) * s
+         - 1.228866684490136173410e2) * s - 6.485021904942025371773e1
+    q = ((((s + 2.485846490142306297962e1) * s + 1.650270098316988542046e2) * s + 4.328810604912902668951e2) * s
+         + 4.853903996359136964868e2) * s + 1.945506571482613964425e2
+    angle = u + u * s * p / q + tl.where(far, 0.785398163397448309616, 0.0)
+    angle = tl.where(ay > ax, 1.570796326794896619231 - angle, angle)
+    angle = tl.where(x < 0.0, 3.141592653589793238463 - angle, angle)
+    return tl.where(y < 0.0, -angle, angle)
+''',
+    "rc_erf": '''
+def rc_erf(x):
+    return tl.erf(x)
+''',
+    "rc_abs": '''
+def rc_abs(x):
+    return tl.abs(x)
+''',
+    "rc_sign": '''
+def rc_sign(x):
+    return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
+''',
+    "rc_floor": '''
+def rc_floor(x):
+    if x.dtype.is_floating():
+        x = tl.floor(x)
+    return x
+''',
+    "rc_round": '''
+def rc_round(x):
+    """To the nearest integer, ties to the even one."""
+    if x.dtype.is_floating():
+        low = tl.floor(x)
+        rest = x - low
+        up = (rest > 0.5) | ((rest == 0.5) & (tl.floor(low * 0.5) * 2.0 != low))
+        x = tl.where(up, low + 1.0, low)
+    return x
+''',
+    "rc_mod": '''
+def rc_mod(x, y):
+    """The remainder with the sign of the divisor."""
+    r = x % y
+    return tl.where((r != 0) & ((r < 0) != (y < 0)), r + y, r)
+''',
+    "rc_floordiv": '''
+def rc_floordiv(x, y):
+    if x.dtype.is_floating():
+        q = tl.floor(x / y)
+    else:
+        q = x // y
+        q = tl.where((x % y != 0) & ((x < 0) != (y < 0)), q - 1, q)
+    return q
+''',
+    "rc_pow": '''
+def rc_pow(x, y):
+    """exp(y log|x|) in f64, with the signs and zeros of x ** y."""
+    y64 = y.to(tl.float64)
+    size = tl.exp(y64 * tl.log(tl.abs(x).to(tl.float64)))
+    whole = tl.floor(y64) == y64
+    odd = whole & (tl.floor(y64 * 0.5) * 2.0 != y64)
+    signed = tl.where(x < 0, tl.where(odd, -size, tl.where(whole, size, float("nan"))), size)
+    power = tl.where((y == 0) | (x == 1), 1.0, signed)
+    if x.dtype.is_floating():
+        result = power.to(x.dtype)
+    else:
+        result = tl.floor(power + 0.5).to(x.dtype)
+    return result
+''',
+    "rc_sigmoid": '''
+def rc_sigmoid(x):
+    """1 / (1 + e) or e / (1 + e) with e = exp(-|x|): no overflow, no loss at either end."""
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
+''',
+    "rc_tanh": '''
+def rc_tanh(x):
+    """-e / (2 + e) with e = expm1(-2|x|): exact at both ends, relative accuracy around 0."""
+    size = tl.abs(x)
+    if x.dtype == tl.float64:
+        e = rc_expm1(-2.0 * size)
+        magnitude = -e / (2.0 + e)
+    else:
+        s = x * x
+        p = (((-5.70498872745e-3 * s + 2.06390887954e-2) * s - 5.37397155531e-2) * s + 1.33314422036e-1) * s
+        magnitude = tl.where(size < 0.625, size + size * s * (p - 3.33332819422e-1), 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0))
+    return tl.where(x < 0.0, -magnitude, magnitude)
+''',
+    "rc_softplus": '''
+def rc_softplus(x):
+    """max(x, 0) + log1p(exp(-|x|))."""
+    return tl.maximum(x, 0.0) + rc_log1p(tl.exp(-tl.abs(x)))
+''',
+    "rc_times": '''
+def rc_times(x, y):
+    return x * y
+''',
+    "rc_prod": '''
+def rc_prod(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, rc_times, keep_dims=True)
+''',
+}  # fmt: skip
+
+HELPER_NAMES = frozenset(_HELPERS)
+
+
+def prelude(text: str) -> str:
+    """The helpers that `text` uses, directly or through others, each before its users."""
+    wanted: dict[str, None] = {}
+
+    def want(body: str, me: str = "") -> None:
+        for name in sorted(set(re.findall(r"\brc_\w+\b", body)) & HELPER_NAMES - {me}):
+            want(_HELPERS[name], name)
+            wanted.setdefault(name)
+
+    want(text)
+    return "".join(f"\n\n@triton.jit{_HELPERS[name]}" for name in wanted)
