@@ -142,9 +142,9 @@ class _each:
 
     def __enter__(self) -> list[str]:
         scope, sizes = self.scope, sizes_of(self.dims, self.scope.spec)
-        scope.line(f"for (int i = {self.start}; i < {product(sizes)}; i += {self.stride}) {{")
+        scope.line(f"for (int element = {self.start}; element < {product(sizes)}; element += {self.stride}) {{")
         scope.depth += 1
-        return split(scope, [scope.place(axis) for axis in axis_ids(self.dims)], sizes, "i")
+        return split(scope, [scope.place(axis) for axis in axis_ids(self.dims)], sizes, "element")
 
     def __exit__(self, *_: object) -> None:
         self.scope.depth -= 1
@@ -183,8 +183,8 @@ def _together(scope: Scope, body: Body, expr: Reduce | Contract, value: Shared) 
             summed = [(scope.place(dim), spec.size(dim)) for dim in expr.over]
             term = body.scalar_at(expr.arg, by_axis(expr.arg.dims, places | {d: scope.place(d) for d in expr.over}))
         sizes = tuple(n for _, n in summed)
-        with scope.block(f"for (int k = threadIdx.x & 31; k < {product(sizes)}; k += 32)"):
-            split(scope, [name for name, _ in summed], sizes, "k")
+        with scope.block(f"for (int along = threadIdx.x & 31; along < {product(sizes)}; along += 32)"):
+            split(scope, [name for name, _ in summed], sizes, "along")
             scope.line(accumulate(op, "total", term))
         with scope.block("for (int offset = 16; offset >= 1; offset /= 2)"):
             other = "__shfl_xor_sync(0xffffffffu, {}, offset)"
@@ -200,6 +200,6 @@ def _first_best(scope: Scope, body: Body, expr: Reduce, places: dict[str, str], 
     with scope.block("if ((threadIdx.x & 31) == 0)"):
         scope.line(f"{target} = 0;")
         scope.line(f"{c_type(inside.dtype, scope.spec)} best = {body.scalar(inside, places | {dim: '0'})};")
-        with scope.block(f"for (int k = 1; k < {scope.spec.size(dim)}; ++k)"):
-            term, order = body.scalar(inside, places | {dim: "k"}), ">" if expr.op == "argmax" else "<"
-            scope.line(f"if ({term} {order} best) {{ best = {term}; {target} = k; }}")
+        with scope.block(f"for (int along = 1; along < {scope.spec.size(dim)}; ++along)"):
+            term, order = body.scalar(inside, places | {dim: "along"}), ">" if expr.op == "argmax" else "<"
+            scope.line(f"if ({term} {order} best) {{ best = {term}; {target} = along; }}")

@@ -57,6 +57,10 @@ class Body:
         self._values[name, lag] = value
         return value
 
+    def share(self, other: Body) -> None:
+        """Sees what `other` has bound so far."""
+        self._values |= other._values
+
     def places(self, dims: Dims) -> dict[str, str]:
         return {axis: self.scope.place(axis) for axis in axis_ids(dims)}
 

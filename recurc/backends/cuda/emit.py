@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 from recurc.backends.base import Specialization
-from recurc.backends.cuda import block_stage, lane_stage, matmul_stage
+from recurc.backends.cuda import block_stage, lane_stage, matmul_stage, scan_stage
 from recurc.backends.cuda.program import Program, Scratch, Step
 from recurc.backends.cuda.scope import Scope, sizes_of, storage_dtype
 from recurc.backends.emit.names import safe_name
@@ -36,9 +36,10 @@ def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple
         case Matmul():
             step, written = matmul_stage.emit_matmul(stage, plan, spec, kernel, scope)
         case Scan():
-            raise NotImplementedError
+            step, written = scan_stage.emit_scan(stage, plan, spec, kernel, scope)
     text = "\n".join(
         [
+            *scope.preamble,
             f"// {step.stage}",
             f'extern "C" __global__ void __launch_bounds__({step.launches[0].block}) {kernel}(',
             f"    {scope.parameters(written)})",

@@ -147,22 +147,22 @@ def _run_ahead(scope: Scope, streams: Sequence[tuple[str, str, str]], depth: int
     scope.line(" ".join(declared))
 
     def ask(start: str) -> None:
-        with scope.unrolled([("u", depth)]):
-            scope.line(f"const i64 at = {start}u < {steps} ? {start}u : {steps} - 1;")
+        with scope.unrolled([("slot", depth)]):
+            scope.line(f"const i64 at = {start}slot < {steps} ? {start}slot : {steps} - 1;")
             for name, _, load in ahead:
-                scope.line(f"{name}[u] = {load.replace('{t}', 'at')};")
+                scope.line(f"{name}[slot] = {load.replace('{t}', 'at')};")
 
     ask("")
     scope.line("i64 t = 0;")
     with scope.block(f"for (; t + {depth} <= {steps}; t += {depth})"):
         scope.line(" ".join(f"{kind} {name}[{depth}];" for name, kind in now))
-        with scope.unrolled([("u", depth)]):
+        with scope.unrolled([("slot", depth)]):
             for (held, _), (name, _, _) in zip(now, ahead, strict=True):
-                scope.line(f"{held}[u] = {name}[u];")
+                scope.line(f"{held}[slot] = {name}[slot];")
         ask(f"t + {depth} + ")
-        with scope.unrolled([("u", depth)]):
-            scope.line(f"advance(t + u, {', '.join(f'{name}[u]' for name, _ in now)});")
-    with scope.unrolled([("u", depth)]):
-        scope.line(f"if (t + u < {steps}) advance(t + u, {', '.join(f'{name}[u]' for name, _, _ in ahead)});")
+        with scope.unrolled([("slot", depth)]):
+            scope.line(f"advance(t + slot, {', '.join(f'{name}[slot]' for name, _ in now)});")
+    with scope.unrolled([("slot", depth)]):
+        scope.line(f"if (t + slot < {steps}) advance(t + slot, {', '.join(f'{name}[slot]' for name, _, _ in ahead)});")
 
 

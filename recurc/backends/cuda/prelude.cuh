@@ -7,9 +7,9 @@ typedef unsigned long long u64;
 #define RC_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define RC_SPIN_WAIT() __nanosleep(20)
 #endif
-#define RC_INLINE inline __device__ __forceinline__
-#define RC_INF __builtin_huge_val()
-#define RC_NAN __builtin_nan("")
+#define RC_INLINE inline __device__
+#define RC_INF rc_bits_to_float(0x7f800000u)
+#define RC_NAN rc_bits_to_float(0x7fc00000u)
 
 // --- storage: half precisions are kept as their bits and computed in f32 -------------------------------------------
 

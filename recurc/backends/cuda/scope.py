@@ -13,9 +13,13 @@ from recurc.plan import Buffer, Plan, Role
 from recurc.source import Span
 from recurc.types import Dims, DType
 
+# Words the emitters themselves use; a value of the recurrence with such a name gets a number appended.
 _RESERVED = frozenset(
-    "b t batch steps lane thread step e earlier later total prefix i64 u64 threadIdx blockIdx blockDim gridDim "
-    "first row tile group now next ahead last item warp".split()
+    ("b", "t", "batch", "steps", "lane", "warp", "element", "along", "slot", "at", "advance", "total", "best", "offset")
+    + ("memory", "values", "carry", "tile", "tiles", "group", "row", "row_start", "first", "last", "chunk", "earlier")
+    + ("later", "prefix", "mine", "member", "arrived", "exchange", "owned", "weight", "parity", "lift", "combine", "apply")
+    + ("i64", "u64", "threadIdx", "blockIdx", "blockDim", "gridDim", "Element", "identity", "result", "lifted", "totals")
+    + ("member", "column", "active", "boundary")
 )
 _LARGEST_INT = 2**31 - 1
 
@@ -56,6 +60,7 @@ class Scope:
         self.plan, self.spec = plan, spec
         self.names = Names(_RESERVED)
         self.lines: list[str] = []
+        self.preamble: list[str] = []  # what stands before the kernel
         self.depth = 1
         self._arguments: dict[Argument, str] = {}
         self._workspaces: dict[str, str] = {}
