@@ -1,0 +1,288 @@
+"""A recurrence as a NumPy program of its own, which needs nothing of recurc: `recurc compile --target numpy`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recurc.backends.base import Specialization
+from recurc.backends.emit.names import Names, safe_name
+from recurc.errors import UnsupportedError
+from recurc.ir import (
+    Apply,
+    Const,
+    Contract,
+    Expr,
+    Read,
+    Reaxis,
+    Recurrence,
+    Reduce,
+    Size,
+    State,
+    Step,
+    children,
+    reads,
+    walk,
+)
+from recurc.ops import OPS
+from recurc.plan import Plan
+from recurc.types import Dims, Kind, show_dims
+
+_INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "mod": "%", "floordiv": "//", "pow": "**",
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "and": "&", "or": "|",
+}  # fmt: skip
+_HELPERS = {
+    "sigmoid": "def sigmoid(x):\n    e = np.exp(-np.abs(x))\n    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))\n",
+    "softplus": "def softplus(x):\n    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))\n",
+    "rsqrt": "def rsqrt(x):\n    return 1 / np.sqrt(x)\n",
+    "erf": "def erf(x):\n    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.asarray(x).dtype)\n",
+}
+_RESERVED = frozenset({"np", "math", "t", "B", "T", "out", *_HELPERS})
+
+
+def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
+    """Write the program into `directory`; gives what the manifest says about it.
+
+    Raises `UnsupportedError` for an operator without a spelling, `OSError` if the file cannot be written."""
+    name = safe_name(plan.recurrence.name).lower()
+    text = script(plan.recurrence, spec)
+    path = directory / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"files": {path.name: digest}, "entry": name, "self_test": [path.name, "example.npz"]}
+
+
+def script(rec: Recurrence, spec: Specialization) -> str:
+    """The program's text. Arrays are (B, T, *dims) with a time axis and (*dims) for params, states (B, *dims)."""
+    return _Writer(rec, spec).text()
+
+
+class _Writer:
+    def __init__(self, rec: Recurrence, spec: Specialization) -> None:
+        self.rec, self.spec = rec, spec
+        self.names = Names(_RESERVED)
+        self.inputs = {i.name for i in rec.inputs}
+        self.states = {s.name for s in rec.states}
+        self.lagged = {r.name for e in rec.equations for r in reads(e.expr) if r.lag}
+        self.helpers: dict[str, None] = {}
+
+    def text(self) -> str:
+        rec = self.rec
+        body = self._body()
+        arguments = [self._array(i.name) for i in rec.inputs] + [self.names(p.name) for p in rec.params]
+        starts = [f"{self._initial(n)}=None" for n in self._carried()]
+        function = safe_name(rec.name).lower()
+        sizes = "".join(f"{self.names(d)} = {n}\n" for d, n in self.spec.sizes)
+        shapes = [f"    {self._array(i.name)}: (B, T{''.join(', ' + d for d in i.dims)})" for i in rec.inputs]
+        shapes += [f"    {self.names(p.name)}: {show_dims(p.dims)}" for p in rec.params]
+        results = ", ".join(rec.outputs)
+        lines = [
+            f'"""{rec.name} in plain NumPy, one step after another. Written by recurc; runs without it."""',
+            "",
+            "from __future__ import annotations",
+            "",
+            *(["import math", ""] if "erf" in self.helpers else []),
+            "import sys",
+            "",
+            "import numpy as np",
+            "",
+            sizes,
+            *("\n" + _HELPERS[h] for h in self.helpers),
+            "",
+            f"def {function}({', '.join(arguments + starts)}):",
+            '    """All steps, in order.',
+            "",
+            *shapes,
+            "",
+            f"    Returns a dict of outputs ({results}), each (B, T, *dims), and of final states `NAME@final`.",
+            '    """',
+            *(f"    {line}" if line else "" for line in body),
+            "",
+            "",
+            *self._main(function),
+            "",
+        ]
+        return "\n".join(lines)
+
+    def _main(self, function: str) -> list[str]:
+        """A check against stored values, so that a copy of the file can be trusted anywhere."""
+        keys = [(i.name, self._array(i.name)) for i in self.rec.inputs] + [
+            (p.name, self.names(p.name)) for p in self.rec.params
+        ]
+        keys += [(f"{n}@initial", self._initial(n)) for n in self._carried()]
+        passed = ", ".join(f"{python}=data[{key!r}]" for key, python in keys)
+        return [
+            'if __name__ == "__main__":',
+            "    # python THIS.py example.npz: compare with the values stored there",
+            "    data = np.load(sys.argv[1])",
+            f"    got = {function}({passed})",
+            "    worst = 0.0",
+            "    for name, value in got.items():",
+            '        wanted = data["expected " + name]',
+            "        same = (value == wanted) | (np.isnan(value) & np.isnan(wanted))",
+            "        error = np.where(same, 0.0, np.abs(value - wanted) / (1 + np.abs(wanted)))",
+            "        worst = float(np.max(error, initial=worst))",
+            '    print(f"largest error {worst:.2e}")',
+            '    sys.exit(not worst <= float(data["tolerance"]))',
+        ]
+
+    def _array(self, name: str) -> str:
+        return self.names(f"{name}@all")
+
+    def _initial(self, name: str) -> str:
+        return self.names(f"{name}@initial")
+
+    def _before(self, name: str) -> str:
+        return self.names(f"{name}@before")
+
+    def _carried(self) -> list[str]:
+        return [s.name for s in self.rec.states] + [i.name for i in self.rec.inputs if i.name in self.lagged]
+
+    def _body(self) -> list[str]:
+        rec = self.rec
+        lines: list[str] = []
+        if rec.inputs:
+            arrays = ", ".join(f"{self._array(i.name)}.shape[0]" for i in rec.inputs)
+            lines.append(f"B, T = max({arrays}, 1), {self._array(rec.inputs[0].name)}.shape[1]")
+        else:
+            raise UnsupportedError("the numpy target needs an input: without one the number of steps is not known")
+        lines += [f"{self.names(p.name)} = {self.names(p.name)}[None]  # one for every sequence" for p in rec.params]
+        for state in rec.states:
+            lines += self._start(state.name, state.dims, state)
+        for i in rec.inputs:
+            if i.name in self.lagged:
+                lines += self._start(i.name, i.dims, None)
+        for o in rec.outputs:
+            lines.append(f"{self.names(f'{o}@all')} = []" if o not in self.inputs else "")
+        lines.append("for t in range(T):")
+        lines += [f"    {self.names(i.name)} = {self._array(i.name)}[:, t]" for i in rec.inputs]
+        for e in rec.equations:
+            lines.append(f"    {self.names(e.name)} = {_bare(self._expr(e.expr))}")
+        made = [o for o in rec.outputs if o not in self.inputs]
+        lines += [f"    {self.names(f'{o}@all')}.append({self.names(o)})" for o in made]
+        lines += [f"    {self._before(n)} = {self.names(n)}" for n in self._carried()]
+        dims = {e.name: e.expr.dims for e in rec.equations} | {i.name: i.dims for i in rec.inputs}
+        lines.append("out = {}")
+        for o in rec.outputs:
+            if o in self.inputs:
+                lines.append(f"out[{o!r}] = {self._array(o)}")
+                continue
+            shape = self._shape(dims[o])
+            stack = f"np.stack([np.broadcast_to(v, {shape}) for v in {self.names(f'{o}@all')}], axis=1)"
+            empty = f"np.zeros((B, 0{''.join(', ' + self._size(d) for d in dims[o])}))"
+            lines.append(f"out[{o!r}] = {stack} if T else {empty}")
+        for state in rec.states:
+            last = f"np.broadcast_to({self._before(state.name)}, {self._shape(state.dims)})"
+            lines.append(f"out[{state.name + '@final'!r}] = {last}")
+        lines.append("return out")
+        return [line for line in lines if line]
+
+    def _start(self, name: str, dims: Dims, state: State | None) -> list[str]:
+        before, given = self._before(name), self._initial(name)
+        default = state.initial if state else next(i.before for i in self.rec.inputs if i.name == name)
+        assert default is not None
+        value = self._aligned(default, dims)
+        return [f"{before} = np.broadcast_to({given} if {given} is not None else {value}, {self._shape(dims)})"]
+
+    def _shape(self, dims: Dims) -> str:
+        return "(B" + "".join(f", {self._size(d)}" for d in dims) + ("," if not dims else "") + ")"
+
+    def _size(self, dim: str) -> str:
+        return dim if dim.isdigit() else self.names(dim)
+
+    def _expr(self, e: Expr) -> str:
+        match e:
+            case Const(value=value):
+                return _number(value)
+            case Size(dim=dim):
+                return self._size(dim)
+            case Step():
+                return "t"
+            case Read(name=name, lag=lag):
+                return self._before(name) if lag else self.names(name)
+            case Apply(op="cast", args=(arg,)):
+                kind = e.dtype.kind
+                if kind is Kind.REAL and arg.dtype.kind is Kind.REAL:
+                    return self._expr(arg)
+                target = {
+                    Kind.BOOL: "bool",
+                    Kind.INT: "np.int64",
+                    Kind.REAL: "np.float64",
+                    Kind.COMPLEX: "np.complex128",
+                }[kind]
+                return f"np.asarray({self._expr(arg)}).astype({target})"
+            case Apply(op=op, args=args):
+                return self._apply(op, [self._aligned(a, e.dims) for a in args])
+            case Reduce(op=op, arg=arg, over=over):
+                axes = tuple(arg.dims.index(d) + 1 for d in over)
+                axis = axes[0] if len(axes) == 1 else axes
+                return f"np.{op}({self._expr(arg)}, axis={axis})"
+            case Contract(left=left, right=right, left_axes=a, right_axes=b, out_axes=out):
+                formula = f"...{_letters(a)},...{_letters(b)}->...{_letters(out)}"
+                return f"np.einsum({formula!r}, {self._expr(left)}, {self._expr(right)})"
+            case Reaxis(arg=arg, axes=axes, at=at, index=index):
+                text = self._atom(arg)
+                if at is not None:
+                    text += "[" + ", ".join([":"] * (at + 1) + [str(index)]) + "]"
+                    axes = tuple(x - (x > at) for x in axes)
+                if axes != tuple(range(len(axes))):
+                    text = f"np.transpose({text}, {(0, *(x + 1 for x in axes))})"
+                return text
+
+    def _atom(self, e: Expr) -> str:
+        text = self._expr(e)
+        return text if isinstance(e, Read) or not children(e) or text.startswith("(") else f"({text})"
+
+    def _apply(self, op: str, args: list[str]) -> str:
+        if op in _INFIX:
+            return f"({args[0]} {_INFIX[op]} {args[1]})"
+        if op == "neg":
+            return f"(-{args[0]})"
+        if op in _HELPERS:
+            self.helpers.setdefault(op)
+            return f"{op}({', '.join(map(_bare, args))})"
+        meaning: Callable[..., Any] = OPS[op].numpy
+        name = getattr(meaning, "__name__", "")
+        if getattr(np, name, None) is not meaning:
+            raise UnsupportedError(f"the numpy target has no spelling for `{op}` yet")
+        return f"np.{name}({', '.join(map(_bare, args))})"
+
+    def _aligned(self, e: Expr, dims: Dims) -> str:
+        """`e` with its axes where `dims` has them, axes of length 1 for the others, after the batch axis."""
+        if not any(isinstance(n, Read) for n in walk(e)) and not e.dims:
+            return self._expr(e)  # a plain number
+        if e.dims == dims:
+            return self._expr(e)
+        text = self._atom(e)
+        order = tuple(sorted(range(len(e.dims)), key=lambda i: dims.index(e.dims[i])))
+        if order != tuple(range(len(order))):
+            text = f"np.transpose({text}, {(0, *(i + 1 for i in order))})"
+        places = [":" if d in e.dims else "None" for d in dims]
+        while places and places[-1] == ":" and "None" not in places[-1:]:
+            places.pop()
+        return f"{text}[{', '.join([':', *places])}]" if places else text
+
+
+def _letters(axes: tuple[int, ...]) -> str:
+    return "".join(chr(ord("a") + i) for i in axes)
+
+
+def _bare(text: str) -> str:
+    """`text` without brackets around the whole of it."""
+    depth = 0
+    for i, ch in enumerate(text):
+        depth += (ch == "(") - (ch == ")")
+        if depth == 0:
+            return text[1:-1] if text.startswith("(") and i == len(text) - 1 else text
+    return text
+
+
+def _number(value: complex) -> str:
+    if isinstance(value, float) and not np.isfinite(value):
+        return {float("inf"): "np.inf", float("-inf"): "-np.inf"}.get(value, "np.nan")
+    return f"({value!r})" if not isinstance(value, complex) and value < 0 else repr(value)
