@@ -31,9 +31,10 @@ def run_core(rec: Recurrence, dump_after: Sequence[str] = ()) -> Record:
 
 def core_passes() -> tuple[Pass, ...]:
     """The pipeline to core form, in order."""
+    from recurc.passes.canonicalize import CANONICALIZE, DROP_DEAD, SHARE
     from recurc.passes.expand import EXPAND
 
-    return (EXPAND,)
+    return (EXPAND, CANONICALIZE, SHARE, DROP_DEAD)
 
 
 def analyze(rec: Recurrence, prove: bool = False) -> Analysis:

@@ -6,12 +6,12 @@ nonlinear, by the sparsity of the Jacobian. A test that is unsure says no: the f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from recurc.facts import Analysis, Certificate, Group, Reason
 from recurc.ir import Apply, Contract, Expr, Reaxis, Recurrence, Reduce, Step, reads, walk
-from recurc.passes.affine import Coef, Forms, Free, Linear, Nonlinear, is_number, reorders_only, shown
+from recurc.passes.affine import Coef, Forms, Free, Linear, Mix, Nonlinear, is_number, reorders_only, shown
 from recurc.passes.dependence import Dependence, dependence
 from recurc.passes.monoid import affine_monoid, softmax_monoid, tropical_monoid
 from recurc.passes.semiring import Clamped, Tropical, tropical
@@ -85,7 +85,7 @@ class _Context:
         return self._nonlinear(members, nonlinear)
 
     def _linear(self, members: tuple[str, ...], forms: Mapping[str, Linear]) -> Group:
-        mixes = [m for f in forms.values() for c in f.coefs.values() for m in c.mixes]
+        mixes: list[Mix] = [m for f in forms.values() for c in f.coefs.values() for m in c.mixes]
         if len(members) > 1:
             return self._coupled(members, forms, bool(mixes))
         name = members[0]
@@ -314,10 +314,8 @@ class _Context:
         return ordered
 
 
-def _crossed(node: Expr, is_free: object) -> set[str]:
+def _crossed(node: Expr, free: Callable[[Expr], bool]) -> set[str]:
     """Dims along which `node` moves a value that depends on the group between positions."""
-    free = is_free
-    assert callable(free)
     match node:
         case Reduce(arg=arg, over=over):
             return set() if free(arg) else set(over)

@@ -27,7 +27,7 @@ class Dependence:
 
     def of(self, expr: Expr) -> frozenset[str]:
         """All states `expr` can see: the ones it reads, and those they were computed from."""
-        return frozenset().union(*(self.seen(r.name) for r in reads(expr)))
+        return frozenset[str]().union(*(self.seen(r.name) for r in reads(expr)))
 
     def seen(self, name: str) -> frozenset[str]:
         return self.depends.get(name, frozenset())
@@ -97,7 +97,8 @@ def _components(states: list[str], edges: list[tuple[str, str]]) -> tuple[tuple[
     order = {name: i for i, name in enumerate(states)}
     condensed = nx.condensation(graph)
     members = {n: sorted(condensed.nodes[n]["members"], key=order.__getitem__) for n in condensed.nodes}
-    ranked = nx.lexicographical_topological_sort(condensed, key=lambda n: order[members[n][0]])
+    first: dict[int, int] = {n: order[m[0]] for n, m in members.items()}
+    ranked: Iterable[int] = nx.lexicographical_topological_sort(condensed, key=first.__getitem__)
     return tuple(tuple(members[n]) for n in ranked)
 
 

@@ -254,8 +254,12 @@ class _Lowering:
     def _matmul(self, name: str, index: int) -> Matmul:
         expr = self.hoisted.matmuls[name]
         for read in reads(expr):
-            if not self._from_buffer(read.name, index):
+            if self._from_buffer(read.name, index):
+                continue
+            at = self.position_memo(read.name)
+            if not (0 <= at < index and isinstance(self.order[at], _Segment)):
                 raise CompilerBug(f"the operand {read.name} of {name} is in no buffer")
+            self.wanted[at][read.name] = None  # a matmul reads buffers only, so it is stored after all
         return Matmul(name, expr)
 
     def _segment(self, segment: _Segment, index: int) -> Stage:

@@ -15,7 +15,7 @@ from recurc.facts import Component, Monoid
 from recurc.ir import Const, Expr, Read, State
 from recurc.ops import apply, convert, number
 from recurc.passes.affine import one, zero
-from recurc.passes.semiring import Tropical
+from recurc.passes.semiring import BOTTOM, Tropical
 from recurc.passes.softmax import Accumulators
 from recurc.types import Dims
 
@@ -65,14 +65,13 @@ def affine_monoid(cls: str, state: State, a: Expr, b: Expr | None, taken: set[st
     )
 
 
-_BOTTOM = {"max": -math.inf, "logaddexp": -math.inf, "min": math.inf}
 
 
 def tropical_monoid(state: State, form: Tropical, taken: set[str]) -> Monoid:
     """h = join(h + shift, offset); without a shift the element is the offset alone."""
     assert form.join is not None and form.offset is not None
     dims, dtype, join = state.dims, state.dtype, form.join
-    bottom = Const(_BOTTOM[join], dtype)
+    bottom = Const(BOTTOM[join], dtype)
     value = Component(fresh("b", taken), dims, dtype)
     b1, b2 = _one_two(value)
     b, old = Read(value.name, 0, dims, dtype), Read(state.name, 1, dims, dtype)

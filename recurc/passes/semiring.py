@@ -6,13 +6,15 @@ shift. `max(-h, x)` is not monotone and `max(a * h, x)` distributes only for a >
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from recurc.ir import Apply, Expr, Read, Reaxis
-from recurc.ops import apply
+from recurc.ops import apply, number
 from recurc.passes.affine import Forms, Free, Nonlinear, reorders_only, shown
 
-JOINS = ("max", "min", "logaddexp")
+# What a join leaves its other operand as it is with.
+BOTTOM = {"max": -math.inf, "logaddexp": -math.inf, "min": math.inf}
 _PICKS = {"gt": "max", "ge": "max", "lt": "min", "le": "min"}
 
 
@@ -53,6 +55,8 @@ class _Interpreter:
                 if name == self._state and lag:
                     return Tropical(None, None, None)
                 return Free(expr) if self._forms.is_free(name) else self.equation(name)
+            case Apply(op="select"):
+                return self._choice(expr)
             case Apply():
                 args = [self.value(a) for a in expr.args]
                 return Free(expr) if all(isinstance(a, Free) for a in args) else self._apply(expr, args)
@@ -73,8 +77,6 @@ class _Interpreter:
         for value in args:
             if isinstance(value, Nonlinear):
                 return value
-        if node.op == "select":
-            return self._choice(node, args)
         if any(isinstance(a, Clamped) for a in args):
             return (
                 Clamped()
@@ -118,15 +120,38 @@ class _Interpreter:
             return self._refused(node, op)
         return Tropical(op, shift, offset, by_choice or one.by_choice or two.by_choice)
 
-    def _choice(self, node: Apply, args: list[Value]) -> Value:
-        condition = node.args[0]
-        if isinstance(condition, Apply) and condition.op in _PICKS and not isinstance(args[0], Free):
-            if condition.args == node.args[1:]:
-                return self._join(node, _PICKS[condition.op], args[1], args[2], by_choice=True)
-            if condition.args == node.args[:0:-1]:
-                other = {"max": "min", "min": "max"}[_PICKS[condition.op]]
-                return self._join(node, other, args[1], args[2], by_choice=True)
-        return self._refused(node, "select")
+    def _choice(self, node: Apply) -> Value:
+        condition, yes, no = node.args
+        a, b = self.value(yes), self.value(no)
+        free = isinstance(self._forms.form(condition), Free)
+        if free and isinstance(a, Free) and isinstance(b, Free):
+            return Free(node)
+        for value in (a, b):
+            if isinstance(value, Nonlinear):
+                return value
+        if free:
+            return self._branches(node, condition, a, b)
+        match condition:
+            case Apply(op=op, args=args) if op in _PICKS and args == (yes, no):
+                return self._join(node, _PICKS[op], a, b, by_choice=True)
+            case Apply(op=op, args=args) if op in _PICKS and args == (no, yes):
+                return self._join(node, {"max": "min", "min": "max"}[_PICKS[op]], a, b, by_choice=True)
+            case _:
+                return self._refused(node, "select")
+
+    def _branches(self, node: Apply, condition: Expr, a: Value, b: Value) -> Value:
+        """A choice the state has no part in: of shifts and of offsets. A branch that drops the state is refused."""
+        if not (isinstance(a, Tropical) and isinstance(b, Tropical)) or len({a.join, b.join} - {None}) != 1:
+            return self._refused(node, "select")
+        join = a.join or b.join
+        assert join is not None
+        shift = offset = None
+        if a.shift is not None or b.shift is not None:
+            shift = apply("select", condition, a.shift or number(0.0), b.shift or number(0.0), span=node.span)
+        if a.offset is not None or b.offset is not None:
+            bottom = number(BOTTOM[join])
+            offset = apply("select", condition, a.offset or bottom, b.offset or bottom, span=node.span)
+        return Tropical(join, shift, offset, a.by_choice or b.by_choice)
 
 
 def _as_tropical(value: Value) -> Tropical | None:

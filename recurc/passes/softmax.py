@@ -35,7 +35,8 @@ def accumulators(
 ) -> Accumulators | None:
     """The accumulators over the running maximum `top`, among the single-state affine groups `affine`; None if none fit."""
     match_ = _Matcher(rec, top)
-    kept = match_.terms(Read(top, 1, (), DType.REAL)) + (match_.terms(decay) if decay is not None else Counter())
+    kept = match_.terms(Read(top, 1, (), DType.REAL))
+    kept.update(match_.terms(decay))
     kept.subtract(match_.terms(Read(top, 0, (), DType.REAL)))
     fresh = match_.terms(score)
     fresh.subtract(match_.terms(Read(top, 0, (), DType.REAL)))
@@ -49,7 +50,7 @@ def accumulators(
         value = match_.exp_factor(form.offset, fresh)
         if match_.is_exp_of(coef.factor, kept) and value is not None:
             values[name] = value
-    lifted = {name: value for name, value in values.items()}
+    lifted = dict(values)
     while True:
         members = frozenset({top, *lifted})
         bad = [n for n, value in lifted.items() if dep.of(value) & members or _reads_any(value, members)]
