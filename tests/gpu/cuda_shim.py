@@ -42,13 +42,21 @@ class ShimKernel:
         held = dict(arrays)
         for scratch in self.program.scratch:
             lead = (batch, steps) if scratch.has_time else (1,)
-            held[scratch.name] = np.full((*lead, *scratch.shape), _poison(scratch.storage), numpy_dtype(scratch.storage))
+            held[scratch.name] = np.full(
+                (*lead, *scratch.shape), _poison(scratch.storage), numpy_dtype(scratch.storage)
+            )
         for step in self.program.steps:
-            launch = step.chosen(batch)
-            memory = {w.name: np.full(extent(w.length, batch, steps) * w.itemsize, 0 if w.zeroed else 255, np.uint8) for w in step.workspaces}
+            own = {name for name, a in held.items() if a.shape[0] > 1 and a.strides[0] != 0}
+            launch = step.chosen(batch, own)
+            memory = {
+                w.name: np.full(extent(w.length, batch, steps) * w.itemsize, 0 if w.zeroed else 255, np.uint8)
+                for w in step.workspaces
+            }
             self._launch(launch, held, memory, batch, steps)
 
-    def _launch(self, launch: Launch, arrays: dict[str, Any], memory: dict[str, np.ndarray], batch: int, steps: int) -> None:
+    def _launch(
+        self, launch: Launch, arrays: dict[str, Any], memory: dict[str, np.ndarray], batch: int, steps: int
+    ) -> None:
         cells: list[Any] = []
         for argument in launch.arguments:
             array = arrays.get(argument.name)
@@ -70,11 +78,15 @@ class ShimKernel:
         if launch.cooperative:
             y = min(y, self.most_groups)
         status = self._library[f"run_{launch.kernel}"](
-            pointers, x, y, launch.block, ctypes.c_size_t(launch.shared_bytes), int(launch.cooperative), ctypes.c_uint64(self.seed)
+            pointers,
+            x,
+            y,
+            launch.block,
+            ctypes.c_size_t(launch.shared_bytes),
+            int(launch.cooperative),
+            ctypes.c_uint64(self.seed),
         )
         assert status == 0, f"{launch.kernel} deadlocked: some threads wait at a barrier that others never reach"
-
-
 
 
 def _poison(storage: str) -> Any:

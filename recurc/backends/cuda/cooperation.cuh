@@ -36,6 +36,9 @@ template <class Element> RC_INLINE Element rc_shuffle_up(const Element& e, int d
     return other;
 }
 
+// N neighbours moved at once.
+template <class T, int N> struct __align__(sizeof(T) * N) rc_pack { T value[N]; };
+
 RC_INLINE u64 rc_load_acquire(const u64* p) {
     u64 x;
 #ifdef __CUDA_ARCH__
@@ -47,7 +50,7 @@ RC_INLINE u64 rc_load_acquire(const u64* p) {
 }
 
 // What another block wrote during this launch is read past the first-level cache, which is not coherent.
-template <class T> RC_INLINE T rc_load_shared_memory_of_grid(const T* p) {
+template <class T> RC_INLINE T rc_load_from_grid(const T* p) {
 #ifdef __CUDA_ARCH__
     return __ldcg(p);
 #else

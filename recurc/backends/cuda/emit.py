@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 from recurc.backends.base import Specialization
-from recurc.backends.cuda import block_stage, lane_stage, matmul_stage, scan_stage
+from recurc.backends.cuda import block_stage, lane_stage, matmul_stage, persistent_stage, scan_stage
 from recurc.backends.cuda.program import Program, Scratch, Step
 from recurc.backends.cuda.scope import Scope, sizes_of, storage_dtype
 from recurc.backends.emit.names import safe_name
@@ -27,8 +28,14 @@ def emit(plan: Plan, spec: Specialization) -> Program:
 
 
 def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple[Step, str]:
+    """One stage's launches and the text of its kernels, by the first form that takes it."""
     scope = Scope(plan, spec)
     match stage:
+        case Loop() if (shape := persistent_stage.shape_of(stage, plan, spec)) is not None:
+            best, written, scopes = persistent_stage.emit_persistent(stage, shape, plan, spec, kernel)
+            other, _ = block_stage.emit_block(stage, plan, spec, f"{kernel}_own_weights", scope)
+            step = Step(best.stage, (*best.launches, *other.launches), (*best.workspaces, *other.workspaces))
+            return step, _kernels(step, [*scopes, scope], written)
         case Map() | Loop() if lane_stage.fits_registers(stage, plan, spec):
             step, written = lane_stage.emit_lanes(stage, plan, spec, kernel, scope)
         case Map() | Loop():
@@ -37,19 +44,23 @@ def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple
             step, written = matmul_stage.emit_matmul(stage, plan, spec, kernel, scope)
         case Scan():
             step, written = scan_stage.emit_scan(stage, plan, spec, kernel, scope)
-    text = "\n".join(
-        [
+    return step, _kernels(step, [scope], written)
+
+
+def _kernels(step: Step, scopes: Sequence[Scope], written: Sequence[str]) -> str:
+    lines: list[str] = []
+    for launch, scope in zip(step.launches, scopes, strict=True):
+        lines += [
             *scope.preamble,
             f"// {step.stage}",
-            f'extern "C" __global__ void __launch_bounds__({step.launches[0].block}) {kernel}(',
+            f'extern "C" __global__ void __launch_bounds__({launch.block}, 1) {launch.kernel}(',
             f"    {scope.parameters(written)})",
             "{",
             *scope.lines,
             "}",
             "",
         ]
-    )
-    return step, text
+    return "\n".join(lines)
 
 
 def _stage_word(stage: Stage) -> str:

@@ -3,8 +3,11 @@ standalone launcher of an exported kernel all read this same description."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+
+from recurc.errors import CompilerBug
 
 
 class Kind(Enum):
@@ -72,7 +75,8 @@ class Launch:
     block: int = 128
     shared_bytes: int = 0
     cooperative: bool = False
-    max_batch: int | None = None  # a variant of the next launch for batches up to this; the first that fits runs
+    max_batch: int | None = None  # only for batches up to this
+    common: tuple[str, ...] = ()  # only if all sequences share these buffers (their batch stride is 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +91,18 @@ class Scratch:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One stage: the launches that can run it (variants; see `Launch.max_batch`) and the memory they need."""
+    """One stage: the launches that can run it, best first, and the memory they need. The last one always can."""
 
     stage: str  # what it is, for a person
     launches: tuple[Launch, ...]
     workspaces: tuple[Workspace, ...] = ()
 
-    def chosen(self, batch: int) -> Launch:
-        return next(x for x in self.launches if x.max_batch is None or batch <= x.max_batch)
+    def chosen(self, batch: int, per_sequence: Collection[str] = ()) -> Launch:
+        """The first launch fit for this batch; `per_sequence` names the buffers with values of their own per sequence."""
+        for launch in self.launches:
+            if (launch.max_batch is None or batch <= launch.max_batch) and not set(launch.common) & set(per_sequence):
+                return launch
+        raise CompilerBug(f"no kernel of the stage `{self.stage}` takes every batch")
 
 
 @dataclass(frozen=True, slots=True)

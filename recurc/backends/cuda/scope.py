@@ -19,7 +19,7 @@ _RESERVED = frozenset(
     + ("memory", "values", "carry", "tile", "tiles", "group", "row", "row_start", "first", "last", "chunk", "earlier")
     + ("later", "prefix", "mine", "member", "arrived", "exchange", "owned", "weight", "parity", "lift", "combine", "apply")
     + ("i64", "u64", "threadIdx", "blockIdx", "blockDim", "gridDim", "Element", "identity", "result", "lifted", "totals")
-    + ("member", "column", "active", "boundary")
+    + ("member", "column", "active", "boundary", "gate", "part", "sequence", "meeting", "target", "wanted", "in_range")
 )
 _LARGEST_INT = 2**31 - 1
 
