@@ -1,0 +1,54 @@
+"""recurc: a compiler for recurrences.
+
+The public names; each is imported when it is first used, so that `import recurc` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recurc import zoo as zoo
+    from recurc.api import Recurrence as Recurrence
+    from recurc.api import Signature as Signature
+    from recurc.api import compile as compile
+    from recurc.api import load as load
+    from recurc.compiled import Compiled as Compiled
+    from recurc.errors import BackendError as BackendError
+    from recurc.errors import CompilerBug as CompilerBug
+    from recurc.errors import RecError as RecError
+    from recurc.errors import RecurcError as RecurcError
+    from recurc.errors import ShapeError as ShapeError
+    from recurc.errors import UnsupportedError as UnsupportedError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Recurrence": "recurc.api",
+    "Signature": "recurc.api",
+    "compile": "recurc.api",
+    "load": "recurc.api",
+    "Compiled": "recurc.compiled",
+    "BackendError": "recurc.errors",
+    "CompilerBug": "recurc.errors",
+    "RecError": "recurc.errors",
+    "RecurcError": "recurc.errors",
+    "ShapeError": "recurc.errors",
+    "UnsupportedError": "recurc.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "zoo":
+        return import_module("recurc.zoo")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'recurc' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, "zoo"])

@@ -33,6 +33,8 @@ def run(
 
     `arrays` holds inputs `(B, T, *dims)`, params `(*dims)` or `(B, *dims)` and, where the defaults are not meant,
     `STATE@initial` or `INPUT@initial` `(*dims)` or `(B, *dims)`. Any recurrence will do: any lag, shorthand operators.
+    Where a value is read more than one step back, `NAME@lagK@initial` and `NAME@lagK@final` `(B, *dims)` say what it
+    was K steps before that, so that a run can be continued.
     Sizes come from the arrays, then `sizes`, then the header's defaults; an unknown one raises `ShapeError`."""
     with np.errstate(all="ignore"):
         return _run(rec, arrays, batch, steps, find_sizes(rec, arrays, sizes or {}))
@@ -55,6 +57,10 @@ def _run(rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapp
         for name in past
     }
     history = {name: [value] * lags[name] for name, value in past.items()}  # newest first
+    for name, values in history.items():
+        for k in range(1, len(values)):
+            if f"{name}@lag{k}@initial" in arrays:
+                values[k] = np.asarray(arrays[f"{name}@lag{k}@initial"], values[k].dtype)
 
     known = value_types(rec)
     outputs: dict[str, Array] = {}
@@ -72,7 +78,9 @@ def _run(rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapp
             outputs[name][:, t] = now[name, 0]
         history = {name: [now[name, 0], *values][: lags[name]] for name, values in history.items()}
         past |= {s.name: now[s.name, 0] for s in rec.states}
-    return outputs | {f"{s.name}@final": past[s.name].copy() for s in rec.states}
+    finals = {f"{s.name}@final": past[s.name].copy() for s in rec.states}
+    finals |= {f"{name}@lag{k}@final": values[k] for name, values in history.items() for k in range(1, len(values))}
+    return outputs | finals
 
 
 def evaluate(expr: ir.Expr, values: Values, sizes: Mapping[str, int], t: int = 0) -> Array:

@@ -1,0 +1,179 @@
+"""The public face: `load`, `Recurrence` and what it compiles to."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from recurc import ir
+from recurc.errors import RecurcError, UnsupportedError
+from recurc.types import Dims, DType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from recurc.compiled import Compiled
+    from recurc.facts import Analysis
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a dim, input, param, state or output of a recurrence is. A dim has a `default` size or is the `same_as`
+    another; a param has the initialiser behind `~`; a state has its value before the first step."""
+
+    dims: Dims
+    dtype: DType
+    default: int | None = None
+    same_as: str | None = None
+    init: ir.Initializer | None = None
+    initial: ir.Expr | None = None
+
+
+class Recurrence:
+    """One step of a computation that is repeated over time, typed and checked. `ir` is its intermediate form."""
+
+    def __init__(self, rec: ir.Recurrence) -> None:
+        self.ir = rec
+
+    @property
+    def name(self) -> str:
+        return self.ir.name
+
+    @property
+    def doc(self) -> str:
+        """The comment above it in the source."""
+        return self.ir.doc
+
+    @cached_property
+    def dims(self) -> dict[str, Signature]:
+        return {d.name: Signature((), DType.I64, default=d.default, same_as=d.same_as) for d in self.ir.dims}
+
+    @cached_property
+    def inputs(self) -> dict[str, Signature]:
+        return {i.name: Signature(i.dims, i.dtype, initial=i.before) for i in self.ir.inputs}
+
+    @cached_property
+    def params(self) -> dict[str, Signature]:
+        return {p.name: Signature(p.dims, p.dtype, init=p.init) for p in self.ir.params}
+
+    @cached_property
+    def states(self) -> dict[str, Signature]:
+        return {s.name: Signature(s.dims, s.dtype, initial=s.initial) for s in self.ir.states}
+
+    @cached_property
+    def outputs(self) -> dict[str, Signature]:
+        from recurc.backends.reference import value_types
+
+        types = value_types(self.ir)
+        return {name: Signature(*types[name]) for name in self.ir.outputs}
+
+    def analyze(self, prove: bool = False) -> Analysis:
+        """Groups of states with their class, legal schedules and the reasons; `prove` adds a symbolic proof (SymPy)."""
+        from recurc.passes import analyze
+
+        return analyze(self.ir, prove=prove)
+
+    def to_text(self) -> str:
+        """Formatted `.rec` text that loads back to an equal recurrence."""
+        from recurc.frontend.render import to_text
+
+        return to_text(self.ir)
+
+    def adjoint(self) -> Recurrence:
+        """The backward pass as a recurrence."""
+        raise UnsupportedError(f"the adjoint of {self.name}: differentiation of a recurrence is not supported yet")
+
+    def init_params(self, rng: int | np.random.Generator = 0, **sizes: int) -> dict[str, NDArray[np.generic]]:
+        """New params `(*dims)` in float32 by their `~` initialisers; `rng` is a seed or a generator.
+
+        Needs the size of every dim that has no default; raises `ShapeError` naming those that are missing."""
+        import numpy as np
+
+        from recurc.arguments import check_sizes, need_sizes, with_defaults
+        from recurc.initializers import initial_params
+
+        complete = with_defaults(self.ir, check_sizes(self.ir, sizes))
+        need_sizes(self.ir, complete, "init_params()")
+        generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng)
+        return initial_params(self.ir, generator, complete)
+
+    def compile(
+        self,
+        backend: str = "auto",
+        schedule: str = "auto",
+        dtype: Any = None,
+        layout: str = "BT",
+        device: Any = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> Compiled:
+        """A function on arrays.
+
+        `backend`: "reference" (the definition, float64), "numpy" (the plan interpreter), "cpu" (native code), "triton",
+        "cuda", or "auto": the fastest that the arrays and this machine allow. `schedule`: "auto" or a name; an illegal
+        one is refused with the reason. `dtype`: what reals are stored in (default: as the inputs). `layout`: "BT"
+        for `(*batch, T, *dims)` or "TB" for `(T, *batch, *dims)`. `sizes` are optional: missing ones come from the
+        arrays of a call; each new combination is specialised once and kept."""
+        from recurc.compiled import Compiled, Options
+
+        return Compiled(self.ir, Options.checked(self.ir, backend, schedule, dtype, layout, device, sizes))
+
+    def module(self, *_: Any, **__: Any) -> NoReturn:
+        """A `torch.nn.Module` around the recurrence."""
+        raise UnsupportedError(f"a torch module of {self.name}: training is not supported yet; use compile()")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recurrence) and self.ir == other.ir
+
+    def __hash__(self) -> int:
+        return hash(self.ir)
+
+    def __repr__(self) -> str:
+        def shown(kind: str, values: Mapping[str, Signature]) -> str:
+            return f"{kind} " + ", ".join(f"{n}[{', '.join(s.dims)}]" if s.dims else n for n, s in values.items())
+
+        kinds = {"input": self.inputs, "param": self.params, "state": self.states, "output": self.outputs}
+        inside = "; ".join(shown(kind, values) for kind, values in kinds.items() if values)
+        return f"<recurrence {self.name}({', '.join(self.dims)}): {inside}>"
+
+
+def load(path: str | PathLike[str] | None = None, *, text: str | None = None, name: str | None = None) -> Recurrence:
+    """The recurrence in a `.rec` file, or in `text`; `name` says which, if the file has several.
+
+    Raises `RecError` (with `.diagnostics`) for a wrong source, `UnsupportedError` for one this version cannot do, and
+    `RecurcError` for a file that cannot be read or does not hold that recurrence."""
+    from recurc import frontend
+
+    if (path is None) == (text is None):
+        raise RecurcError('load() takes a file, or source text: load("lstm.rec") or load(text="...")')
+    where = "the text" if path is None else fspath(path)
+    if path is None:
+        found = frontend.load_text(text or "")
+    else:
+        try:
+            found = frontend.load_file(fspath(path))
+        except OSError as trouble:
+            raise RecurcError(f"cannot read {where}: {trouble.strerror or trouble}") from trouble
+    names = [rec.name for rec in found]
+    if name is None:
+        if len(found) != 1:
+            raise RecurcError(f"{where} has {len(found)} recurrences ({', '.join(names)}): say which with name=")
+        return Recurrence(found[0])
+    for rec in found:
+        if rec.name == name:
+            return Recurrence(rec)
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean `{close[0]}`?" if close else f"it has {', '.join(names)}"
+    raise RecurcError(f"{where} has no recurrence `{name}`; {hint}")
+
+
+def compile(recurrence: Recurrence | str | PathLike[str], **options: Any) -> Compiled:
+    """`Recurrence.compile` of a recurrence or of the one in a `.rec` file."""
+    return (recurrence if isinstance(recurrence, Recurrence) else load(recurrence)).compile(**options)
+
+
+__all__ = ["Recurrence", "Signature", "compile", "load"]

@@ -1,0 +1,285 @@
+"""What a call must be given: names, dims, sizes and element types, checked with a message a person can act on.
+
+Nothing here touches numbers. An array is seen as its name, shape and element type, whatever library it comes from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurc import ir
+from recurc.errors import ShapeError, UnsupportedError
+from recurc.types import Dims, DType, Kind, literal_size
+
+Sizes = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An array a call takes: an input `(*batch, T, *dims)`, a param or an initial value `(*batch, *dims)`."""
+
+    name: str
+    dims: Dims
+    dtype: DType
+    role: str  # "input", "param" or "initial value"
+
+    @property
+    def title(self) -> str:
+        return f"the initial value of `{self.name}`" if self.role == "initial value" else f"{self.role} `{self.name}`"
+
+    def wanted(self, layout: str) -> str:
+        """The shape it should have, in words."""
+        lead = {"BT": ("*batch", "T"), "TB": ("T", "*batch")}[layout] if self.role == "input" else ("*batch",)
+        return "(" + ", ".join((*lead, *self.dims)) + ")"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An array as the checks see it. `weak`: a Python number, which takes the call's dtype instead of giving one."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+    weak: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the arrays of one call agree on."""
+
+    sizes: tuple[tuple[str, int], ...]
+    batch: tuple[int, ...]
+    steps: int
+    real: DType
+
+
+def slots_of(rec: ir.Recurrence) -> dict[str, Slot]:
+    """The inputs and params of a recurrence, by name, in source order."""
+    slots = {i.name: Slot(i.name, i.dims, i.dtype, "input") for i in rec.inputs}
+    return slots | {p.name: Slot(p.name, p.dims, p.dtype, "param") for p in rec.params}
+
+
+def check_sizes(rec: ir.Recurrence, sizes: Mapping[str, Any]) -> Sizes:
+    """Sizes the user wrote, as integers; raises `ShapeError` for an unknown dim, a fraction, NaN or less than 1."""
+    known = [d.name for d in rec.dims]
+    out: Sizes = {}
+    for name, size in sizes.items():
+        if name not in known:
+            raise ShapeError(f"{rec.name} has no dim `{name}`; {_suggest(name, known, 'its dims are')}")
+        whole = isinstance(size, int) or (hasattr(size, "__index__") and not isinstance(size, float))
+        if isinstance(size, bool) or not whole or int(size) < 1:
+            shown = "NaN" if isinstance(size, float) and math.isnan(size) else repr(size)
+            raise ShapeError(f"the size of dim `{name}` should be a positive integer, got {shown}")
+        out[name] = int(size)
+    return out
+
+
+def with_defaults(rec: ir.Recurrence, sizes: Mapping[str, int]) -> Sizes:
+    """`sizes` completed by `R = S` and by the header's defaults."""
+    out = dict(sizes)
+    for _ in rec.dims:
+        for decl in rec.dims:
+            if decl.same_as is not None:
+                for one, other in ((decl.name, decl.same_as), (decl.same_as, decl.name)):
+                    if one in out and out.setdefault(other, out[one]) != out[one]:
+                        raise ShapeError(
+                            f"{decl.name} and {decl.same_as} are one size in {rec.name}, "
+                            f"but {decl.name} is {out[decl.name]} and {decl.same_as} is {out[decl.same_as]}"
+                        )
+    for decl in rec.dims:
+        if decl.default is not None:
+            out.setdefault(decl.name, decl.default)
+    return out
+
+
+def need_sizes(rec: ir.Recurrence, sizes: Mapping[str, int], purpose: str) -> None:
+    """Raises `ShapeError` naming the dims whose size is not known."""
+    missing = [d.name for d in rec.dims if d.name not in sizes]
+    if missing:
+        example = ", ".join(f"{name}=..." for name in missing)
+        raise ShapeError(f"{purpose} needs the size of {', '.join(missing)}: give {example}")
+
+
+def check_names(rec: ir.Recurrence, slots: Mapping[str, Slot], given: Iterable[str]) -> None:
+    """Every name known and none missing, or `ShapeError`."""
+    names = list(given)
+    missing = [slot for name, slot in slots.items() if name not in names]
+    for name in names:
+        if name not in slots:
+            raise ShapeError(f"{rec.name} has no input or param `{name}`; {_suggest(name, list(slots), 'it takes')}")
+    if missing:
+        what = ", ".join(f"{slot.title} {slot.wanted('BT')}" for slot in missing)
+        raise ShapeError(f"{rec.name} was called without {what}")
+
+
+def check_dtype(slot: Slot, seen: Seen) -> None:
+    """Raises `ShapeError` if the elements are of the wrong kind; numbers of the right kind are converted later."""
+    wanted, got = slot.dtype.kind, seen.dtype.kind
+    if wanted is got or (wanted is Kind.COMPLEX and got is Kind.REAL):
+        return
+    if seen.weak and got is Kind.INT and wanted in (Kind.REAL, Kind.COMPLEX):
+        return
+    needed = {
+        Kind.BOOL: "truth values",
+        Kind.INT: "integers",
+        Kind.REAL: "real numbers",
+        Kind.COMPLEX: "complex numbers",
+    }
+    hint = ""
+    if got in (Kind.INT, Kind.BOOL) and wanted in (Kind.REAL, Kind.COMPLEX):
+        hint = "; convert it to float first, for example with `.astype('float32')` or `.float()`"
+    elif wanted is Kind.INT:
+        hint = "; convert it to integers first, for example with `.astype('int64')` or `.long()`"
+    raise ShapeError(f"{slot.title} should hold {needed[wanted]}, got {seen.dtype.value}{hint}")
+
+
+def settle(
+    rec: ir.Recurrence,
+    slots: Mapping[str, Slot],
+    seen: Mapping[str, Seen],
+    layout: str,
+    declared: Mapping[str, int],
+    dtype: DType | None,
+    steps: int | None = None,
+    source: str = "the sizes given to compile",
+) -> Settled:
+    """The sizes, batch dims, number of steps and real dtype all arrays agree on; raises `ShapeError` where two do not.
+
+    `seen` has the keys of `slots`. `declared` sizes come from `source`; `steps` is for a recurrence without inputs."""
+    sizes, origin = dict(declared), dict.fromkeys(declared, source)
+    batch: tuple[int, ...] = ()
+    batch_from = ""
+    steps_from = "steps="
+    for key, slot in slots.items():
+        array = seen[key]
+        check_dtype(slot, array)
+        lead, own = _split(slot, array, layout)
+        for dim, size in zip(slot.dims, own, strict=True):
+            _bind(slot, array, layout, dim, size, sizes, origin)
+        if slot.role == "input":
+            count, lead = (lead[0], lead[1:]) if layout == "TB" else (lead[-1], lead[:-1])
+            if steps is not None and steps != count:
+                raise ShapeError(
+                    f"T does not agree: {slot.title} has {count} steps (shape {array.shape}), {steps_from} has {steps}"
+                )
+            steps, steps_from = count, slot.title
+        batch, batch_from = _broadcast(batch, batch_from, lead, slot, array, layout)
+    if steps is None:
+        raise ShapeError(f"{rec.name} has no inputs, so the call must say how many steps to run: `steps=`")
+    complete = with_defaults(rec, sizes)
+    need_sizes(rec, complete, f"a call of {rec.name}")
+    return Settled(tuple(sorted(complete.items())), batch, steps, dtype or _real(slots, seen))
+
+
+def _split(slot: Slot, array: Seen, layout: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The leading axes (batch, and time for an input) and the axes of `slot.dims`."""
+    rank, least = len(slot.dims), len(slot.dims) + (slot.role == "input")
+    if len(array.shape) < least:
+        if not array.shape and not slot.dims:
+            raise ShapeError(f"{slot.title} should have shape {slot.wanted(layout)}, got a single number")
+        missing = "" if slot.role != "input" or len(array.shape) != rank else "; the time axis T seems to be missing"
+        raise ShapeError(
+            f"{slot.title} should have shape {slot.wanted(layout)}, "
+            f"that is at least {least} axes, got shape {array.shape}{missing}"
+        )
+    return array.shape[: len(array.shape) - rank], array.shape[len(array.shape) - rank :]
+
+
+def _bind(slot: Slot, array: Seen, layout: str, dim: str, size: int, sizes: Sizes, origin: dict[str, str]) -> None:
+    expected, source = literal_size(dim), "the recurrence"
+    if expected is None:
+        expected, source = sizes.setdefault(dim, size), origin.setdefault(dim, slot.title)
+    if size < 1:
+        raise ShapeError(f"dim {dim} of {slot.title} has size {size}; only batch and T may be 0 (shape {array.shape})")
+    if size != expected:
+        raise ShapeError(
+            f"{slot.title} should have shape {slot.wanted(layout)} with {dim} = {expected} (from {source}), "
+            f"got {dim} = {size} (shape {array.shape})"
+        )
+
+
+def _broadcast(
+    batch: tuple[int, ...], origin: str, lead: tuple[int, ...], slot: Slot, array: Seen, layout: str
+) -> tuple[tuple[int, ...], str]:
+    """The batch dims so far and those of one more array, broadcast against each other as NumPy does."""
+    width = max(len(batch), len(lead))
+    one, other = (1,) * (width - len(batch)) + batch, (1,) * (width - len(lead)) + lead
+    if any(a != b and 1 not in (a, b) for a, b in zip(one, other, strict=True)):
+        raise ShapeError(
+            f"batch dims do not agree: {slot.title} {slot.wanted(layout)} has {lead} (shape {array.shape}), "
+            f"{origin} has {batch}"
+        )
+    joined = tuple(b if a == 1 else a for a, b in zip(one, other, strict=True))
+    return joined, slot.title if joined != batch or not origin else origin
+
+
+def _real(slots: Mapping[str, Slot], seen: Mapping[str, Seen]) -> DType:
+    """The call's real dtype: the widest of the inputs whose type the source leaves open, else of the params."""
+    for role in ("input", "param", "initial value"):
+        found = [
+            DType.F64
+            if seen[key].dtype is DType.C128
+            else DType.F32
+            if seen[key].dtype is DType.C64
+            else seen[key].dtype
+            for key, slot in slots.items()
+            if slot.role == role and slot.dtype.is_generic and not seen[key].weak
+        ]
+        if found:
+            return DType.F32 if {DType.F16, DType.BF16} <= set(found) else max(found, key=lambda d: d.itemsize)
+    return DType.F64 if slots and all(s.weak for s in seen.values()) else DType.F32
+
+
+def check_initial(rec: ir.Recurrence, states: Iterable[str], given: Iterable[str]) -> None:
+    """Every initial value belongs to a state, or `ShapeError`."""
+    known = list(states)
+    for name in given:
+        if name not in known:
+            raise ShapeError(
+                f"{rec.name} has no state `{name}` to give an initial value; {_suggest(name, known, 'its states are')}"
+            )
+
+
+def whole_numbers(name: str, value: Any, shape: tuple[int, ...] | None, wanted: str) -> NDArray[np.int64]:
+    """`lengths` or `cu_seqlens` as int64 in host memory; raises `ShapeError` if they are not integers of that shape
+    (None: any number of them in a row)."""
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if array.dtype.kind not in "iu":
+        raise ShapeError(f"{name} should hold integers, got {array.dtype}")
+    if array.shape != shape if shape is not None else array.ndim != 1:
+        raise ShapeError(f"{name} should have shape {wanted}, got {array.shape}")
+    return array.astype(np.int64)
+
+
+_NAMES = {
+    "float16": DType.F16, "half": DType.F16, "bfloat16": DType.BF16, "float32": DType.F32, "float": DType.F32,
+    "single": DType.F32, "float64": DType.F64, "double": DType.F64,
+}  # fmt: skip
+
+
+def real_dtype(dtype: Any) -> DType | None:
+    """The `dtype=` of a compilation, from a `DType`, a NumPy or torch dtype or a name; None stays None.
+
+    Raises `UnsupportedError` for what is not a real dtype recurc stores."""
+    if dtype is None:
+        return None
+    if isinstance(dtype, DType):
+        found = dtype
+    else:
+        text = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)
+        text = text.removeprefix("torch.")
+        found = _NAMES.get(text) or next((d for d in DType if d.value == text), None)
+    if found not in (DType.F16, DType.BF16, DType.F32, DType.F64):
+        raise UnsupportedError(f"dtype={dtype!r}: a call computes in one of f16, bf16, f32, f64")
+    return found
+
+
+def _suggest(name: str, known: list[str], otherwise: str) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean `{close[0]}`?" if close else f"{otherwise} {', '.join(known) or 'none'}"

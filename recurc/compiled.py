@@ -1,0 +1,354 @@
+"""`Compiled`: a recurrence as a function on arrays: checks what it is given, specialises once per sizes, calls kernels.
+
+A call goes through: receive (arrays as they are) -> settle (sizes, batch, T, dtype) -> prepare (kernel arrays) ->
+kernel -> publish. Calls that look like an earlier one take the way of `recurc.runtime.bound` instead.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recurc import ir
+from recurc.arguments import (
+    Seen,
+    Settled,
+    Slot,
+    check_initial,
+    check_names,
+    check_sizes,
+    need_sizes,
+    real_dtype,
+    settle,
+    slots_of,
+    with_defaults,
+)  # fmt: skip
+from recurc.backends.base import Specialization
+from recurc.backends.reference import value_types
+from recurc.errors import ShapeError, UnsupportedError
+from recurc.runtime import bound, torch_ops
+from recurc.runtime.host import HostKit, published
+from recurc.runtime.kit import Kit
+from recurc.runtime.run import Run
+from recurc.runtime.specialize import Builder, Built
+from recurc.types import DType, literal_size
+
+if TYPE_CHECKING:
+    from recurc.plan import Plan
+
+_Prepare = Callable[[str, "_Argument"], Any]
+_MOST_SIGNATURES = 256  # fast ways kept per compiled recurrence
+LAYOUTS = ("BT", "TB")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `Recurrence.compile` was asked for."""
+
+    backend: str = "auto"
+    schedule: str = "auto"
+    dtype: DType | None = None
+    layout: str = "BT"
+    device: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @classmethod
+    def checked(
+        cls,
+        rec: ir.Recurrence,
+        backend: str,
+        schedule: str,
+        dtype: Any,
+        layout: str,
+        device: Any,
+        sizes: Mapping[str, Any] | None,
+    ) -> Options:
+        """The options with every value checked; raises `ShapeError` or `UnsupportedError` naming the bad one."""
+        from recurc.runtime.choose import check_name
+
+        check_name(backend)
+        if layout not in LAYOUTS:
+            raise UnsupportedError(f"layout={layout!r}: arrays are laid out `BT` (batch first) or `TB` (time first)")
+        given = check_sizes(rec, sizes or {})
+        with_defaults(rec, given)
+        return cls(backend, schedule, real_dtype(dtype), layout, None if device is None else str(device), given)
+
+
+@dataclass(frozen=True)
+class _Argument:
+    """What a caller gave for one kernel buffer, as received."""
+
+    slot: Slot
+    array: Any
+    seen: Seen
+    tensor: bool = False
+
+
+class Compiled:
+    """A compiled recurrence. Call it with the inputs and params by name; see `Recurrence.compile`."""
+
+    def __init__(self, rec: ir.Recurrence, options: Options) -> None:
+        self._rec, self._options = rec, options
+        self._slots, self._types = slots_of(rec), value_types(rec)
+        self._builder = Builder(rec, options.backend, options.schedule, options.device)
+        self._sizes: dict[str, int] = with_defaults(rec, options.sizes)
+        self._last: Built | None = None
+        self._fast: dict[Any, bound.BoundCall] = {}
+        self._result: Any = None
+        if len(rec.outputs) > 1:
+            self._result = namedtuple(rec.name, rec.outputs, rename=True)  # type: ignore[misc]  # names known here only
+        if options.schedule != "auto":
+            self._builder.check_schedule()
+
+    # --- calling ---------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        *,
+        initial: Mapping[str, Any] | None = None,
+        return_final: bool = False,
+        reverse: bool = False,
+        lengths: Any = None,
+        cu_seqlens: Any = None,
+        steps: int | None = None,
+        **arrays: Any,
+    ) -> Any:
+        """Runs all T steps.
+
+        Inputs are `(*batch, T, *dims)` (`(T, *batch, *dims)` with `layout="TB"`), params `(*dims)` or
+        `(*batch, *dims)`, `initial` maps states to `(*batch, *dims)`. Returns the output `(*batch, T, *dims)`, or a
+        named tuple of several; with `return_final` a pair of that and a dict of the states after the last step.
+        `reverse` runs from the last step to the first. `lengths (*batch)`: row i has `lengths[i]` steps; outputs behind them are zero, the final
+        states are those at each row's end. `cu_seqlens (n + 1)`: T holds n sequences one after another, without batch
+        dims; initial and final states are `(n, *dims)`. `steps`: how many, for a recurrence without inputs.
+        Raises `ShapeError` for arrays that do not fit, naming the argument, what it should be and what it is."""
+        if lengths is None and cu_seqlens is None and steps is None:
+            key = bound.signature(arrays, initial, return_final, reverse)
+            if key is not None:
+                ready = self._fast.get(key)
+                if ready is not None:
+                    return ready(arrays, initial)
+        else:
+            key = None
+        kit, given = self._receive(arrays, initial or {})
+        settled, prepare = self._settle(kit, given, cu_seqlens is not None, steps)
+        prepared = {name: prepare(name, argument) for name, argument in given.items()}
+        built = self._builder.build(settled, not isinstance(kit, HostKit))
+        self._last, self._sizes = built, dict(settled.sizes)
+        run = Run(self._rec, self._builder, built, kit, settled, self._options.layout, reverse)
+        if cu_seqlens is not None:
+            outputs, finals = run.packed(prepared, cu_seqlens)
+        elif lengths is not None:
+            outputs, finals = run.ragged(prepared, lengths)
+        else:
+            outputs, finals = run.uniform(prepared)
+            if key is not None:
+                self._remember(key, run, given, prepared, prepare, return_final)
+        return self._pack(outputs, finals, return_final)
+
+    def _remember(
+        self,
+        key: Hashable,
+        run: Run,
+        given: Mapping[str, _Argument],
+        prepared: Mapping[str, Any],
+        prepare: _Prepare,
+        final: bool,
+    ) -> None:
+        """Keeps the fast way for further calls of this signature, if the kernel offers one."""
+
+        def again(name: str) -> Callable[[Any], Any]:
+            slot = given[name].slot
+            flipped = run.reverse and slot.role == "input"
+
+            def make(value: Any) -> Any:
+                array = prepare(name, _Argument(slot, *run.kit.receive(slot, value)))
+                return run.kit.flip(array) if flipped else array
+
+            return make
+
+        def finish(outputs: tuple[Any, ...], finals: dict[str, Any]) -> Any:
+            return self._pack(outputs, finals, final)
+
+        received = {n: (a.array, a.tensor) for n, a in given.items()}
+        ready = bound.bind(run, received, prepared, {n: again(n) for n in given}, finish)
+        if ready is not None:
+            if len(self._fast) >= _MOST_SIGNATURES:
+                self._fast.clear()
+            self._fast[key] = ready
+
+    def _pack(self, outputs: tuple[Any, ...], finals: dict[str, Any], return_final: bool) -> Any:
+        """The results as the caller gets them."""
+        result = outputs[0] if self._result is None else self._result(*outputs)
+        return (result, finals) if return_final else result
+
+    def _receive(self, arrays: Mapping[str, Any], initial: Mapping[str, Any]) -> tuple[Kit, dict[str, _Argument]]:
+        """The arguments as arrays of one library, by kernel buffer name."""
+        check_names(self._rec, self._slots, arrays)
+        states = self._builder.continuable
+        check_initial(self._rec, states, initial)
+        kit = self._kit([*arrays.values(), *initial.values()])
+        slots = {name: (slot, arrays[name]) for name, slot in self._slots.items()}
+        for name, value in initial.items():
+            slots[f"{name}@initial"] = Slot(name, states[name].dims, states[name].dtype, "initial value"), value
+        given = {k: _Argument(s, *kit.receive(s, v), torch_ops.is_tensor(v)) for k, (s, v) in slots.items()}
+        return kit, given
+
+    def _kit(self, values: Sequence[Any]) -> Kit:
+        tensors = [v for v in values if torch_ops.is_tensor(v)]
+        device = next((v.device for v in tensors if v.device.type != "cpu"), None)
+        asked = self._options.backend
+        if asked in ("triton", "cuda"):
+            where = device or self._options.device or torch_ops.default_device(asked)
+            return torch_ops.TorchKit(where, numpy=not tensors)
+        if device is not None:
+            if asked != "auto":
+                raise UnsupportedError(
+                    f"the `{asked}` backend runs on arrays in host memory; these are on {device}: use `.cpu()`"
+                )
+            return torch_ops.TorchKit(device, numpy=False)
+        if asked == "auto" and self._options.device is not None and self._options.device != "cpu":
+            return torch_ops.TorchKit(self._options.device, numpy=not tensors)
+        return HostKit(tensors=bool(tensors))
+
+    def _settle(
+        self, kit: Kit, given: Mapping[str, _Argument], packed: bool, steps: int | None
+    ) -> tuple[Settled, _Prepare]:
+        """What the arguments agree on, and the function that prepares each accordingly."""
+        options = self._options
+        # The sequences of a packed batch have their own initial values: `(n, *dims)`, whatever the batch is.
+        apart = {k: a for k, a in given.items() if packed and a.slot.role == "initial value"}
+        slots = {k: a.slot for k, a in given.items() if k not in apart}
+        seen = {k: a.seen for k, a in given.items()}
+        settled = settle(self._rec, slots, seen, options.layout, options.sizes, options.dtype, steps)
+        sizes = dict(settled.sizes)
+        for key, argument in apart.items():
+            settle(self._rec, {key: argument.slot}, seen, "BT", sizes, None, 0, "the inputs and params")
+
+        def prepare(name: str, argument: _Argument) -> Any:
+            slot, have = argument.slot, argument.seen.dtype
+            dims = tuple(literal_size(d) or sizes[d] for d in slot.dims)
+            batch = settled.batch if name not in apart else argument.seen.shape[: len(argument.seen.shape) - len(dims)]
+            want = slot.dtype.settled(settled.real)
+            return kit.prepare(slot, argument.array, have, want, batch, settled.steps, dims, options.layout)
+
+        return settled, prepare
+
+    # --- one step at a time ----------------------------------------------------------------------------------
+
+    def init_state(self, batch: Sequence[int] | int = (), dtype: Any = None, **params: Any) -> dict[str, Any]:
+        """The state before the first step, `(*batch, *dims)` by name, for `step`.
+
+        NumPy arrays of `dtype` (default: that of `compile`, else f32); `step` takes and returns whatever library its
+        inputs are of. `params` are needed only where an initial value is computed from them. Raises `ShapeError`
+        while a size is not known."""
+        real = real_dtype(dtype) or self._options.dtype or DType.F32
+        shape = (batch,) if isinstance(batch, int) else tuple(batch)
+        sizes = self._known_sizes("init_state")
+        spec = Specialization(tuple(sorted(sizes.items())), real)
+        kit = HostKit(tensors=False)
+        state: dict[str, Any] = {}
+        for name, value in self._builder.continuable.items():
+            needed: dict[str, Any] = {}
+            for param in self._builder.initial_reads[name]:
+                if param not in params:
+                    raise ShapeError(f"the initial value of `{name}` is computed from `{param}`: pass it to init_state")
+                slot = self._slots[param]
+                array, seen = kit.receive(slot, params[param])
+                dims = tuple(literal_size(d) or sizes[d] for d in slot.dims)
+                want = slot.dtype.settled(real)
+                needed[param] = kit.prepare(slot, array, seen.dtype, want, shape, 0, dims, "BT")
+            dims = tuple(literal_size(d) or sizes[d] for d in value.dims)
+            stored = self._builder.default_initial(name, spec, needed)
+            full = np.broadcast_to(stored, (int(np.prod(shape, dtype=np.int64)), *dims)).reshape(*shape, *dims).copy()
+            state[name] = published(full, spec.dtype(value.dtype))
+        return state
+
+    def step(self, state: Mapping[str, Any], **arrays: Any) -> tuple[Any, dict[str, Any]]:
+        """One step: inputs `(*batch, *dims)`, params as ever; returns the outputs of that step and the next state.
+
+        Running T steps so gives what one call over T gives; memory does not grow with T. Raises `UnsupportedError`
+        for a recurrence that reads `t`."""
+        if any(isinstance(node, ir.Step) for e in self._rec.equations for node in ir.walk(e.expr)):
+            raise UnsupportedError(
+                f"{self._rec.name} reads the step index t, which step() does not know yet: call it over all steps"
+            )
+        for name in self._builder.continuable:
+            if name not in state:
+                raise ShapeError(f"the state lacks `{name}`; init_state() gives a complete one, and step() the next")
+        timed: dict[str, Any] = {}
+        for name, value in arrays.items():
+            slot = self._slots.get(name)
+            timed[name] = value if slot is None or slot.role != "input" else self._with_time(slot, value)
+        steps = None if self._rec.inputs else 1
+        results, final = self(**timed, steps=steps, initial=state, return_final=True)
+        axis = {n: 0 if self._options.layout == "TB" else -1 - len(self._types[n][0]) for n in self._rec.outputs}
+        if self._result is None:
+            return _without_axis(results, axis[self._rec.outputs[0]]), final
+        return self._result(
+            *(_without_axis(r, axis[n]) for n, r in zip(self._rec.outputs, results, strict=True))
+        ), final
+
+    def _with_time(self, slot: Slot, value: Any) -> Any:
+        """`(*batch, *dims)` with a time axis of one step."""
+        if isinstance(value, (bool, int, float, complex)):
+            return [value]
+        array = value if torch_ops.is_tensor(value) else np.asarray(value)
+        if array.ndim < len(slot.dims):
+            wanted = ", ".join(("*batch", *slot.dims))
+            raise ShapeError(f"{slot.title} should have shape ({wanted}) in one step, got {tuple(array.shape)}")
+        place: list[Any] = [slice(None)] * array.ndim
+        place.insert(0 if self._options.layout == "TB" else array.ndim - len(slot.dims), None)
+        return array[tuple(place)]
+
+    # --- looking inside --------------------------------------------------------------------------------------
+
+    def _known_sizes(self, purpose: str) -> dict[str, int]:
+        need_sizes(self._rec, self._sizes, purpose + "()" if purpose.isidentifier() else purpose)
+        return self._sizes
+
+    def _latest(self) -> Built:
+        """What the last call ran; before the first one, what a call of typical length would run."""
+        if self._last is None:
+            self._last = self._builder.plan_for(self._known_sizes("a plan"), self._options.dtype or DType.F32)
+        return self._last
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the last call (or a typical one, before it); the reference has none: `UnsupportedError`."""
+        plan = self._latest().plan
+        if plan is None:
+            raise UnsupportedError("the reference backend evaluates the equations as they stand: it has no plan")
+        return plan
+
+    @property
+    def source(self) -> dict[str, str]:
+        """Generated text by file name; empty for backends that interpret."""
+        return self._latest().kernel.source
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs: the one asked for, or what `auto` settled on."""
+        return self._latest().backend
+
+    def explain(self) -> str:
+        """What runs and why: backend, groups of states with their classes and schedules, stages, detours."""
+        from recurc.explain import Case, to_text
+
+        built = self._latest()
+        lines = [f"{self._rec.name} on the `{built.backend}` backend", *(f"note: {n}" for n in self._builder.announced)]
+        if built.plan is None or built.target is None:
+            return "\n".join([*lines, "every equation as written, step by step, in float64"])
+        case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target)
+        return "\n".join([*lines, to_text(built.plan, case)])
+
+
+def _without_axis(result: Any, axis: int) -> Any:
+    place: list[Any] = [slice(None)] * result.ndim
+    place[axis] = 0
+    taken = result[tuple(place)]
+    return taken if result.ndim > 1 or torch_ops.is_tensor(taken) else np.asarray(taken)

@@ -1,0 +1,79 @@
+"""Which backend runs a call: the one asked for, or with `auto` the fastest this machine has; a detour is announced."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from recurc import targets
+from recurc.backends.base import Backend
+from recurc.errors import BackendError, UnsupportedError
+from recurc.targets import Target
+
+T = TypeVar("T")
+
+# Name -> module and what its kernels take: arrays in host memory, or torch tensors on a device.
+BACKENDS = {
+    "reference": ("recurc.backends.reference", "host"),
+    "numpy": ("recurc.backends.plan_numpy", "host"),
+    "cpu": ("recurc.backends.cpu", "host"),
+    "triton": ("recurc.backends.triton", "tensor"),
+    "cuda": ("recurc.backends.cuda", "tensor"),
+}
+
+
+def check_name(name: str) -> None:
+    """Raises `UnsupportedError` for a backend that does not exist."""
+    if name != "auto" and name not in BACKENDS:
+        raise UnsupportedError(f"there is no backend `{name}`; there are: auto, {', '.join(BACKENDS)}")
+
+
+def backend(name: str) -> Backend:
+    return cast(Backend, importlib.import_module(BACKENDS[name][0]).BACKEND)
+
+
+def takes_tensors(name: str) -> bool:
+    return BACKENDS[name][1] == "tensor"
+
+
+def candidates(asked: str, on_device: bool) -> tuple[str, ...]:
+    """The backends to try, in order, for arrays in host memory or on a GPU."""
+    if asked != "auto":
+        return (asked,)
+    return ("triton", "cuda") if on_device else ("cpu", "numpy")
+
+
+def first_able(asked: str, on_device: bool, attempt: Callable[[str], T], announced: dict[str, None]) -> T:
+    """The first candidate for which `attempt` (which builds) succeeds; `announced` collects what was said.
+
+    With `auto`, a candidate that cannot is announced once through `warnings` and the next one is tried; a backend
+    asked for by name raises its own error."""
+    names = candidates(asked, on_device)
+    for name in names[:-1]:
+        try:
+            return attempt(name)
+        except (BackendError, UnsupportedError) as reason:
+            text = f"recurc runs on the `{names[names.index(name) + 1]}` backend instead of `{name}`: {reason}"
+            if text not in announced:
+                announced[text] = None
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return attempt(names[-1])
+
+
+def target_for(name: str, device: str | None) -> Target:
+    """What the scheduler should weigh schedules for."""
+    if name in ("triton", "cuda"):
+        return targets.named(_gpu(device))
+    return targets.named("cpu")
+
+
+def _gpu(device: str | None) -> str:
+    """The nearest GPU target: this machine's, or an H100 where kernels are only interpreted."""
+    import torch
+
+    if device is None or not device.startswith("cuda") or not torch.cuda.is_available():
+        return "sm_90"
+    major, _ = torch.cuda.get_device_capability(device)
+    return {8: "sm_80", 9: "sm_90"}.get(major, "sm_100" if major > 9 else "sm_80")

@@ -1,0 +1,218 @@
+"""Torch tensors at the border: seen as NumPy arrays in host memory, prepared in place on a device.
+
+Torch is never imported by looking at an argument: a tensor can only exist once its owner has imported torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurc.arguments import Seen, Slot
+from recurc.errors import ShapeError, UnsupportedError
+from recurc.types import DType
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensor = torch.Tensor
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+def is_tensor(value: object) -> bool:
+    """Whether this is a torch tensor; False as long as nobody has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+def refuse_gradients(slot: Slot, tensor: Tensor) -> None:
+    """A tensor whose gradient is wanted is refused rather than detached behind the caller's back."""
+    if tensor.requires_grad and _torch().is_grad_enabled():
+        raise UnsupportedError(
+            f"{slot.title} requires a gradient; gradients through a recurrence are not supported yet: "
+            "call it under torch.no_grad(), or pass detached tensors"
+        )
+
+
+def dtype_of(slot: Slot, tensor: Tensor) -> DType:
+    torch = _torch()
+    known = {
+        torch.bool: DType.BOOL, torch.float16: DType.F16, torch.bfloat16: DType.BF16, torch.float32: DType.F32,
+        torch.float64: DType.F64, torch.complex64: DType.C64, torch.complex128: DType.C128, torch.int64: DType.I64,
+        torch.int32: DType.I32, torch.int16: DType.I32, torch.int8: DType.I32, torch.uint8: DType.I32,
+    }  # fmt: skip
+    found = known.get(tensor.dtype)
+    if found is None:
+        raise ShapeError(f"{slot.title} should be an array of numbers, got {tensor.dtype}")
+    return found
+
+
+def torch_dtype(dtype: DType) -> Any:
+    torch = _torch()
+    return {
+        DType.BOOL: torch.bool, DType.F16: torch.float16, DType.BF16: torch.bfloat16, DType.F32: torch.float32,
+        DType.F64: torch.float64, DType.C64: torch.complex64, DType.C128: torch.complex128, DType.I64: torch.int64,
+        DType.I32: torch.int32,
+    }[dtype]  # fmt: skip
+
+
+def to_host(slot: Slot, tensor: Tensor) -> tuple[Array, Seen]:
+    """A CPU tensor as a NumPy array over the same memory (bf16 as the uint16 of its bits)."""
+    refuse_gradients(slot, tensor)
+    if tensor.layout is not _torch().strided:
+        raise ShapeError(f"{slot.title} should be a dense tensor, got layout {tensor.layout}; use `.to_dense()`")
+    dtype = dtype_of(slot, tensor)
+    return host_view(tensor), Seen(tuple(tensor.shape), dtype)
+
+
+def host_view(tensor: Tensor) -> Array:
+    """The memory of a CPU tensor as NumPy sees it."""
+    torch = _torch()
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    if plain.dtype is torch.bfloat16:
+        return plain.view(torch.int16).numpy().view(np.uint16)
+    return plain.numpy()
+
+
+def from_host(array: Array, dtype: DType) -> Tensor:
+    """A NumPy result as a tensor over the same memory."""
+    torch = _torch()
+    if dtype is DType.BF16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def receive(slot: Slot, value: Any, device: Any) -> tuple[Tensor, Seen]:
+    """What a caller gave for `slot`, as a tensor on `device`."""
+    torch = _torch()
+    weak = isinstance(value, (bool, int, float, complex, list, tuple))
+    if not isinstance(value, torch.Tensor):
+        from recurc.runtime import host
+
+        array, seen = host.receive(slot, value)
+        return from_host(np.ascontiguousarray(array), seen.dtype).to(device), Seen(seen.shape, seen.dtype, weak)
+    refuse_gradients(slot, value)
+    if value.device != device and not (value.device.type == "cpu" and value.ndim == 0):
+        raise ShapeError(f"{slot.title} is on {value.device}, other arrays of the call are on {device}")
+    return value.detach().to(device), Seen(tuple(value.shape), dtype_of(slot, value))
+
+
+def prepare(
+    slot: Slot, tensor: Tensor, want: DType, batch: tuple[int, ...], steps: int, dims: tuple[int, ...], layout: str
+) -> Tensor:
+    """As `host.prepare`, for a tensor: `(B, T, *dims)` for an input, else `(B, *dims)`."""
+    tensor = tensor.to(torch_dtype(want))
+    flat = int(np.prod(batch, dtype=np.int64))
+    rest = (steps, *dims) if slot.role == "input" else dims
+    if slot.role == "input" and layout == "TB":
+        tensor = tensor.movedim(0, tensor.ndim - len(dims) - 1)
+    tensor = tensor.expand(*batch, *rest)
+    if len(batch) != 1:
+        tensor = tensor.reshape(flat, *rest)
+    lead = 2 if slot.role == "input" else 1
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape[lead:]), reversed(tensor.stride()[lead:]), strict=True):
+        if size != 1 and stride != expected:
+            return tensor.contiguous()
+        expected *= size
+    return tensor
+
+
+def output(
+    batch: tuple[int, ...], steps: int, dims: tuple[int, ...], dtype: DType, layout: str, zero: bool, device: Any
+) -> tuple[Tensor, Tensor]:
+    """As `host.output`, on a device."""
+    torch = _torch()
+    make = torch.zeros if zero else torch.empty
+    flat = int(np.prod(batch, dtype=np.int64))
+    if layout == "TB":
+        public = make((steps, *batch, *dims), dtype=torch_dtype(dtype), device=device)
+        return public, public.reshape(steps, flat, *dims).transpose(0, 1)
+    public = make((*batch, steps, *dims), dtype=torch_dtype(dtype), device=device)
+    return public, public.reshape(flat, steps, *dims)
+
+
+def rows(tensor: Tensor, which: Sequence[int]) -> Tensor:
+    """Some rows of a batch; a broadcast batch stays broadcast."""
+    if tensor.stride(0) == 0:
+        return tensor[:1].expand(len(which), *tensor.shape[1:])
+    return tensor[_torch().as_tensor(list(which), device=tensor.device)]
+
+
+class TorchKit:
+    """Calls whose kernels take tensors on one device. Tensors have no negative strides, so reversing copies."""
+
+    flips_are_views = False
+
+    def __init__(self, device: Any, numpy: bool) -> None:
+        self.device, self.numpy = _torch().device(device), numpy
+
+    def receive(self, slot: Slot, value: Any) -> tuple[Tensor, Seen]:
+        return receive(slot, value, self.device)
+
+    def prepare(
+        self, slot: Slot, array: Tensor, have: DType, want: DType, batch: Shape, steps: int, dims: Shape, layout: str
+    ) -> Tensor:
+        return prepare(slot, array, want, batch, steps, dims, layout)
+
+    def output(
+        self, batch: Shape, steps: int, dims: Shape, dtype: DType, layout: str, zero: bool
+    ) -> tuple[Tensor, Tensor]:
+        return output(batch, steps, dims, dtype, layout, zero, self.device)
+
+    def final(self, batch: Shape, dims: Shape, dtype: DType) -> tuple[Tensor, Tensor]:
+        public = _torch().zeros((*batch, *dims), dtype=torch_dtype(dtype), device=self.device)
+        return public, public.reshape(int(np.prod(batch, dtype=np.int64)), *dims)
+
+    def rows(self, array: Tensor, which: Sequence[int]) -> Tensor:
+        return rows(array, which)
+
+    def flip(self, array: Tensor) -> Tensor:
+        return array.flip(1)
+
+    def publish(self, public: Tensor, dtype: DType) -> Any:
+        if not self.numpy:
+            return public
+        from recurc.runtime import host
+
+        return host.published(host_view(public.cpu()), dtype)
+
+    def host(self, array: Tensor) -> Array:
+        return host_view(array.cpu())
+
+    def spread(self, values: Array, batch: int, dtype: DType) -> Tensor:
+        """Host values `(1 or B, *dims)` (bf16 as bits) as a `(B, *dims)` kernel argument on the device."""
+        tensor = from_host(np.ascontiguousarray(values), dtype).to(self.device)
+        return tensor.expand(batch, *tensor.shape[1:])
+
+
+def default_device(backend: str) -> str:
+    """Where kernels of a GPU backend run when neither the arrays nor the caller say: the GPU, or the CPU if there is
+    none (Triton's interpreter)."""
+    return "cuda" if _torch().cuda.is_available() else "cpu"
+
+
+def call_with_host_arrays(kernel: Any, args: dict[str, Any], batch: int, steps: int, real: DType) -> None:
+    """Calls a kernel that takes tensors on NumPy arrays (bf16 as uint16 bits); results are copied back into them."""
+    device = default_device("")
+    tensors: dict[str, Any] = {}
+    for name, array in args.items():
+        dtype = DType.BF16 if array.dtype == np.uint16 else None
+        tensor = from_host(np.array(array), dtype or real)
+        tensors[name] = tensor.to(device)
+    kernel(tensors, batch, steps)
+    for name, array in args.items():
+        if array.flags.writeable:
+            array[...] = host_view(tensors[name].cpu())
