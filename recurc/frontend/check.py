@@ -56,6 +56,9 @@ def _shared(module: ast.Module, problems: Problems) -> Scope:
     return collector.scope
 
 
+_STEPWISE = (Kind.INPUT, Kind.STATE, Kind.EQUATION, Kind.CLOCKED)
+
+
 class _Recurrence:
     """Checks one recurrence, equation by equation; what is wrong is reported and left out."""
 
@@ -73,8 +76,8 @@ class _Recurrence:
             return None
         for function in self.scope.functions.values():
             self.names.check_function(function)
-        self._consts()
         self._declared()
+        self._consts()
         inputs = [self._input(s) for s in self.scope.of_kind(Kind.INPUT)]
         params = [self._param(s) for s in self.scope.of_kind(Kind.PARAM)]
         states = [self._state(s) for s in self.scope.of_kind(Kind.STATE)]
@@ -368,7 +371,7 @@ class _Recurrence:
             symbol = self.scope.symbols.get(output.name)
             if symbol is None:
                 self.names.check(output)
-            elif symbol.kind not in (Kind.INPUT, Kind.STATE, Kind.EQUATION, Kind.CLOCKED):
+            elif output.name not in self.scope.broken and symbol.kind not in _STEPWISE:
                 self.problems.report(
                     "E0506", f"`{output.name}` is {symbol.kind.value}, which is no value of a step", output.span,
                     f"write `output y = ...` with an expression, for example `output y = {output.name} * x`",

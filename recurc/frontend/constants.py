@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cmath
-import math
 
 import numpy as np
 
@@ -12,39 +11,50 @@ from recurc.ops import OPS
 from recurc.types import Kind
 
 _LIMIT = 2**63
-_EXACT = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b}
+_Number = bool | int | float | complex
 
 
 def fold(expr: Expr) -> Expr:
     """`expr`, or its value if all its operands are numbers. Raises `ArithmeticError` if there is none."""
-    if not isinstance(expr, Apply) or expr.op == "cast" or not all(isinstance(a, Const) for a in expr.args):
+    if not isinstance(expr, Apply) or expr.op == "cast":
         return expr
     values = [a.value for a in expr.args if isinstance(a, Const)]
-    kind = expr.dtype.kind
-    if kind is Kind.INT and expr.op in _EXACT:
-        value = _EXACT[expr.op](*values)
-    elif kind is Kind.INT and expr.op == "neg":
-        value = -values[0]
-    elif expr.op in ("div", "mod", "floordiv") and values[1] == 0:
+    if len(values) < len(expr.args):
+        return expr
+    if expr.op in ("div", "mod", "floordiv") and values[1] == 0:
         raise ZeroDivisionError("a division by zero")
-    else:
+    value = _exact(expr.op, values) if expr.dtype.kind is Kind.INT else None
+    if value is None:
         with np.errstate(all="ignore"):
             value = OPS[expr.op].numpy(*(_operand(v) for v in values)).item()
-    if kind is Kind.INT:
-        value = int(value)
-        if not -_LIMIT <= value < _LIMIT:
+    return Const(_checked(value, expr.dtype.kind), expr.dtype, expr.span)
+
+
+def _exact(op: str, values: list[_Number]) -> int | None:
+    """Whole numbers in exact arithmetic, so that an overflow is seen."""
+    match op, [int(v) for v in values if isinstance(v, int)]:
+        case "add", [a, b]:
+            return a + b
+        case "sub", [a, b]:
+            return a - b
+        case "mul", [a, b]:
+            return a * b
+        case "neg", [a]:
+            return -a
+        case _:
+            return None
+
+
+def _checked(value: _Number, kind: Kind) -> _Number:
+    if kind is Kind.INT and not isinstance(value, complex):
+        if not -_LIMIT <= int(value) < _LIMIT:
             raise OverflowError("the integer does not fit into 64 bits")
-    elif kind is Kind.REAL:
-        value = float(value.real)
-        if math.isnan(value):
-            raise ArithmeticError("it is not a number")
-    elif kind is Kind.COMPLEX:
-        value = complex(value)
-        if cmath.isnan(value):
-            raise ArithmeticError("it is not a number")
-    else:
-        value = bool(value)
-    return Const(value, expr.dtype, expr.span)
+        return int(value)
+    if cmath.isnan(value):
+        raise ArithmeticError("it is not a number")
+    if kind is Kind.COMPLEX:
+        return complex(value)
+    return bool(value) if kind is Kind.BOOL else float(value.real)
 
 
 def _operand(value: bool | int | float | complex) -> np.generic:

@@ -95,7 +95,7 @@ class _Lexer:
         if at == len(text) or text[at] in "\n#":
             return at
         indent = text[start:at]
-        if "\t" in indent:
+        if "\t" in indent and all(p.code != "E0103" for p in self.out.problems):
             self._problem(
                 "E0103", "a tab in the indentation", self._span(start, at), "indent with 4 spaces; `recurc fmt` does it"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from recurc.diagnostics import Diagnostic
 from recurc.errors import RecError
@@ -53,7 +53,7 @@ class _Parser:
     def __init__(self, source: SourceFile, lexed: Lexed) -> None:
         self.source, self.tokens = source, lexed.tokens
         self.problems: list[Diagnostic] = []
-        self.interactive: Any = grammar().parse_interactive()
+        self.interactive: Any = cast(Any, grammar()).parse_interactive()
 
     def run(self) -> ast.Module | None:
         from recurc.frontend.build_ast import Fed
@@ -226,15 +226,9 @@ def explain_unexpected(line: list[Token], token: Token, following: Token | None,
             "the left side of an equation is a bare name",
             f"write `{first.text} = ...`: a bare name means the value at step t",
         )
-    if (
-        token.kind == "EQUAL"
-        and previous is not None
-        and previous.kind in _ARITHMETIC
-        and line[0].kind == "NAME"
-        and len(line) == 2
-    ):
-        help = f"write `{first.text} = {first.text}[t-1] {previous.text} ...`"
-        return _Wrong("E0115", f"`{previous.text}=` changes a name in place; equations define each name once", help)
+    if token.kind in _ARITHMETIC and len(line) == 1 and following is not None and following.kind == "EQUAL":
+        message = f"`{token.text}=` changes a name in place; equations define each name once"
+        return _Wrong("E0115", message, f"write `{first.text} = {first.text}[t-1] {token.text} ...`")
     if token.kind == "EQUALS" and len(line) == 1:
         return _Wrong("E0100", "`==` compares; a definition is written with `=`", f"write `{first.text} = ...`")
     if token.kind in _COMPARE and kinds & _COMPARE:

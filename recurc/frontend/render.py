@@ -177,7 +177,7 @@ def _unconverted(expr: ir.Expr) -> list[ir.Expr]:
             return [ir.Const(int(value), DType.I64)]
         case ir.Const(value=float(value), dtype=dtype) if dtype.kind is Kind.REAL and not math.isnan(value):
             return [ir.Const(value, DType.REAL)]
-        case ir.Const(value=complex(value)) if value.imag == 0:
+        case ir.Const(value=complex() as value) if value.imag == 0:
             whole = value.real.is_integer() and abs(value.real) < 2**53
             return [ir.Const(int(value.real), DType.I64) if whole else ir.Const(value.real, DType.REAL)]
         case ir.Apply(op="cast", args=(arg,)):
@@ -250,8 +250,8 @@ def _contract(expr: ir.Contract) -> _Text:
         except ops.TypeProblem:
             continue
     raise UnsupportedError(
-        f"a contraction of {show_dims(expr.left.dims)} with {show_dims(expr.right.dims)} that is neither `@` nor `outer` "
-        "has no spelling in .rec text"
+        f"a contraction of {show_dims(expr.left.dims)} with {show_dims(expr.right.dims)} has no spelling in .rec text "
+        "unless it is `@` or `outer`"
     )
 
 

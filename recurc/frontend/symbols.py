@@ -65,6 +65,7 @@ class Scope:
     consts: dict[str, ast.Binding] = field(default_factory=dict[str, ast.Binding])
     definitions: list[Definition] = field(default_factory=list[Definition])
     outputs: list[ast.Name] = field(default_factory=list[ast.Name])
+    broken: set[str] = field(default_factory=set[str])  # names whose declaration was refused
     elsewhere: set[str] = field(default_factory=set[str])  # names a limitation defines: known, but without a value
 
     def of_kind(self, kind: Kind) -> list[Symbol]:
@@ -181,6 +182,8 @@ class Collector:
         return dim.name
 
     def unknown_dim(self, dim: ast.Dim) -> None:
+        if dim.name in self.scope.broken:
+            return
         near = self.scope.nearest(dim.name, [Kind.DIM])
         dims = ", ".join(s.name for s in self.scope.of_kind(Kind.DIM)) or "none"
         help = f"did you mean {near}?" if near else f"add it to the header; the dims are {dims}"
@@ -287,12 +290,14 @@ class Collector:
     def _declare(self, symbol: Symbol) -> bool:
         name = symbol.name
         if name in RESERVED:
+            self.scope.broken.add(name)
             self.problems.report("E0205", f"`{name}` is reserved: {RESERVED[name]}", symbol.span, "choose another name")
             return False
         earlier = self.scope.symbols.get(name)
         if earlier is None:
             self.scope.symbols[name] = symbol
             return True
+        self.scope.broken.add(name)
         if (earlier.kind is Kind.DIM) != (symbol.kind is Kind.DIM):
             self.problems.report(
                 "E0203", f"`{name}` is both a dim and a value", symbol.span,

@@ -1,21 +1,73 @@
-"""The LALR parser of grammar.lark."""
+"""The LALR parser of grammar.lark, from tables made in advance.
+
+Making the tables takes about 50 ms, reading them a few. They are kept as JSON (data that cannot run, unlike a pickle)
+next to the grammar, together with the grammar's hash and lark's version; if either differs, the parser is made from the
+grammar. `python -m recurc.frontend.tables` writes them.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
 
-from lark import Lark
+import lark
+from lark.grammar import Rule
+from lark.lexer import TerminalDef
 
 from recurc.frontend.build_ast import BuildAst
 
-
-def load() -> Lark:
-    return build()
+_FOLDER = files("recurc.frontend")
 
 
-def build() -> Lark:
-    """The parser made from the grammar text (about 50 ms)."""
-    text = files("recurc.frontend").joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(
-        text, parser="lalr", lexer="basic", keep_all_tokens=True, maybe_placeholders=False, transformer=BuildAst()
+def load() -> lark.Lark:
+    """The parser, from the tables if they fit this grammar and this lark."""
+    text = _FOLDER.joinpath("grammar.lark").read_text(encoding="utf-8")
+    tables = _FOLDER.joinpath("grammar.json")
+    if tables.is_file():
+        kept = json.loads(tables.read_text(encoding="utf-8"))
+        if kept["key"] == _key(text):
+            numbered: Any = _numbered({"data": kept["data"], "memo": kept["memo"]})
+            read: Any = cast(Any, lark.Lark)._load_from_dict
+            return read(numbered["data"], numbered["memo"], transformer=BuildAst())
+    return build(text)
+
+
+def build(text: str) -> lark.Lark:
+    """The parser made from the grammar text."""
+    return lark.Lark(
+        text,
+        parser="lalr",
+        lexer="basic",
+        keep_all_tokens=True,
+        maybe_placeholders=False,
+        transformer=BuildAst(),
     )
+
+
+def tables_text() -> str:
+    """What grammar.json should hold."""
+    text = _FOLDER.joinpath("grammar.lark").read_text(encoding="utf-8")
+    made: Any = lark.Lark(text, parser="lalr", lexer="basic", keep_all_tokens=True, maybe_placeholders=False)
+    data, memo = made.memo_serialize([TerminalDef, Rule])
+    return json.dumps({"key": _key(text), "data": data, "memo": memo}, separators=(",", ":"), sort_keys=True) + "\n"
+
+
+def _key(text: str) -> str:
+    return f"lark {lark.__version__} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _numbered(value: Any) -> Any:
+    """JSON knows only text as keys; the tables' numbers are made numbers again."""
+    if isinstance(value, dict):
+        items = cast(dict[str, Any], value).items()
+        return {int(k) if k.isdigit() else k: _numbered(v) for k, v in items}
+    if isinstance(value, list):
+        return [_numbered(v) for v in cast(list[Any], value)]
+    return value
+
+
+if __name__ == "__main__":
+    Path(str(_FOLDER.joinpath("grammar.json"))).write_text(tables_text(), encoding="utf-8")
