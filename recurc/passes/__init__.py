@@ -39,9 +39,18 @@ def core_passes() -> tuple[Pass, ...]:
 
 def analyze(rec: Recurrence, prove: bool = False) -> Analysis:
     """Groups of states, their classes, legal schedules and reasons. `prove` adds a symbolic proof (SymPy, seconds)."""
+    return _analysis(core_form(rec), prove)
+
+
+def _analysis(core: Recurrence, prove: bool) -> Analysis:
     from recurc.passes.classify import classify
 
-    return classify(core_form(rec))
+    analysis = classify(core)
+    if not prove:
+        return analysis
+    from recurc.passes.certify import certify
+
+    return certify(core, analysis)
 
 
 def make_plan(
@@ -52,17 +61,17 @@ def make_plan(
     real: DType,
     target: Target,
     schedule: str = "auto",
+    prove: bool = False,
 ) -> Plan:
     """The plan for dims of `sizes`, `batch` sequences of `steps` steps, reals stored as `real`, on `target`.
 
     `schedule`: "auto", a schedule's name, or `h=scan,c=sequential` per state. Raises `ScheduleError`
     (an `UnsupportedError`) for an illegal one, naming the reason and the legal ones."""
-    from recurc.passes.classify import classify
     from recurc.passes.cost import Shape
     from recurc.passes.lower import lower
     from recurc.passes.schedule import choose
 
     core = core_form(rec)
-    analysis = classify(core)
+    analysis = _analysis(core, prove)
     shape = Shape(dict(sizes), batch, steps, real.itemsize)
     return lower(core, analysis, choose(core, analysis, shape, target, schedule), shape)

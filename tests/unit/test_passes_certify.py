@@ -1,0 +1,79 @@
+"""Certificates: every lifted operator of the zoo is proved, and an operator with a flipped sign or a lost term is not."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from recurc.facts import Monoid
+from recurc.ir import Apply, Const, Expr, Recurrence, rewrite, walk
+from recurc.passes import analyze, core_form
+from recurc.passes.certify import certificate_of, randomised_error
+from tests.passes_zoo import ZOO
+from tests.systems import SYSTEMS
+
+LIFTED = [name for name, (_, _, legal) in ZOO.items() if any("scan" in s for s in legal)]
+FLIPS = {"add": "sub", "mul": "add", "max": "min", "min": "max", "logaddexp": "max", "sub": "add"}
+
+
+def build(name: str) -> Recurrence:
+    return SYSTEMS[name]() if name in SYSTEMS else ZOO[name][0]()
+
+
+@pytest.mark.parametrize("name", [*LIFTED, "ema", "selective_scan", "aaren"])
+def test_every_lifted_operator_is_proved_within_five_seconds(name: str) -> None:
+    recurrence = build(name)
+    start = time.process_time()
+    groups = analyze(recurrence, prove=True).groups
+    assert time.process_time() - start < 5.0
+    for group in groups:
+        if group.monoid is not None:
+            assert (group.certificate.method, group.certificate.status) == ("symbolic", "proved"), group.certificate
+
+
+def mutants(expr: Expr) -> list[Expr]:
+    """`expr` with one operator flipped, once for each place where that is possible."""
+    out: list[Expr] = []
+    for target in walk(expr):
+        if isinstance(target, Apply) and target.op in FLIPS:
+            flipped = replace(target, op=FLIPS[target.op])
+            out.append(rewrite(expr, lambda n, t=target, f=flipped: f if n == t else n))
+    return out
+
+
+MUTATED = ["lerp", "resets", "running_max", "max_plus", "log_sum_exp", "scalar_decay", "aaren", "mlstm"]
+
+
+def certified(recurrence: Recurrence, monoid: Monoid) -> bool:
+    return certificate_of(core_form(recurrence), monoid).status == "proved"
+
+
+@pytest.mark.parametrize("name", MUTATED)
+@pytest.mark.parametrize("part", ["combine", "apply", "lift"])
+def test_a_flipped_operator_loses_the_proof(name: str, part: str) -> None:
+    recurrence = build(name)
+    monoid = next(g.monoid for g in analyze(recurrence).groups if g.monoid is not None)
+    pieces: tuple[Expr, ...] = getattr(monoid, part)
+    tried = 0
+    for i, piece in enumerate(pieces):
+        for mutant in mutants(piece)[:3]:
+            changed = replace(monoid, **{part: (*pieces[:i], mutant, *pieces[i + 1 :])})
+            assert not certified(recurrence, changed), f"{part}[{i}] of {name} changed unnoticed: {mutant}"
+            tried += 1
+    assert tried or part == "lift"
+
+
+def test_a_wrong_identity_loses_the_proof() -> None:
+    recurrence = build("ema")
+    monoid = next(g.monoid for g in analyze(recurrence).groups if g.monoid is not None)
+    zeros = tuple(Const(0.0, c.dtype) for c in monoid.components)
+    assert not certified(recurrence, replace(monoid, identity=zeros))
+
+
+def test_the_randomised_check_sees_an_operator_that_is_not_associative() -> None:
+    monoid = next(g.monoid for g in analyze(build("ema")).groups if g.monoid is not None)
+    assert randomised_error(monoid) < 1e-12
+    broken = replace(monoid, combine=(monoid.combine[0], mutants(monoid.combine[1])[0]))
+    assert randomised_error(broken) > 1e-3
