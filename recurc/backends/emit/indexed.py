@@ -260,15 +260,19 @@ def unrollable(body: Sequence[ir.Equation], limit: int = 8) -> dict[str, int]:
 # --- statements ---------------------------------------------------------------------------------------------------
 
 
-def statements(body: Sequence[ir.Equation], sizes: Mapping[str, int], unrolled: Mapping[str, int]) -> list[Stmt]:
+def statements(
+    body: Sequence[ir.Equation], sizes: Mapping[str, int], unrolled: Mapping[str, int], declared: Mapping[str, Dims]
+) -> list[Stmt]:
     """One `Stmt` for each element along unrolled dims of each equation, folds split off into statements of their own
-    (`NAME@sum`), equal folds shared."""
+    (`NAME@sum`), equal folds shared. `declared` gives the dims of states and buffers, where an equation may have
+    fewer or have them in another order."""
     out: list[Stmt] = []
     known: dict[Node, str] = {}
-    local = {e.name: e.expr.dims for e in body}
+    local = {e.name: declared.get(e.name, e.expr.dims) for e in body}
     for equation in body:
-        axes = axis_ids(equation.expr.dims)
-        node = unroll_folds(lower(equation.expr, axes, sizes), unrolled)
+        axes = axis_ids(local[equation.name])
+        index = _aligned(equation.expr.dims, local[equation.name], axes)
+        node = unroll_folds(lower(equation.expr, index, sizes, frozenset(axes)), unrolled)
         fixed = [v for v in axes if dim_of(v) in unrolled]
         free = tuple(v for v in axes if v not in fixed)
         for place in _places([unrolled[dim_of(v)] for v in fixed]):

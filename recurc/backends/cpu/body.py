@@ -1,0 +1,402 @@
+"""Printing one step of a stage: its nests, with every value read from and stored to where it lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recurc.backends.cpu.names import Spelling, at, element, stride_of
+from recurc.backends.cpu.program import Program
+from recurc.backends.emit.expr import C_TYPES, Printer
+from recurc.backends.emit.indexed import Fold, Index, Load, Stmt, Var, dim_of, loads
+from recurc.backends.emit.nests import Nest
+from recurc.backends.emit.text import Text
+from recurc.plan import Carry, Role
+from recurc.types import Dims, DType, Kind, axis_ids
+
+_NEUTRAL = {"sum": "0", "prod": "1", "max": "-INFINITY", "min": "INFINITY", "any": "0", "all": "1"}
+
+
+@dataclass(frozen=True)
+class Array:
+    """A local array: the variables (or axis ids) of its axes, in storage order, the lane axis last and padded."""
+
+    name: str
+    order: tuple[int, ...]  # storage axis -> axis of an index
+    dims: Dims  # in storage order
+    has_lane: bool
+
+
+@dataclass
+class Body:
+    program: Program
+    spell: Spelling
+    made: dict[str, tuple[int, Stmt]] = field(init=False)
+    carries: dict[str, Carry] = field(init=False)
+    nest: int = 0  # the nest being printed
+    rows: bool = False  # inside a tile: fold results are arrays over its rows
+
+    def __post_init__(self) -> None:
+        self.made = {s.name: (k, s) for k, n in enumerate(self.program.nests) for s in n.stmts}
+        self.carries = {c.name: c for c in self.program.stage.carries}
+
+    # --- types and names --------------------------------------------------------------------------------------
+
+    def compute(self, dtype: DType) -> DType:
+        return self.spell.spec.dtype(dtype).accumulator
+
+    @property
+    def suffix(self) -> str:
+        return f"v{self.program.real.value}"
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the last vector of lanes is partly empty."""
+        lane = self.program.lane
+        return lane is not None and self.spell.extent(dim_of(lane)) % (self.lanes) != 0
+
+    lanes: int = 16
+
+    def c_type(self, dtype: DType, vector: bool) -> str:
+        dtype = self.compute(dtype)
+        return "vec" if vector else "real" if dtype is self.program.real else C_TYPES[dtype]
+
+    def is_carry(self, stmt: Stmt) -> bool:
+        return self.program.elements[stmt.name][0] in self.carries
+
+    def local(self, stmt: Stmt) -> str:
+        """The C variable of a value in the iteration that computes it."""
+        return self.spell(f"{stmt.name}@new" if self.is_carry(stmt) else stmt.name)
+
+    def is_local(self, stmt: Stmt, load: Load) -> bool:
+        """Whether a read of the value in the current nest sees the variable itself."""
+        place, _ = self.made[stmt.name]
+        nest = self.program.nests[place]
+        if not nest.vars or nest.accumulated(stmt):
+            return True
+        return place == self.nest and load.index == stmt.index
+
+    def needs_array(self, stmt: Stmt) -> bool:
+        """Whether the value is read outside of the iteration that computes it."""
+        home, _ = self.made[stmt.name]
+        nest = self.program.nests[home]
+        if not nest.vars or nest.accumulated(stmt):
+            return False
+        return any(
+            load.name == stmt.name and not load.lag and (k != home or load.index != stmt.index)
+            for k, n in enumerate(self.program.nests) for s in n.stmts for load in loads(s.value)
+        )  # fmt: skip
+
+    # --- arrays -----------------------------------------------------------------------------------------------
+
+    def _array(self, name: str, axes: tuple[Var, ...]) -> Array:
+        """Storage of a value over `axes`; with the lane loop outside, the lane axis is the vector itself."""
+        lane = self.program.lane
+        order = [i for i, v in enumerate(axes) if v != lane]
+        if lane in axes and not self.program.lanes_outside:
+            order.append(axes.index(lane))
+        return Array(name, tuple(order), tuple(dim_of(axes[i]) for i in order), lane in axes)
+
+    def carry_array(self, name: str, new: bool) -> Array:
+        c_name = self.spell(name)
+        if new and name in self.program.doubled:
+            c_name = self.spell(f"{name}@next")
+        return self._array(c_name, axis_ids(self.carries[name].dims))
+
+    def value_array(self, stmt: Stmt, index: Index) -> tuple[Array, Index]:
+        """Where a value of this step is kept between nests, and the full index of its element at `index`."""
+        base, places = self.program.elements[stmt.name]
+        if base in self.carries:
+            return self.carry_array(base, True), self._full_index(base, places, index)
+        return self._array(self.spell(f"{stmt.name}@all"), stmt.index), index
+
+    def _full_index(self, base: str, places: tuple[int, ...], index: Index) -> Index:
+        """The index along all axes of an equation, unrolled ones included."""
+        if not places:
+            return index
+        dims = self.program.dims[base]
+        free, fixed = iter(index), iter(places)
+        total = len(dims) - len(index)
+        literal = [d for d in dims if d.isdigit()]
+        unrolled = set(literal) if len(literal) == total else {d for d in literal if int(d) <= 8}
+        return tuple(next(fixed) if d in unrolled else next(free) for d in dims)
+
+    def array_read(self, array: Array, index: Index) -> str:
+        stored = tuple(index[i] for i in array.order)
+        lane = self.program.lane
+        padded = array.has_lane and not self.program.lanes_outside
+        place = self.spell.place(stored, array.dims, padded)
+        if not array.dims:
+            return array.name
+        if not padded:
+            return element(array.name, place)
+        if stored[-1] == lane:
+            return f"rc_load_{self.suffix}({at(array.name, place)})"
+        if lane in stored:
+            axis = stored.index(lane)
+            return f"rc_gather_{self.suffix}({at(array.name, place)}, {stride_of(axis, (*array.dims[:-1], array.dims[-1]), self.spell)}, LANES)"
+        return element(array.name, place)
+
+    def array_write(self, array: Array, index: Index, value: str) -> str:
+        stored = tuple(index[i] for i in array.order)
+        padded = array.has_lane and not self.program.lanes_outside
+        place = self.spell.place(stored, array.dims, padded)
+        if not array.dims:
+            return f"{array.name} = {value};"
+        if padded:
+            return f"rc_store_{self.suffix}({at(array.name, place)}, {value});"
+        return f"{element(array.name, place)} = {value};"
+
+    def array_count(self, array: Array) -> str:
+        padded = array.dims[-1] if array.has_lane and not self.program.lanes_outside and array.dims else None
+        sizes = [self.spell.size(d) for d in array.dims[:-1]]
+        if array.dims:
+            sizes.append(self.spell.padded(array.dims[-1]) if padded else self.spell.size(array.dims[-1]))
+        return " * ".join(sizes) or "1"
+
+    # --- loads ------------------------------------------------------------------------------------------------
+
+    @property
+    def printer(self) -> Printer:
+        return Printer(self.compute, self.load, self.program.lane)
+
+    def load(self, load: Load) -> str:
+        if not load.lag and load.name in self.made:
+            stmt = self.made[load.name][1]
+            if self.is_local(stmt, load):
+                name = self.local(stmt)
+                return f"{name}[q]" if self.rows and self.in_weights(stmt) else name
+            array, full = self.value_array(stmt, load.index)
+            return self.array_read(array, full)
+        if load.name in self.carries:
+            return self.array_read(self.carry_array(load.name, not load.lag), load.index)
+        return self.buffer_read(load)
+
+    def in_weights(self, stmt: Stmt) -> bool:
+        return any(stmt in w.folds for w in self.program.weights.get(self.made[stmt.name][0], ()))
+
+    def preloaded(self, load: Load) -> bool:
+        """Params that stay in local variables: scalars, and with the lane loop outside everything along lanes."""
+        if self.spell.buffers[load.name].role not in (Role.PARAM, Role.ONCE) or self.program.tiled:
+            return False
+        return not load.index or (self.program.lanes_outside and self.program.lane in load.index)
+
+    def param_array(self, load: Load) -> Array:
+        return self._array(self.spell(load.name), axis_ids(self.spell.buffers[load.name].dims))
+
+    def buffer_read(self, load: Load, direct: bool = False) -> str:
+        if not direct and self.preloaded(load):
+            if self._lane_axis_plain(load):
+                return self.array_read(self.param_array(load), load.index)
+        buffer = self.spell.buffers[load.name]
+        pointer = self.pointer(load.name, load.lag)
+        place = self.spell.place(load.index, buffer.dims)
+        lane = self.program.lane
+        if lane not in load.index:
+            return element(pointer, place)
+        axis = load.index.index(lane)
+        if axis != len(load.index) - 1:
+            count = "lanes" if self.ragged else "LANES"
+            return f"rc_gather_{self.suffix}({at(pointer, place)}, {stride_of(axis, buffer.dims, self.spell)}, {count})"
+        if self.ragged:
+            return f"rc_load_part_{self.suffix}({at(pointer, place)}, lanes)"
+        return f"rc_load_{self.suffix}({at(pointer, place)})"
+
+    def _lane_axis_plain(self, load: Load) -> bool:
+        """The lane variable stands at the axis it names, so a preloaded copy serves this read."""
+        axes = axis_ids(self.spell.buffers[load.name].dims)
+        lane = self.program.lane
+        return not load.index or (lane in axes and load.index.index(lane) == axes.index(lane))
+
+    def pointer(self, name: str, lag: int = 0) -> str:
+        """The pointer to the element of the current sequence and step."""
+        if self.spell.buffers[name].has_time:
+            return self.spell(f"{name}@before" if lag else f"{name}@t")
+        return self.spell(f"{name}@b")
+
+    def buffers_read(self) -> dict[str, set[int]]:
+        """Buffers the stage reads, with the lags."""
+        found: dict[str, set[int]] = {}
+        for nest in self.program.nests:
+            for stmt in nest.stmts:
+                for load in loads(stmt.value):
+                    if load.name in self.spell.buffers and load.name not in self.carries and (load.lag or load.name not in self.made):
+                        found.setdefault(load.name, set()).add(load.lag)
+        return found
+
+    # --- nests ------------------------------------------------------------------------------------------------
+
+    def all_nests(self, text: Text) -> None:
+        for number in range(len(self.program.nests)):
+            self.print_nest(number, text)
+
+    def print_nest(self, number: int, text: Text) -> None:
+        self.nest = number
+        nest = self.program.nests[number]
+        folds = [s for s in nest.stmts if nest.accumulated(s)]
+        for stmt in folds:
+            self._declare_fold(stmt, text, across=nest)
+        inner = Text()
+        self.iteration(nest, inner)
+        self.loops(nest.vars, inner, text)
+        for stmt in folds:
+            self._finish_fold(stmt, text)
+        for stmt in folds:
+            self._keep(stmt, text)
+
+    def loops(self, variables: tuple[Var, ...], inner: Text, text: Text) -> None:
+        if not variables:
+            text.block(inner)
+            return
+        first, rest = variables[0], variables[1:]
+        name, dim = self.spell.var(first), dim_of(first)
+        if first == self.program.lane:
+            bounds = ("lane0", "lane1") if self.program.lanes_apart else ("0", self.spell.size(dim))
+            with text.braces(f"for (long {name} = {bounds[0]}; {name} < {bounds[1]}; {name} += LANES)"):
+                if self.ragged:
+                    text(f"const long lanes = rc_lanes({bounds[1]} - {name});")
+                self.loops(rest, inner, text)
+            return
+        with text.braces(f"for (long {name} = 0; {name} < {self.spell.size(dim)}; {name}++)"):
+            self.loops(rest, inner, text)
+
+    def iteration(self, nest: Nest, text: Text) -> None:
+        """One place of a nest."""
+        printed: set[str] = set()
+        for stmt in nest.stmts:
+            if stmt.name in printed:
+                continue
+            if nest.accumulated(stmt):
+                self._update_fold(stmt, text)
+            elif isinstance(stmt.value, Fold):
+                group = [s for s in nest.stmts if isinstance(s.value, Fold) and s.value.over == stmt.value.over and self._ready(s, stmt, nest)]
+                for s in group:
+                    self._declare_fold(s, text)
+                inner = Text()
+                for s in group:
+                    self._update_fold(s, inner)
+                self.loops(stmt.value.over, inner, text)
+                for s in group:
+                    self._finish_fold(s, text)
+                printed.update(s.name for s in group)
+            else:
+                self.assign(stmt, text)
+        for stmt in nest.stmts:
+            if not nest.accumulated(stmt):
+                self._keep(stmt, text)
+
+    def _ready(self, stmt: Stmt, first: Stmt, nest: Nest) -> bool:
+        """Whether a fold may share the loop of an earlier one: it needs nothing computed between them."""
+        if nest.accumulated(stmt):
+            return False
+        start = nest.stmts.index(first)
+        if nest.stmts.index(stmt) < start:
+            return False
+        later = {s.name for s in nest.stmts[start:]}
+        return not any(load.name in later and not load.lag for load in loads(stmt.value))
+
+    def assign(self, stmt: Stmt, text: Text) -> None:
+        vector = self.program.lane in stmt.index if self.program.lane else False
+        value = self.printer(stmt.value)
+        if vector and not self.printer.is_vector(stmt.value):
+            value = f"rc_spread_{self.suffix}({value})"
+        text(f"const {self.c_type(stmt.value.dtype, vector)} {self.local(stmt)} = {value};{comment(stmt)}")
+
+    def _keep(self, stmt: Stmt, text: Text) -> None:
+        """Store a value to the arrays that hold it: carry, scratch, output."""
+        base, places = self.program.elements[stmt.name]
+        value = self.local(stmt)
+        if self.rows and self.in_weights(stmt):
+            value += "[q]"
+        if base in self.carries:
+            array = self.carry_array(base, True)
+            if array.dims:
+                text(self.array_write(array, self._full_index(base, places, stmt.index), value))
+        elif self.needs_array(stmt):
+            array, full = self.value_array(stmt, stmt.index)
+            text(self.array_write(array, full, value))
+        if base in self.program.stage.writes:
+            self._write_buffer(base, self._full_index(base, places, stmt.index), value, stmt, text)
+
+    def _write_buffer(self, name: str, index: Index, value: str, stmt: Stmt, text: Text) -> None:
+        buffer = self.spell.buffers[name]
+        pointer = self.pointer(name)
+        place = self.spell.place(index, buffer.dims)
+        lane = self.program.lane
+        if lane is not None and lane in index:
+            axis = index.index(lane)
+            if axis != len(index) - 1:
+                count = "lanes" if self.ragged else "LANES"
+                text(f"rc_scatter_{self.suffix}({at(pointer, place)}, {stride_of(axis, buffer.dims, self.spell)}, {value}, {count});")
+            elif self.ragged:
+                text(f"rc_store_part_{self.suffix}({at(pointer, place)}, {value}, lanes);")
+            else:
+                text(f"rc_store_{self.suffix}({at(pointer, place)}, {value});")
+        else:
+            once = "if (lane0 == 0) " if self.program.lanes_apart and not self.program.lanes_outside else ""
+            if self.program.lanes_outside and lane is not None:
+                once = f"if ({self.spell.var(lane)} == 0) "
+            text(f"{once}{element(pointer, place)} = {value};")
+
+    # --- folds ------------------------------------------------------------------------------------------------
+
+    def _fold_vector(self, stmt: Stmt) -> bool:
+        """Whether the running value of a fold is a vector."""
+        assert isinstance(stmt.value, Fold)
+        lane = self.program.lane
+        return lane is not None and (lane in stmt.index or lane in stmt.value.over)
+
+    def _running(self, stmt: Stmt) -> str:
+        """The variable a fold runs in; one along the lanes is folded across them at the end."""
+        assert isinstance(stmt.value, Fold)
+        across = self.program.lane is not None and self.program.lane in stmt.value.over
+        return self.spell(f"{stmt.name}@lanes") if across else self.local(stmt)
+
+    def _declare_fold(self, stmt: Stmt, text: Text, across: Nest | None = None) -> None:
+        assert isinstance(stmt.value, Fold)
+        fold, name, vector = stmt.value, self._running(stmt), self._fold_vector(stmt)
+        kind = self.c_type(fold.dtype, vector)
+        if fold.op.startswith("arg"):
+            text(f"int64_t {name} = 0;{comment(stmt)}", f"{self.c_type(fold.arg.dtype, False)} {name}_best = 0;")
+            return
+        neutral = _NEUTRAL[fold.op]
+        if fold.dtype.kind is Kind.INT and fold.op in ("max", "min"):
+            bits = self.compute(fold.dtype).value[1:]
+            neutral = f"INT{bits}_{'MIN' if fold.op == 'max' else 'MAX'}"
+        text(f"{kind} {name} = {f'rc_spread_{self.suffix}({neutral})' if vector else neutral};{comment(stmt)}")
+
+    def _update_fold(self, stmt: Stmt, text: Text) -> None:
+        assert isinstance(stmt.value, Fold)
+        fold, name, vector = stmt.value, self._running(stmt), self._fold_vector(stmt)
+        value = self.printer(fold.arg)
+        if vector and not self.printer.is_vector(fold.arg):
+            value = f"rc_spread_{self.suffix}({value})"
+        lane = self.program.lane
+        if self.ragged and lane in fold.over:
+            value = f"rc_keep_{self.suffix}({value}, lanes, {_NEUTRAL[fold.op]})"
+        if fold.op.startswith("arg"):
+            var = self.spell.var(fold.over[0])
+            better = ">" if fold.op == "argmax" else "<"
+            with text.braces(f"if ({var} == 0 || {value} {better} {name}_best)"):
+                text(f"{name}_best = {value};", f"{name} = {var};")
+            return
+        match fold.op:
+            case "sum" | "prod":
+                text(f"{name} {'+' if fold.op == 'sum' else '*'}= {value};")
+            case "any" | "all":
+                text(f"{name} {'|' if fold.op == 'any' else '&'}= {value};")
+            case _:
+                suffix = self.suffix if vector else self.compute(fold.dtype).value
+                text(f"{name} = rc_{fold.op}_{suffix}({name}, {value});")
+
+    def _finish_fold(self, stmt: Stmt, text: Text) -> None:
+        assert isinstance(stmt.value, Fold)
+        running = self._running(stmt)
+        if running != self.local(stmt):
+            text(f"const real {self.local(stmt)} = rc_{stmt.value.op}_lanes_{self.suffix}({running});")
+
+
+def comment(stmt: Stmt) -> str:
+    place = f"line {stmt.span.line}" if stmt.span else ""
+    what = stmt.text if stmt.text and "@" in stmt.name and (" in " in stmt.text) else ""
+    words = ": ".join(w for w in (place, what) if w)
+    return f"  // {words}" if words else ""

@@ -1,0 +1,27 @@
+"""What the CPU backend cannot do."""
+
+from __future__ import annotations
+
+from recurc.backends.base import Specialization
+from recurc.ir import Apply, walk
+from recurc.ops import OPS
+from recurc.plan import Matmul, Plan, Scan
+from recurc.types import Kind
+
+
+def limitations(plan: Plan, spec: Specialization) -> list[str]:
+    out: list[str] = []
+    for buffer in plan.buffers:
+        if buffer.dtype.kind is Kind.COMPLEX:
+            out.append(f"`{buffer.name}` is complex, and complex numbers have no C form yet")
+    for stage in plan.stages:
+        exprs = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
+        if isinstance(stage, Scan):
+            exprs += [*stage.monoid.lift, *stage.monoid.combine, *stage.monoid.apply]
+        for expr in exprs:
+            for node in walk(expr):
+                if isinstance(node, Apply) and OPS[node.op].c is None:
+                    out.append(f"the operator `{node.op}` has no C form yet")
+                elif node.dtype.kind is Kind.COMPLEX:
+                    out.append("complex numbers have no C form yet")
+    return list(dict.fromkeys(out))

@@ -1,0 +1,220 @@
+"""One C function for a stage that goes through time one sequence at a time (`Loop`) or has no feedback (`Map`).
+
+With the lane loop outside, one vector of lanes goes through all steps with its states in registers or the first-level
+cache; otherwise each step runs its nests over whole rows, which streams through memory in order.
+"""
+
+from __future__ import annotations
+
+from recurc.backends.cpu.body import Body
+from recurc.backends.cpu.names import at
+from recurc.backends.emit.indexed import Load, dim_of, loads
+from recurc.backends.emit.text import Text
+from recurc.types import axis_ids
+
+SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1"
+
+
+def print_loop(body: Body, function: str, why: str) -> str:
+    """`static void FUNCTION(...)`: sequences b0..b1, steps t0..t1, lanes lane0..lane1 of the stage."""
+    text = Text()
+    program, spell = body.program, body.spell
+    text(*(f"// {line}" for line in why.splitlines()))
+    with text.braces(f"static void {function}({SIGNATURE})"):
+        if not (program.lanes_apart and program.lane):
+            text("(void)lane0, (void)lane1;")
+        with text.braces("for (long b = b0; b < b1; b++)"):
+            _sequence_pointers(body, text)
+            if program.lanes_outside and program.lane is not None:
+                var = spell.var(program.lane)
+                with text.braces(f"for (long {var} = lane0; {var} < lane1; {var} += LANES)"):
+                    if body.ragged:
+                        text(f"const long lanes = rc_lanes(lane1 - {var});")
+                    _through_time(body, text)
+            else:
+                _through_time(body, text)
+    return str(text)
+
+
+def _through_time(body: Body, text: Text) -> None:
+    _preload(body, text)
+    _declare(body, text)
+    for carry in body.program.stage.carries:
+        copy_state(body, carry.name, text, save=False)
+    with text.braces("for (long t = t0; t < t1; t++)"):
+        step_pointers(body, text, "b")
+        body.all_nests(text)
+        _rotate(body, text)
+    for carry in body.program.stage.carries:
+        with text.braces(f"if (call->{body.spell(f'{carry.name}@out')}.data)"):
+            copy_state(body, carry.name, text, save=True)
+
+
+def _sequence_pointers(body: Body, text: Text) -> None:
+    spell = body.spell
+    for name, buffer in sorted(spell.buffers.items()):
+        lags = body.buffers_read().get(name, set())
+        if not lags or buffer.has_time:
+            continue
+        field = spell(name)
+        text(f"const {spell.stored(name)} *{body.pointer(name)} = (const {spell.stored(name)} *)call->{field}.data + b * call->{field}.batch;")
+    for carry in body.program.stage.carries:
+        if carry.name not in body.program.stage.identity:
+            pointer, field = spell(f"{carry.name}@in"), spell(f"{carry.name}@in")
+            kind = _state_type(body, carry.name)
+            text(f"const {kind} *{pointer} = (const {kind} *)call->{field}.data + b * call->{field}.batch;")
+        out = spell(f"{carry.name}@out")
+        kind = _state_type(body, carry.name)
+        text(f"{kind} *{out} = ({kind} *)call->{out}.data + b * call->{out}.batch;")
+
+
+def _state_type(body: Body, carry: str) -> str:
+    from recurc.backends.cpu.names import STORED
+
+    return STORED[body.compute(body.carries[carry].dtype)]
+
+
+def step_pointers(body: Body, text: Text, sequence: str, step: str = "t") -> None:
+    """Pointers to the row of the current sequence and step, for every buffer with a time axis."""
+    spell = body.spell
+    used = {name: lags for name, lags in body.buffers_read().items() if spell.buffers[name].has_time}
+    for name in body.program.stage.writes:
+        if not spell.buffers[name].has_time:
+            if name not in used:
+                field, kind = spell(name), spell.stored(name)
+                text(f"{kind} *{body.pointer(name)} = ({kind} *)call->{field}.data;")
+            continue
+        used.setdefault(name, set())
+    for name in sorted(used):
+        field, kind = spell(name), spell.stored(name)
+        constant = "" if name in body.program.stage.writes else "const "
+        row = f"({kind} *)call->{field}.data + {sequence} * call->{field}.batch"
+        if 0 in used[name] or name in body.program.stage.writes:
+            text(f"{constant}{kind} *{body.pointer(name)} = {row} + ({step} - call->{field}.origin) * call->{field}.time;")
+        if 1 in used[name]:
+            first = spell(f"{name}@initial")
+            before = f"{row} + ({step} - 1 - call->{field}.origin) * call->{field}.time"
+            initial = f"(const {kind} *)call->{first}.data + {sequence} * call->{first}.batch"
+            text(f"const {kind} *{body.pointer(name, 1)} = {step} > 0 ? {before} : {initial};")
+
+
+def _preload(body: Body, text: Text) -> None:
+    """Params that do not change with time, into variables."""
+    seen: set[str] = set()
+    for nest in body.program.nests:
+        for stmt in nest.stmts:
+            for load in loads(stmt.value):
+                if load.name in seen or load.lag or load.name in body.made or load.name in body.carries:
+                    continue
+                if body.preloaded(load):
+                    seen.add(load.name)
+                    _preload_one(body, load, text)
+
+
+def _preload_one(body: Body, load: Load, text: Text) -> None:
+    buffer = body.spell.buffers[load.name]
+    array = body.param_array(load)
+    axes = axis_ids(buffer.dims)
+    direct = Load(load.name, 0, axes, load.dtype)
+    value = body.buffer_read(direct, direct=True)
+    if not array.dims:
+        kind = "vec" if array.has_lane else body.c_type(buffer.dtype, False)
+        text(f"const {kind} {array.name} = {value};")
+        return
+    text(f"vec {array.name}[{body.array_count(array)}];")
+    inner = Text()
+    inner(body.array_write(array, axes, value))
+    body.loops(tuple(v for v in axes if v != body.program.lane), inner, text)
+
+
+def _declare(body: Body, text: Text) -> None:
+    program = body.program
+    for carry in program.stage.carries:
+        for new in (False, True) if carry.name in program.doubled and body.carry_array(carry.name, False).dims else (False,):
+            array = body.carry_array(carry.name, new)
+            _declare_array(body, array.name, array, carry.dtype, text, bool(new or carry.name in program.doubled))
+    for _, stmt in body.made.values():
+        if body.needs_array(stmt) and not body.is_carry(stmt):
+            array, _ = body.value_array(stmt, stmt.index)
+            _declare_array(body, array.name, array, stmt.value.dtype, text, False)
+
+
+def _declare_array(body: Body, name: str, array: object, dtype: object, text: Text, pointer: bool) -> None:
+    from recurc.backends.cpu.body import Array
+    from recurc.types import DType
+
+    assert isinstance(array, Array) and isinstance(dtype, DType)
+    vector = array.has_lane and body.program.lanes_outside
+    kind = body.c_type(dtype, vector)
+    if not array.dims:
+        text(f"{kind} {name};")
+    elif pointer:
+        room = body.spell(f"{name}@room")
+        text(f"{kind} {room}[{body.array_count(array)}] ALIGNED, *{name} = {room};")
+    else:
+        text(f"{kind} {name}[{body.array_count(array)}] ALIGNED;")
+
+
+def _rotate(body: Body, text: Text) -> None:
+    """After a step the new states become the old ones."""
+    for carry in body.program.stage.carries:
+        array = body.carry_array(carry.name, False)
+        if not array.dims:
+            text(f"{array.name} = {body.spell(f'{carry.name}@new')};")
+        elif carry.name in body.program.doubled:
+            new = body.carry_array(carry.name, True).name
+            with text.braces(""):
+                text(f"{body.c_type(carry.dtype, array.has_lane and body.program.lanes_outside)} *swap = {array.name};")
+                text(f"{array.name} = {new};", f"{new} = swap;")
+
+
+def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
+    """Between a state's array and its place in memory: `NAME_in` before the first step, `NAME_out` after the last."""
+    program, spell = body.program, body.spell
+    dims = body.carries[carry].dims
+    axes = axis_ids(dims)
+    array = body.carry_array(carry, False)
+    pointer = spell(f"{carry}@{'out' if save else 'in'}")
+    place = spell.place(axes, dims)
+    inner = Text()
+    lane = program.lane
+    if save:
+        value = body.array_read(array, axes)
+        if lane in axes and axes[-1] == lane:
+            part = ", lanes" if body.ragged else ""
+            inner(f"rc_store{'_part' if part else ''}_{body.suffix}({at(pointer, place)}, {value}{part});")
+        elif lane in axes:
+            from recurc.backends.cpu.names import stride_of
+
+            stride = stride_of(axes.index(lane), dims, spell)
+            inner(f"rc_scatter_{body.suffix}({at(pointer, place)}, {stride}, {value}, {'lanes' if body.ragged else 'LANES'});")
+        else:
+            guard = ""
+            if program.lanes_apart and lane is not None:
+                guard = f"if ({spell.var(lane) if program.lanes_outside else 'lane0'} == 0) "
+            inner(f"{guard}{pointer}[{place or '0'}] = {value};")
+    else:
+        identity = program.stage.identity.get(carry)
+        if identity is not None:
+            from recurc.backends.emit.indexed import lower
+
+            value = body.printer(lower(identity, (), {}))
+            if lane in axes:
+                value = f"rc_spread_{body.suffix}({value})"
+        elif lane in axes and axes[-1] == lane:
+            value = f"rc_load_part_{body.suffix}({at(pointer, place)}, lanes)" if body.ragged else f"rc_load_{body.suffix}({at(pointer, place)})"
+        elif lane in axes:
+            from recurc.backends.cpu.names import stride_of
+
+            stride = stride_of(axes.index(lane), dims, spell)
+            value = f"rc_gather_{body.suffix}({at(pointer, place)}, {stride}, {'lanes' if body.ragged else 'LANES'})"
+        else:
+            value = f"{pointer}[{place or '0'}]"
+        inner(body.array_write(array, axes, value))
+    order = [v for v in axes if v != lane]
+    if lane in axes and not program.lanes_outside and lane is not None:
+        order.append(lane)
+    body.loops(tuple(order), inner, text)
+
+
+__all__ = ["SIGNATURE", "copy_state", "dim_of", "print_loop", "step_pointers"]

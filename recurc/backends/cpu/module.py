@@ -1,0 +1,413 @@
+"""The C file of a plan: header, helpers, one function per stage, and the entry that runs them over threads and time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from recurc.backends.base import Specialization
+from recurc.backends.cpu import tiles
+from recurc.backends.cpu.body import Body
+from recurc.backends.cpu.loop import print_loop
+from recurc.backends.cpu.names import RESERVED, STORED, Spelling
+from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
+from recurc.backends.cpu.program import Program, StageInput, analyse
+from recurc.backends.cpu.stages import ScanLoops, as_input, scan_loops, sequence_lagged
+from recurc.backends.emit.indexed import dim_of
+from recurc.backends.emit.names import Names
+from recurc.backends.emit.text import Text
+from recurc.ir import Size, reads, walk
+from recurc.plan import Buffer, Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.types import DType
+
+EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
+
+
+@dataclass
+class Unit:
+    """One C function and what the entry must know to call it."""
+
+    function: str
+    body: Body
+    text: str
+
+    @property
+    def program(self) -> Program:
+        return self.body.program
+
+
+@dataclass
+class StageCode:
+    stage: Stage
+    units: list[Unit]
+    scan: ScanLoops | None = None
+
+
+@dataclass
+class Module:
+    """A printed C file and the order in which its entry takes arrays."""
+
+    text: str
+    arrays: tuple[str, ...]
+    notes: list[str] = field(default_factory=list[str])
+
+
+def external_buffers(plan: Plan) -> tuple[Buffer, ...]:
+    """Buffers the caller gives, in the order the entry takes them."""
+    return tuple(b for b in plan.buffers if b.role in EXTERNAL)
+
+
+def print_module(plan: Plan, spec: Specialization, vector_bytes: int) -> Module:
+    printer = _ModulePrinter(plan, spec, vector_bytes)
+    return Module(printer.file(), tuple(b.name for b in external_buffers(plan)), printer.notes)
+
+
+class _ModulePrinter:
+    def __init__(self, plan: Plan, spec: Specialization, vector_bytes: int) -> None:
+        self.plan, self.spec, self.vector_bytes = plan, spec, vector_bytes
+        self.real = spec.real.accumulator
+        self.lanes = vector_bytes // self.real.itemsize
+        self.names = Names(RESERVED)
+        self.sizes = dict(spec.sizes)
+        for dim in self.sizes:
+            self.names(dim)
+        self.loops = {k: scan_loops(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Scan)}
+        extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
+        self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
+        self.spell = Spelling(self.names, spec, self.buffers)
+        self.notes: list[str] = []
+        sequences = any(b.role is Role.SEQUENCE for b in plan.buffers)
+        self.chunked = sequences and not self.loops and not sequence_lagged(plan)
+        self.stages = [self._stage(k, s) for k, s in enumerate(plan.stages)]
+
+    # --- stages -----------------------------------------------------------------------------------------------
+
+    def _stage(self, number: int, stage: Stage) -> StageCode:
+        title = f"{self.plan.recurrence.name.lower()}_{_kind(stage)}"
+        if isinstance(stage, Scan):
+            loops = self.loops[number]
+            units = [
+                self._unit(loops.fold, f"{title}_fold", "Folds the elements of one segment of steps into one."),
+                self._unit(loops.carry, f"{title}_carry", "Carries the states over the segments; a step here is a segment."),
+                self._unit(loops.run, f"{title}_run", "Runs one segment from the states before it."),
+            ]
+            return StageCode(stage, units, loops)
+        what = {
+            Map: "No feedback: every step by itself.",
+            Matmul: "One matrix product over all sequences and steps.",
+            Loop: "One pass over t; states stay close.",
+        }[type(stage)]
+        return StageCode(stage, [self._unit(as_input(stage, f"stage{number}"), title, what)])
+
+    def _unit(self, stage: StageInput, hint: str, what: str) -> Unit:
+        program = analyse(stage, self.buffers, self.spec)
+        body = Body(program, self.spell)
+        body.lanes = self.lanes
+        function = self.names.fresh(hint).removesuffix("_1")
+        why = f"{what}\n{_describe(program)}"
+        text = tiles.print_tiled(body, function, why) if program.tiled else print_loop(body, function, why)
+        return Unit(function, body, text)
+
+    # --- the file ---------------------------------------------------------------------------------------------
+
+    def file(self) -> str:
+        functions = "\n\n".join(u.text for s in self.stages for u in s.units)
+        entry = self._entry()
+        code = f"{functions}\n\n{entry}"
+        fields = sorted(set(re.findall(r"\b(?:call|self)(?:->|\.)(\w+)", code)) - {"batch", "steps"})
+        struct = Text()
+        struct("// Every array a stage reads or writes.")
+        with struct.braces("struct call", "};"):
+            struct("int64_t batch, steps;")
+            struct(*_wrapped("rc_array ", fields, ";"))
+        real = self.real.value
+        dims = "\n".join(f"enum {{ {self.names(d)} = {n} }};" for d, n in self.spec.sizes)
+        types = (
+            f"#define RC_VECTOR_BYTES {self.vector_bytes}\n"
+            + vector_types(["f32", "f64"])
+            + f"\ntypedef {STORED[self.real]} real;\ntypedef v{real} vec;\n"
+            + f"#define LANES RC_LANES_v{real}\n"
+            + "#define PADDED(n) (((n) + LANES - 1) / LANES * LANES)  // local arrays hold whole vectors\n"
+            + "INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }"
+        )
+        parts = [self._header(), base_helpers(), types, helpers(code), dims, str(struct), functions, entry]
+        return "\n\n".join(p for p in parts if p) + "\n"
+
+    def _header(self) -> str:
+        plan, rec = self.plan, self.plan.recurrence
+        origin = f" from {rec.span.file}" if rec.span else ""
+        lines = [f"{rec.name}{origin}, generated by recurc: native CPU code for {self.spec.real.value} arrays."]
+        if rec.doc:
+            lines += [line.strip() for line in rec.doc.strip().splitlines()]
+        lines.append("")
+        lines.append("Sizes: " + (", ".join(f"{d} = {n}" for d, n in self.spec.sizes) or "none") + "; batch and steps are free.")
+        for group, schedule in zip(plan.analysis.groups, plan.schedules, strict=False):
+            lines.append(f"States {', '.join(group.states)}: class {group.cls}, schedule {schedule}.")
+            lines += [f"  {reason}" for reason in group.reasons]
+        lines += [f"{reason}" for reason in plan.reasons]
+        lines.append("Stages: " + "; ".join(f"{_kind(s)} -> {', '.join(s.writes)}" for s in plan.stages) + ".")
+        lines.append("")
+        lines.append("Arrays the entry takes, in order (batch and time strides in elements, inner dims contiguous):")
+        for b in external_buffers(plan):
+            axes = ["batch", *(["steps"] if b.has_time else []), *b.dims]
+            lines.append(f"  {b.name}[{', '.join(axes)}]: {self.spec.dtype(b.dtype).accumulator.value}, {b.role.value}")
+        return "\n".join(f"// {line}".rstrip() for line in lines)
+
+    # --- the entry --------------------------------------------------------------------------------------------
+
+    def _entry(self) -> str:
+        text = Text()
+        self._layout(text)
+        text("")
+        name = "recurc_run"
+        text("// Runs the plan. `workspace` has recurc_workspace(batch, steps, threads) bytes, aligned to 64.")
+        with text.braces(f"void {name}(const rc_array *arrays, int64_t batch, int64_t steps, int threads, char *workspace)"):
+            text("struct call call = {.batch = batch, .steps = steps};")
+            for number, buffer in enumerate(external_buffers(self.plan)):
+                text(f"call.{self.spell(buffer.name)} = arrays[{number}];")
+            text("lay_out(&call, batch, steps, threads, workspace);")
+            for code in self.stages:
+                if isinstance(code.stage, Map) and not code.stage.over_time:
+                    unit = code.units[0]
+                    text(f"{unit.function}(&call, 0, 1, 0, 1, 0, {self._lane_end(unit)});  // once per call")
+            text("#ifdef _OPENMP", "#pragma omp parallel num_threads(threads)", "#endif")
+            with text.braces(""):
+                self._parallel(text)
+        return str(text)
+
+    def _parallel(self, text: Text) -> None:
+        text("const int thread = RC_THREAD, count = RC_THREADS;")
+        text("struct call self = call;")
+        scans = any(isinstance(s, Scan) for s in self.plan.stages)
+        if scans:
+            text("const int by_batch = 0;  // a scan splits time between the threads")
+        else:
+            text("// Enough sequences: each thread takes its own through every stage and waits for nobody.")
+            text("const int by_batch = batch % count == 0 || batch >= 4 * count;")
+        text("long b0 = 0, b1 = batch;")
+        text("if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);")
+        packs = [u for s in self.stages for u in s.units if u.program.tiled]
+        for unit in packs:
+            text(*tiles.pack_calls(unit.body, unit.function))
+        if packs:
+            if self._teams():
+                text("if (thread == 0) team.members = count;")
+            text("RC_BARRIER")
+        over_time = [s for s in self.stages if not (isinstance(s.stage, Map) and not s.stage.over_time)]
+        if not self.chunked:
+            text("const long t0 = 0, t1 = steps;")
+            for code in over_time:
+                self._call_stage(code, text)
+            return
+        text("const int64_t chunk = chunk_steps(batch, steps, threads);")
+        with text.braces("for (long t0 = 0; t0 < steps; t0 += chunk)"):
+            text("const long t1 = t0 + chunk < steps ? t0 + chunk : steps;")
+            for buffer in self._sequences():
+                text(f"self.{self.spell(buffer.name)}.origin = t0;")
+            for code in over_time:
+                self._call_stage(code, text)
+
+    def _teams(self) -> bool:
+        return any(u.program.tiled and u.program.stage.carries for s in self.stages for u in s.units)
+
+    def _call_stage(self, code: StageCode, text: Text) -> None:
+        unit = code.units[0]
+        if code.scan is not None:
+            self._call_scan(code, code.scan, text)
+            return
+        for carry in unit.program.stage.carries:
+            source, target = self.spell(f"{carry.name}@in"), self.spell(f"{carry.name}@out")
+            saved, final = self.spell(f"{carry.name}@saved"), self.spell(f"{carry.name}@final")
+            initial = f"self.{self.spell(f'{carry.name}@initial')}"
+            end = f"self.{final}" if self.plan.has(f"{carry.name}@final") else "(rc_array){0}"
+            if self.chunked and not unit.program.tiled:
+                text(f"self.{source} = t0 == 0 ? {initial} : self.{saved};")
+                text(f"self.{target} = t1 == steps ? {end} : self.{saved};")
+            elif self.chunked:
+                text(f"self.{source} = t0 == 0 ? {initial} : (rc_array){{0}};")
+                text(f"self.{target} = t1 == steps ? {end} : (rc_array){{0}};")
+            else:
+                text(f"self.{source} = {initial};", f"self.{target} = {end};")
+        lane_end = self._lane_end(unit)
+        with text.braces("if (by_batch)", "} else {"):
+            text(f"{unit.function}(&self, b0, b1, t0, t1, 0, {lane_end}{', 0' if unit.program.tiled else ''});")
+        inner = Text(1)
+        if isinstance(code.stage, Map | Matmul):
+            inner("long from, to;", "rc_split(t1 - t0, 1, thread, count, &from, &to);")
+            inner(f"{unit.function}(&self, 0, batch, t0 + from, t0 + to, 0, {lane_end}{', 0' if unit.program.tiled else ''});")
+        elif unit.program.tiled:
+            inner("long lane0, lane1;", f"rc_split({lane_end}, LANES, thread, count, &lane0, &lane1);")
+            inner(f"{unit.function}(&self, 0, batch, t0, t1, lane0, lane1, &team);")
+        else:
+            self._items(unit, inner, "batch", "item, item + 1", "t0, t1")
+        inner("RC_BARRIER")
+        text.block(inner)
+        text("}")
+
+    def _items(self, unit: Unit, text: Text, count: str, rows: str, steps: str) -> None:
+        """Sequences times lane blocks, dealt to the threads."""
+        lane_end = self._lane_end(unit)
+        parts = "1"
+        if unit.program.lanes_apart:
+            text(f"const long vectors = ({lane_end} + LANES - 1) / LANES, wanted = (4 * count + {count} - 1) / {count};")
+            text("const long parts = vectors < wanted ? vectors : wanted;")
+            parts = "parts"
+        text("long first, last;", f"rc_split({count} * {parts}, 1, thread, count, &first, &last);")
+        with text.braces("for (long work = first; work < last; work++)"):
+            text(f"const long item = work / {parts};", "long lane0 = 0, lane1 = 0;")
+            if unit.program.lanes_apart:
+                text(f"rc_split({lane_end}, LANES, work % parts, parts, &lane0, &lane1);")
+            text(f"{unit.function}(&self, {rows}, {steps}, lane0, lane1);")
+
+    def _call_scan(self, code: StageCode, loops: ScanLoops, text: Text) -> None:
+        fold, carry, run = code.units
+        assert isinstance(code.stage, Scan)
+        text("const long segments = scan_segments(batch, steps, count), length = (steps + segments - 1) / segments;")
+        barrier = ("RC_BARRIER",)
+        # 1. every segment but the last folds to one element
+        with text.braces(""):
+            inner = Text()
+            for c, total in zip(fold.program.stage.carries, loops.totals, strict=True):
+                field, size = self.spell(total.name), self._stored(total)
+                out = self.spell(f"{c.name}@out")
+                inner(f"self.{out} = self.{field};")
+                inner(f"self.{out}.data = ({size} *)self.{field}.data + segment * self.{field}.time;")
+            self._segments(fold, text, inner, "from, to")
+        text(*barrier)
+        # 2. the states before each segment
+        with text.braces(""):
+            for c in carry.program.stage.carries:
+                text(f"self.{self.spell(f'{c.name}@in')} = self.{self.spell(f'{c.name}@initial')};")
+                text(f"self.{self.spell(f'{c.name}@out')} = (rc_array){{0}};")
+            self._items(carry, text, "batch", "item, item + 1", "0, segments")
+        text(*barrier)
+        # 3. every segment by itself
+        with text.braces(""):
+            inner = Text()
+            for c, start in zip(run.program.stage.carries, loops.starts, strict=True):
+                field, size = self.spell(start.name), self._stored(start)
+                source, target = self.spell(f"{c.name}@in"), self.spell(f"{c.name}@out")
+                inner(f"self.{source} = self.{field};")
+                inner(f"self.{source}.data = ({size} *)self.{field}.data + segment * self.{field}.time;")
+                end = f"self.{self.spell(f'{c.name}@final')}" if self.plan.has(f"{c.name}@final") else "(rc_array){0}"
+                inner(f"self.{target} = to == steps ? {end} : (rc_array){{0}};")
+            self._segments(run, text, inner, "from, to")
+        text(*barrier)
+
+    def _segments(self, unit: Unit, text: Text, setup: Text, steps: str) -> None:
+        body = Text()
+        body("const long segment = item % segments, b = item / segments;")
+        body("const long from = segment * length < steps ? segment * length : steps, to = from + length < steps ? from + length : steps;")
+        body.block(setup)
+        rows = Text()
+        self._items(unit, rows, "batch * segments", "b, b + 1", steps)
+        lines = rows.lines
+        cut = next(i for i, line in enumerate(lines) if "long lane0 = 0" in line)
+        text(*lines[:cut])
+        text(*("    " + line for line in body.lines))
+        text(*lines[cut:])
+
+    # --- memory -----------------------------------------------------------------------------------------------
+
+    def _sequences(self) -> list[Buffer]:
+        return [b for b in self.plan.buffers if b.role is Role.SEQUENCE]
+
+    def _stored(self, buffer: Buffer) -> str:
+        return STORED[self.spec.dtype(buffer.dtype).accumulator]
+
+    def _lane_end(self, unit: Unit) -> str:
+        lane = unit.program.lane
+        return "0" if lane is None else self.spell.size(dim_of(lane))
+
+    def _layout(self, text: Text) -> None:
+        sequences = self._sequences()
+        if self.chunked:
+            text("// How many steps go through all stages together, so that what passes between them stays in the caches.")
+            with text.braces("INLINE int64_t chunk_steps(int64_t batch, int64_t steps, int threads)"):
+                row = " + ".join(f"{self.spell.count(b.dims)} * sizeof({self._stored(b)})" for b in sequences)
+                text(f"const int64_t row = batch * (int64_t)({row}), fit = threads * INT64_C({2 << 20}) / row;")
+                text("const int64_t whole = fit < 24 ? 24 : fit / 24 * 24;  // full tiles of rows")
+                text("return steps < whole ? steps : whole;")
+        if self.loops:
+            text("", "// Segments of time a scan folds side by side: as many as keep every thread busy, at least two.")
+            with text.braces("INLINE int64_t scan_segments(int64_t batch, int64_t steps, int threads)"):
+                text("int64_t wanted = (2 * threads + batch - 1) / batch;", "wanted = wanted < 2 ? 2 : wanted;")
+                text("return wanted < steps ? wanted : steps;")
+        text("", "// Places of what the plan makes for itself; returns how much room they take.")
+        with text.braces("static int64_t lay_out(struct call *call, int64_t batch, int64_t steps, int threads, char *base)"):
+            text("int64_t used = 0;")
+            if self.chunked:
+                text("const int64_t chunk = chunk_steps(batch, steps, threads);")
+            for b in self.plan.buffers:
+                if b.role is Role.ONCE:
+                    self._take(b, "1", None, text)
+                elif b.role is Role.SEQUENCE:
+                    self._take(b, "batch", "chunk" if self.chunked else "steps", text)
+            for number, code in enumerate(self.stages):
+                if code.scan is not None:
+                    text(f"const int64_t segments_{number} = scan_segments(batch, steps, threads);")
+                    for b in (*code.scan.totals, *code.scan.starts):
+                        self._take(b, "batch", f"segments_{number}", text)
+                    continue
+                for carry in code.units[0].program.stage.carries if self.chunked and not code.units[0].program.tiled else ():
+                    saved = Buffer(f"{carry.name}@saved", carry.dims, carry.dtype, Role.FINAL)
+                    self._take(saved, "batch", None, text)
+                if code.units[0].program.tiled:
+                    text(*tiles.layout(code.units[0].body, code.units[0].function))
+            text("(void)call, (void)batch, (void)steps, (void)threads, (void)base;", "return used;")
+        text("")
+        with text.braces("int64_t recurc_workspace(int64_t batch, int64_t steps, int threads)"):
+            text("struct call call;", "return lay_out(&call, batch, steps, threads, 0);")
+
+    def _take(self, buffer: Buffer, rows: str, steps: str | None, text: Text) -> None:
+        count, kind = self.spell.count(buffer.dims), self._stored(buffer)
+        product = " * ".join(x for x in (rows, steps, count) if x)
+        batch = "0" if rows == "1" else f"{steps} * {count}" if steps else count
+        time = count if steps else "0"
+        text(f"call->{self.spell(buffer.name)} = (rc_array){{rc_take(base, &used, {product} * (int64_t)sizeof({kind})), {batch}, {time}, 0}};")
+
+
+def _kind(stage: Stage) -> str:
+    return type(stage).__name__.lower()
+
+
+def _describe(program: Program) -> str:
+    if program.lane is None:
+        return "Scalar code: no dim serves as SIMD lanes."
+    dim = dim_of(program.lane)
+    if program.lanes_outside:
+        return f"SIMD lanes along {dim}, which never meet: one vector of lanes goes through all steps, its states in the nearest cache."
+    if program.tiled:
+        return f"SIMD lanes along {dim}; several rows share each packed matrix product."
+    apart = "which never meet" if program.lanes_apart else "which meet within a step"
+    return f"SIMD lanes along {dim}, {apart}; each step runs over whole rows, which stream through memory in order."
+
+
+def _wrapped(head: str, names: list[str], tail: str, width: int = 112) -> list[str]:
+    lines: list[str] = []
+    line = head
+    for k, name in enumerate(names):
+        word = name + (tail if k == len(names) - 1 else ",")
+        if len(line) + len(word) + 1 > width:
+            lines.append(line.rstrip())
+            line = "    "
+        line += word + " "
+    if names:
+        lines.append(line.rstrip())
+    return lines
+
+
+def used_dims(plan: Plan) -> set[str]:
+    """Every dim the plan speaks of."""
+    found = {d for b in plan.buffers for d in b.dims}
+    for stage in plan.stages:
+        exprs = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
+        for expr in exprs:
+            for node in walk(expr):
+                found.update(node.dims)
+                if isinstance(node, Size):
+                    found.add(node.dim)
+    return found
+
+
+__all__ = ["EXTERNAL", "DType", "Module", "external_buffers", "print_module", "reads", "used_dims"]

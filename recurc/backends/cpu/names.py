@@ -1,0 +1,88 @@
+"""Spelling of sizes, loop variables, array places and buffers in generated C."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from recurc.backends.base import Specialization
+from recurc.backends.emit.indexed import Index, Var
+from recurc.backends.emit.names import Names
+from recurc.plan import Buffer
+from recurc.types import Dims, DType
+
+RESERVED = frozenset(
+    "batch steps t b t0 t1 b0 b1 q q0 nb lanes real vec LANES call self thread threads rows row I int8_t int32_t int64_t uint8_t "
+    "NAN INFINITY memcpy memset omp_get_num_threads from to lane0 lane1 origin rc_array panel".split()
+)
+STORED = {DType.BOOL: "uint8_t", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Names in one file. Dims keep their names as enum constants, values theirs; a loop variable is `i` and the dim
+    (`k`, `l`, ... for the second and third variable over one dim)."""
+
+    names: Names
+    spec: Specialization
+    buffers: Mapping[str, Buffer]
+
+    def __call__(self, name: str) -> str:
+        return self.names(name)
+
+    def var(self, var: Var) -> str:
+        dim, _, number = var.partition("'")
+        return self.names(f"{'iklmnopq'[int(number or 0)]}{dim}'")  # ends in _, which no value's name does by itself
+
+    def size(self, dim: str) -> str:
+        return dim if dim.isdigit() else self.names(dim)
+
+    def extent(self, dim: str) -> int:
+        return self.spec.size(dim)
+
+    def padded(self, dim: str) -> str:
+        """The size of a lane dim in local arrays: whole vectors."""
+        return f"PADDED({self.size(dim)})"
+
+    def place(self, index: Index, dims: Dims, last_padded: bool = False) -> str:
+        """The offset of an element in a contiguous array over `dims`, as C text; "" for the first element."""
+        terms: list[str] = []
+        constant = 0
+        for axis, at in enumerate(index):
+            inner = dims[axis + 1 :]
+            scale = 1
+            for d in inner:
+                scale *= self.extent(d)
+            if isinstance(at, int) and not (last_padded and inner):
+                constant += at * scale
+                continue
+            factors = [self.size(d) for d in inner[:-1]]
+            if inner:
+                factors.append(self.padded(inner[-1]) if last_padded else self.size(inner[-1]))
+            spelled = str(at) if isinstance(at, int) else self.var(at)
+            if spelled != "0":
+                terms.append(" * ".join([spelled, *factors]))
+        if constant:
+            terms.append(str(constant))
+        return " + ".join(terms)
+
+    def count(self, dims: Sequence[str], padded: str | None = None) -> str:
+        """The number of elements over `dims`, as C text."""
+        return " * ".join(self.padded(d) if d == padded else self.size(d) for d in dims) or "1"
+
+    def stored(self, name: str) -> str:
+        """The C type a buffer's elements are stored in (half precisions reach the kernel as f32)."""
+        return STORED[self.spec.dtype(self.buffers[name].dtype).accumulator]
+
+
+def stride_of(axis: int, dims: Dims, spelling: Spelling) -> str:
+    return " * ".join(spelling.size(d) for d in dims[axis + 1 :]) or "1"
+
+
+def at(pointer: str, place: str) -> str:
+    """`pointer + place` as an address."""
+    return f"{pointer} + {place}" if place else pointer
+
+
+def element(pointer: str, place: str) -> str:
+    return f"{pointer}[{place or '0'}]"

@@ -1,0 +1,60 @@
+#include <math.h>
+#include <sched.h>
+#include <stdint.h>
+#include <string.h>
+#if defined __AVX__
+#include <immintrin.h>
+#endif
+
+#ifdef _OPENMP
+#include <omp.h>
+#define RC_THREAD omp_get_thread_num()
+#define RC_THREADS omp_get_num_threads()
+#define RC_PRAGMA(text) _Pragma(#text)
+#define RC_PARALLEL(threads) RC_PRAGMA(omp parallel num_threads(threads))
+#define RC_BARRIER _Pragma("omp barrier")
+#else  // one thread
+#define RC_THREAD 0
+#define RC_THREADS 1
+#define RC_PARALLEL(threads)
+#define RC_BARRIER
+#endif
+
+#define ALIGNED __attribute__((aligned(64)))
+#define INLINE static inline __attribute__((always_inline, unused))
+
+// One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
+typedef struct { void *data; int64_t batch, time, origin; } rc_array;
+
+// The share of `part` out of `parts` in 0..count, in whole multiples of `grain`.
+INLINE void rc_split(long count, long grain, long part, long parts, long *from, long *to) {
+    const long grains = (count + grain - 1) / grain, each = grains / parts, more = grains % parts;
+    const long first = part * each + (part < more ? part : more), last = first + each + (part < more);
+    *from = first * grain < count ? first * grain : count;
+    *to = last * grain < count ? last * grain : count;
+}
+
+// Room in the workspace; `base` is NULL when only the size is asked for.
+INLINE char *rc_take(char *base, int64_t *used, int64_t bytes) {
+    char *here = base ? base + *used : 0;
+    *used += (bytes + 63) / 64 * 64;
+    return here;
+}
+
+// Threads that go through a step together wait for each other here, spinning: a step lasts microseconds.
+typedef struct { int members, arrived, phase; } rc_team;
+
+INLINE void rc_wait(rc_team *team) {
+    const int phase = __atomic_load_n(&team->phase, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&team->arrived, 1, __ATOMIC_ACQ_REL) == team->members) {
+        __atomic_store_n(&team->arrived, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&team->phase, phase + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spins = 0; __atomic_load_n(&team->phase, __ATOMIC_ACQUIRE) == phase; spins++) {
+#if defined __x86_64__ || defined __i386__
+        __builtin_ia32_pause();
+#endif
+        if (spins > 5000) sched_yield();
+    }
+}

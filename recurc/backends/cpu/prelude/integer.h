@@ -1,0 +1,44 @@
+//@ spread:
+static inline @T@ rc_spread$(@T@ x) { return x; }
+
+//@ select:
+static inline @T@ rc_select$(int c, @T@ a, @T@ b) { return c ? a : b; }
+
+//@ not:
+static inline @T@ rc_not$(@T@ x) { return !x; }
+
+//@ max:
+static inline @T@ rc_max$(@T@ a, @T@ b) { return a >= b ? a : b; }
+
+//@ min:
+static inline @T@ rc_min$(@T@ a, @T@ b) { return a <= b ? a : b; }
+
+//@ abs:
+static inline @T@ rc_abs$(@T@ x) { return x < 0 ? -x : x; }
+
+//@ sign:
+static inline @T@ rc_sign$(@T@ x) { return (x > 0) - (x < 0); }
+
+//@ floor:
+static inline @T@ rc_floor$(@T@ x) { return x; }
+
+//@ round:
+static inline @T@ rc_round$(@T@ x) { return x; }
+
+//@ pow:
+static inline @T@ rc_pow$(@T@ x, @T@ y) {
+    @T@ out = 1;
+    for (; y > 0; y >>= 1, x *= x)
+        if (y & 1) out *= x;
+    return out;
+}
+
+//@ floordiv:
+// rounds down; division by zero gives 0, as in NumPy
+static inline @T@ rc_floordiv$(@T@ x, @T@ y) { return y == 0 ? 0 : x / y - (x % y != 0 && (x < 0) != (y < 0)); }
+
+//@ mod:
+static inline @T@ rc_mod$(@T@ x, @T@ y) {
+    const @T@ rest = y == 0 ? 0 : x % y;
+    return rest != 0 && (rest < 0) != (y < 0) ? rest + y : rest;
+}

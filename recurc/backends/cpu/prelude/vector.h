@@ -1,0 +1,227 @@
+//@ spread:
+static inline @V@ rc_spread$(@T@ x) { return (@V@){0} + x; }
+
+//@ spread_mask:
+static inline @M@ rc_spread_mask$(int c) { return (@M@){0} - (c != 0); }
+
+//@ bits:
+static inline @M@ rc_bits$(@V@ x) { return (@M@)x; }
+
+//@ real:
+static inline @V@ rc_real$(@M@ i) { return (@V@)i; }
+
+//@ to_int:
+static inline @M@ rc_to_int$(@V@ x) { return __builtin_convertvector(x, @M@); }
+
+//@ to_real:
+static inline @V@ rc_to_real$(@M@ i) { return __builtin_convertvector(i, @V@); }
+
+//@ select:
+static inline @V@ rc_select$(@M@ c, @V@ a, @V@ b) { return (@V@)((c & (@M@)a) | (~c & (@M@)b)); }
+
+//@ not:
+static inline @M@ rc_not$(@M@ c) { return ~c; }
+
+//@ clip: select spread
+// x in [lo, hi]; NaN stays NaN
+static inline @V@ rc_clip$(@V@ x, @T@ lo, @T@ hi) {
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
+    return _mm512_min_@P@(_mm512_set1_@P@(hi), _mm512_max_@P@(_mm512_set1_@P@(lo), x));
+#elif defined __AVX__ && RC_VECTOR_BYTES == 32
+    return _mm256_min_@P@(_mm256_set1_@P@(hi), _mm256_max_@P@(_mm256_set1_@P@(lo), x));
+#else
+    x = rc_select$(x < lo, rc_spread$(lo), x);
+    return rc_select$(x > hi, rc_spread$(hi), x);
+#endif
+}
+
+//@ scale: bits real to_int
+// x * 2^n for integral n, also where 2^n alone would overflow or be denormal
+static inline @V@ rc_scale$(@V@ x, @V@ n) {
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
+    return _mm512_scalef_@P@(x, n);
+#else
+    const @M@ i = rc_to_int$(n), half = i >> 1;
+    return x * rc_real$((half + @BIAS@) << @MANTISSA@) * rc_real$((i - half + @BIAS@) << @MANTISSA@);
+#endif
+}
+
+//@ max: select
+// the larger one; a tie is the first operand's, NaN wins
+static inline @V@ rc_max$(@V@ a, @V@ b) { return rc_select$((a >= b) | (a != a), a, b); }
+
+//@ min: select
+static inline @V@ rc_min$(@V@ a, @V@ b) { return rc_select$((a <= b) | (a != a), a, b); }
+
+//@ abs:
+static inline @V@ rc_abs$(@V@ x) { return (@V@)((@M@)x & @ABSMASK@); }
+
+//@ sign: select spread
+static inline @V@ rc_sign$(@V@ x) {
+    const @V@ one = rc_spread$(1), zero = rc_spread$(0);
+    return rc_select$(x > 0, one, rc_select$(x < 0, -one, rc_select$(x == 0, zero, x)));
+}
+
+//@ floor:
+static inline @V@ rc_floor$(@V@ x) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = __builtin_floor@F@(x[i]);
+    return x;
+}
+
+//@ round:
+// to the nearest integer, ties to even
+static inline @V@ rc_round$(@V@ x) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = __builtin_rint@F@(x[i]);
+    return x;
+}
+
+//@ sqrt:
+static inline @V@ rc_sqrt$(@V@ x) {
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
+    return _mm512_sqrt_@P@(x);
+#else
+    for (int i = 0; i < RC_LANES$; i++) x[i] = __builtin_sqrt@F@(x[i]);
+    return x;
+#endif
+}
+
+//@ rsqrt: sqrt
+static inline @V@ rc_rsqrt$(@V@ x) { return 1 / rc_sqrt$(x); }
+
+//@ atan2:
+static inline @V@ rc_atan2$(@V@ y, @V@ x) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = atan2@F@(y[i], x[i]);
+    return x;
+}
+
+//@ sin:
+static inline @V@ rc_sin$(@V@ x) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = sin@F@(x[i]);
+    return x;
+}
+
+//@ cos:
+static inline @V@ rc_cos$(@V@ x) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = cos@F@(x[i]);
+    return x;
+}
+
+//@ erf:
+static inline @V@ rc_erf$(@V@ x) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = erf@F@(x[i]);
+    return x;
+}
+
+//@ pow:
+static inline @V@ rc_pow$(@V@ x, @V@ y) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = pow@F@(x[i], y[i]);
+    return x;
+}
+
+//@ mod:
+// the remainder of the floor division: it has the sign of y
+static inline @V@ rc_mod$(@V@ x, @V@ y) {
+    for (int i = 0; i < RC_LANES$; i++) {
+        const @T@ rest = fmod@F@(x[i], y[i]);
+        x[i] = rest != 0 && (rest < 0) != (y[i] < 0) ? rest + y[i] : rest;
+    }
+    return x;
+}
+
+//@ floordiv: mod
+static inline @V@ rc_floordiv$(@V@ x, @V@ y) {
+    const @V@ rest = rc_mod$(x, y);
+    for (int i = 0; i < RC_LANES$; i++) x[i] = y[i] == 0 ? x[i] / y[i] : rint@F@((x[i] - rest[i]) / y[i]);
+    return x;
+}
+
+//@ load:
+// a full vector from anywhere
+static inline @V@ rc_load$(const @T@ *p) { @V@ x; memcpy(&x, p, sizeof x); return x; }
+
+//@ store:
+static inline void rc_store$(@T@ *p, @V@ x) { memcpy(p, &x, sizeof x); }
+
+//@ stream: store
+// around the caches, for results larger than the last one; p is aligned to a vector
+static inline void rc_stream$(@T@ *p, @V@ x) {
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
+    _mm512_stream_@P@(p, x);
+#elif defined __AVX__ && RC_VECTOR_BYTES == 32
+    _mm256_stream_@P@(p, x);
+#else
+    rc_store$(p, x);
+#endif
+}
+
+//@ load_part:
+// the first `lanes` elements, zeros after them
+static inline @V@ rc_load_part$(const @T@ *p, long lanes) {
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
+    return _mm512_maskz_loadu_@P@((__mmask@LANES@)(lanes >= @LANES@ ? -1 : (1 << lanes) - 1), p);
+#else
+    @V@ x = {0};
+    if (lanes >= RC_LANES$) memcpy(&x, p, sizeof x);
+    else for (int i = 0; i < lanes; i++) x[i] = p[i];
+    return x;
+#endif
+}
+
+//@ store_part:
+static inline void rc_store_part$(@T@ *p, @V@ x, long lanes) {
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
+    _mm512_mask_storeu_@P@(p, (__mmask@LANES@)(lanes >= @LANES@ ? -1 : (1 << lanes) - 1), x);
+#else
+    if (lanes >= RC_LANES$) memcpy(p, &x, sizeof x);
+    else for (int i = 0; i < lanes; i++) p[i] = x[i];
+#endif
+}
+
+//@ gather:
+// every stride-th element
+static inline @V@ rc_gather$(const @T@ *p, long stride, long lanes) {
+    @V@ x = {0};
+    for (int i = 0; i < RC_LANES$; i++) x[i] = i < lanes ? p[i * stride] : 0;
+    return x;
+}
+
+//@ scatter:
+static inline void rc_scatter$(@T@ *p, long stride, @V@ x, long lanes) {
+    for (int i = 0; i < RC_LANES$; i++)
+        if (i < lanes) p[i * stride] = x[i];
+}
+
+//@ keep: select spread
+// x in the first `lanes` lanes, `neutral` in the others
+static inline @V@ rc_keep$(@V@ x, long lanes, @T@ neutral) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = i < lanes ? x[i] : neutral;
+    return x;
+}
+
+//@ sum_lanes:
+static inline @T@ rc_sum_lanes$(@V@ x) {
+    @T@ out = x[0];
+    for (int i = 1; i < RC_LANES$; i++) out += x[i];
+    return out;
+}
+
+//@ prod_lanes:
+static inline @T@ rc_prod_lanes$(@V@ x) {
+    @T@ out = x[0];
+    for (int i = 1; i < RC_LANES$; i++) out *= x[i];
+    return out;
+}
+
+//@ max_lanes:
+static inline @T@ rc_max_lanes$(@V@ x) {
+    @T@ out = x[0];
+    for (int i = 1; i < RC_LANES$; i++) out = out >= x[i] || out != out ? out : x[i];
+    return out;
+}
+
+//@ min_lanes:
+static inline @T@ rc_min_lanes$(@V@ x) {
+    @T@ out = x[0];
+    for (int i = 1; i < RC_LANES$; i++) out = out <= x[i] || out != out ? out : x[i];
+    return out;
+}

@@ -1,0 +1,229 @@
+"""What one stage becomes before it is printed: statements in nests, the lane variable, and where every value lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from recurc.backends.base import Specialization
+from recurc.backends.emit.indexed import (
+    Call, Fold, Load, Node, Stmt, Var, dim_of, free_vars, hoist_uniform, loads, nodes, statements, unrollable,
+)  # fmt: skip
+from recurc.backends.emit.lanes import crossed_dims
+from recurc.backends.emit.nests import Nest, build_nests
+from recurc.ir import Equation, Expr
+from recurc.plan import Buffer, Carry, Role
+from recurc.types import Dims, DType, Kind
+
+_TILE_BYTES = 24 * 1024  # states of one vector of lanes that still leave room in the first-level cache
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """A stage in the form all kinds share: what is kept from step to step, the equations, and what is stored."""
+
+    name: str
+    carries: tuple[Carry, ...]
+    body: tuple[Equation, ...]
+    writes: tuple[str, ...]
+    identity: Mapping[str, Expr] = field(default_factory=dict[str, Expr])  # carries that start from a constant
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Folds of one nest over one variable, each a sum of products of a param element and a scalar: a small matrix
+    product. The params are packed so that the loop reads vectors one after the other."""
+
+    folds: tuple[Stmt, ...]
+    over: Var
+    params: tuple[Load, ...]  # the different param elements, in packing order
+    factors: tuple[tuple[int, Node], ...]  # for each fold: which param, and the scalar factor
+
+
+@dataclass(frozen=True)
+class Program:
+    stage: StageInput
+    lane: Var | None  # the SIMD variable, None for scalar code
+    lanes_apart: bool  # positions along the lane variable never meet: it can be split between threads
+    lanes_outside: bool  # the lane loop stands outside of the time loop, one vector at a time
+    nests: tuple[Nest, ...]
+    elements: Mapping[str, tuple[str, tuple[int, ...]]]  # statement name -> (equation name, unrolled places)
+    doubled: frozenset[str]  # carries that need the old and the new value at once
+    shared: frozenset[str]  # values of this step that are read at other places than where they were made
+    weights: Mapping[int, tuple[Weights, ...]]  # nest number -> its matrix products
+    dims: Mapping[str, Dims]  # of each equation's value
+    real: DType  # what arithmetic is done in
+
+    @property
+    def tiled(self) -> bool:
+        """Whether several rows (sequences or steps) go through each nest together: there is a matrix product, and
+        every nest runs over the lane variable."""
+        return bool(self.weights) and not self.lanes_outside and all(self.lane in n.vars for n in self.nests)
+
+
+def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization) -> Program:
+    sizes = dict(spec.sizes)
+    unrolled = unrollable(stage.body)
+    declared = {b.name: b.dims for b in buffers.values()} | {c.name: c.dims for c in stage.carries}
+    stmts = statements(stage.body, sizes, unrolled, declared)
+    real = spec.real.accumulator
+    lane = _choose_lane(stmts, stage, buffers, spec)
+    apart = lane is not None and not any(dim_of(lane) in crossed_dims(e.expr) for e in stage.body)
+    outside = apart and lane is not None and _lanes_outside(stmts, stage, lane, spec)
+    stmts = hoist_uniform(stmts, lane)
+    nests = tuple(build_nests(stmts, (lane,) if outside and lane else ()))
+    for nest in nests:
+        if lane in nest.vars:
+            nest.vars = (*(v for v in nest.vars if v != lane), lane)
+    dims = {e.name: declared.get(e.name, e.expr.dims) for e in stage.body}
+    elements = {s.name: _element(s.name, stage) for s in stmts}
+    doubled = frozenset(c.name for c in stage.carries if _doubled(c.name, nests, elements))
+    made = {s.name: (k, s) for k, n in enumerate(nests) for s in n.stmts}
+    crossing = frozenset(
+        load.name
+        for nest in nests for s in nest.stmts for load in loads(s.value)
+        if not load.lag and load.name in made and load.index != made[load.name][1].index
+    )  # fmt: skip
+    weights: dict[int, tuple[Weights, ...]] = {}
+    for k, nest in enumerate(nests):
+        found = _weights(nest, lane, buffers, spec) if lane in nest.vars and not outside else ()
+        if found:
+            weights[k] = found
+    return Program(stage, lane, apart, outside, nests, elements, doubled, crossing, weights, dims, real)
+
+
+def _element(name: str, stage: StageInput) -> tuple[str, tuple[int, ...]]:
+    """`i_f_g_o@2` -> (`i_f_g_o`, (2,)); names the compiler made (`y@sum`) stand for themselves."""
+    base, *places = name.split("@")
+    if places and all(p.isdigit() for p in places) and any(e.name == base for e in stage.body):
+        return base, tuple(int(p) for p in places)
+    return name, ()
+
+
+# --- the lane variable ------------------------------------------------------------------------------------------
+
+
+def _choose_lane(stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization) -> Var | None:
+    """The variable most arrays with time are contiguous in, among those every value can be a vector along."""
+    scores: dict[Var, float] = {}
+    crossed: set[str] = set().union(*(crossed_dims(e.expr) for e in stage.body)) if stage.body else set()
+    for stmt in stmts:
+        base = stmt.name.split("@")[0]
+        for place, var in enumerate(reversed(stmt.index)):
+            weight = 4.0 if base in stage.writes else 1.0
+            scores[var] = scores.get(var, 0.0) + (weight if place == 0 else -weight / 2)
+        for load in loads(stmt.value):
+            buffer = buffers.get(load.name)
+            if buffer is None or not load.index:
+                continue
+            weight = 4.0 if buffer.has_time else 0.5
+            for place, var in enumerate(reversed(load.index)):
+                if isinstance(var, str):
+                    scores[var] = scores.get(var, 0.0) + (weight if place == 0 else -weight / 2)
+    targets = {v for s in stmts for v in s.index}
+    for var in targets:
+        if dim_of(var) not in crossed:
+            scores[var] += 100.0
+    for var in sorted((v for v in targets), key=lambda v: (-scores[v], v)):
+        if spec.size(dim_of(var)) > 1 and _vectorisable(var, stmts, stage, buffers, spec):
+            return var
+    return None
+
+
+def _vectorisable(lane: Var, stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization) -> bool:
+    real = spec.real.accumulator
+    carried = {c.name for c in stage.carries}
+    for stmt in stmts:
+        for node in nodes(stmt.value):
+            if isinstance(node, Fold) and lane in node.over and (node.op not in ("sum", "prod", "max", "min") or lane not in free_vars(node.arg)):
+                return False
+            if lane not in free_vars(node) and not (isinstance(node, Fold) and lane in node.over):
+                continue
+            dtype = spec.dtype(node.dtype).accumulator
+            if dtype is not real and dtype is not DType.BOOL:
+                return False
+            if isinstance(node, Load):
+                if dtype is DType.BOOL:
+                    return False
+                if node.name in buffers and node.name not in carried and spec.dtype(buffers[node.name].dtype).accumulator is not real:
+                    return False
+                if sum(i == lane for i in node.index) > 1:
+                    return False
+        if lane in stmt.index and spec.dtype(stmt.value.dtype).accumulator is not real:
+            return False
+        if lane in stmt.index and lane not in free_vars(stmt.value) and stmt.value.dtype.kind is not Kind.REAL:
+            return False
+    return True
+
+
+def _lanes_outside(stmts: Sequence[Stmt], stage: StageInput, lane: Var, spec: Specialization) -> bool:
+    """One vector of lanes at a time through all of T: worth it if states have other dims too, and still fit."""
+    other = any(set(s.index) - {lane} and lane in s.index for s in stmts) and bool(stage.carries)
+    if not other:
+        return False
+    per_vector = 0
+    for carry in stage.carries:
+        count = 64
+        for dim in carry.dims:
+            count *= 1 if dim == dim_of(lane) else spec.size(dim)
+        per_vector += count
+    return per_vector <= _TILE_BYTES
+
+
+# --- carries --------------------------------------------------------------------------------------------------------
+
+
+def _doubled(carry: str, nests: Sequence[Nest], elements: Mapping[str, tuple[str, tuple[int, ...]]]) -> bool:
+    """Whether overwriting the state in place would destroy values still to be read."""
+    written = {k for k, n in enumerate(nests) for s in n.stmts if elements[s.name][0] == carry}
+    definitions = [s for n in nests for s in n.stmts if elements[s.name][0] == carry]
+    if not written:
+        return False
+    if len(written) > 1 or len(definitions) > 1:
+        return any(load.name == carry and load.lag for n in nests for s in n.stmts for load in loads(s.value))
+    place, definition = written.pop(), definitions[0]
+    for k, nest in enumerate(nests):
+        for stmt in nest.stmts:
+            for load in loads(stmt.value):
+                if load.name != carry or not load.lag:
+                    continue
+                if k > place or (k == place and load.index != definition.index):
+                    return True
+    return False
+
+
+# --- matrix products ------------------------------------------------------------------------------------------------
+
+
+def _weights(nest: Nest, lane: Var | None, buffers: Mapping[str, Buffer], spec: Specialization) -> tuple[Weights, ...]:
+    groups: dict[Var, list[tuple[Stmt, Load, Node]]] = {}
+    for stmt in nest.stmts:
+        match stmt.value:
+            case Fold("sum", (over,), arg) if over not in nest.vars:
+                pair = _product(arg, lane, over, buffers, spec)
+                if pair is not None:
+                    groups.setdefault(over, []).append((stmt, *pair))
+            case _:
+                pass
+    out: list[Weights] = []
+    for over, found in groups.items():
+        params = tuple(dict.fromkeys(load for _, load, _ in found))
+        factors = tuple((params.index(load), factor) for _, load, factor in found)
+        out.append(Weights(tuple(s for s, _, _ in found), over, params, factors))
+    return tuple(out)
+
+
+def _product(arg: Node, lane: Var | None, over: Var, buffers: Mapping[str, Buffer], spec: Specialization) -> tuple[Load, Node] | None:
+    """A param element along the lanes times a scalar."""
+    match arg:
+        case Call("mul", (a, b)):
+            for weight, factor in ((a, b), (b, a)):
+                if (
+                    isinstance(weight, Load) and lane in weight.index and over in weight.index and lane not in free_vars(factor)
+                    and weight.name in buffers and buffers[weight.name].role in (Role.PARAM, Role.ONCE)
+                    and spec.dtype(buffers[weight.name].dtype).kind is Kind.REAL
+                ):  # fmt: skip
+                    return weight, factor
+        case _:
+            pass
+    return None

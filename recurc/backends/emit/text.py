@@ -1,0 +1,34 @@
+"""Writing indented C-like text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Text:
+    """Lines of code under a current indentation."""
+
+    def __init__(self, depth: int = 0) -> None:
+        self.lines: list[str] = []
+        self._depth = depth
+
+    def __call__(self, *lines: str) -> None:
+        for line in lines:
+            self.lines.append("    " * self._depth + line if line and not line.startswith("#") else line)
+
+    def block(self, other: Text) -> None:
+        """Lines written elsewhere, at this indentation."""
+        self(*other.lines)
+
+    @contextmanager
+    def braces(self, head: str, tail: str = "}") -> Iterator[None]:
+        """`head {`, an indented body, `}`."""
+        self(f"{head} {{".strip())
+        self._depth += 1
+        yield
+        self._depth -= 1
+        self(tail)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
