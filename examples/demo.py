@@ -112,7 +112,7 @@ def best_of(call: Callable[[], object], repeats: int = 7) -> float:
 
 
 def write_kernels(example: Example, folder: Path) -> Iterator[str]:
-    """Generated programs for every target, also for chips this machine does not have; yields what could not be written."""
+    """Generated programs for every target, at hand or not; yields what could not be written."""
     from recurc.cli.compile import export_kernels
 
     rec = recurc.zoo.load(example.system)

@@ -38,7 +38,7 @@ def example() -> Example:
         """For each year from the second on, the number forecast from the years before it."""
         features = np.hstack([y, both, np.ones((len(y), 1))]).astype(np.float64)[:-1]
         train = features[: TRAIN - 1]
-        gram = train.T @ train + 30.0 * np.eye(train.shape[1])
+        gram = train.T @ train + 3.0 * np.eye(train.shape[1])
         return features @ np.linalg.solve(gram, train.T @ spots[1:TRAIN])
 
     def says(y: np.ndarray) -> str:

@@ -117,7 +117,7 @@ def describe(stage: Stage) -> tuple[str, str, list[str]]:
 
 def memory(plan: Plan, case: Case) -> dict[str, int]:
     """Bytes by role: what comes in, what goes out, what the plan makes in between, what it keeps from step to step."""
-    out = dict.fromkeys(("inputs", "params", "outputs", "between stages", "states"), 0)
+    out: dict[str, int] = {"inputs": 0, "params": 0, "outputs": 0, "between stages": 0, "states": 0}
     for b in plan.buffers:
         one = case.bytes(b.dims, b.dtype)
         every = one * case.batch * case.steps

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from recurc.cli import OK, WRONG, say
-from recurc.cli.files import source_text
+from recurc.cli.files import FileError, source_text
 from recurc.cli.options import FILE, json_option
 from recurc.diagnostics import Diagnostic
 from recurc.errors import RecError, UnsupportedError
@@ -51,4 +51,6 @@ def _problems(path: Path) -> tuple[list[Diagnostic], str]:
         return wrong.diagnostics, ""
     except UnsupportedError as limit:
         return limit.diagnostics, "" if limit.diagnostics else f"{path}: not supported: {limit}"
+    except FileError as missing:
+        return [], f"error: {missing}"
     return [], ""

@@ -30,7 +30,7 @@ from recurc.cli.options import (
 @schedule_option
 @dtype_option
 @click.option("--prove", is_flag=True, help="Let SymPy prove what was decided (takes seconds).")
-@click.option("--dump-after", multiple=True, metavar="PASS", help="Print the IR after a pass (source, all, or its name).")
+@click.option("--dump-after", multiple=True, metavar="PASS", help="Print the IR after a pass (source, all, a name).")
 @json_option
 def command(
     what: str,
@@ -45,8 +45,8 @@ def command(
     dump_after: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Groups of states, their classes and why, legal schedules, the chosen one with its cost, memory and plan; or what an
-    error code like E0312 means."""
+    """Groups of states, their classes and why, legal schedules, the chosen one with its cost, memory and plan;
+    or what an error code like E0312 means."""
     if re.fullmatch(r"[A-Za-z]\d{4}", what):
         click.echo(_error(what.upper(), as_json))
         return OK

@@ -76,7 +76,7 @@ def writable_directory(path: Path) -> Path:
 
 
 def source_text(path: Path) -> str:
-    """The text of a .rec file. Bytes that are not UTF-8 become U+FFFD, which the front end reports with their place.
+    """The text of a .rec file. Raises `FileError`, and `RecError` for a file that is not UTF-8 or far too large."""
+    from recurc.frontend import read_text
 
-    Raises `FileError`."""
-    return readable(path).read_bytes().decode("utf-8", errors="replace")
+    return read_text(readable(path))

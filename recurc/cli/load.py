@@ -22,5 +22,5 @@ def load(file: Path, name: str | None = None) -> Recurrence:
         entry = text.removeprefix("zoo:")
         if entry not in recurc.zoo.names():
             raise FileError(f"the zoo has no {entry!r}; it has: {', '.join(recurc.zoo.names())}")
-        return recurc.zoo.load(entry)
+        return recurc.load(recurc.zoo.path(entry), name=name)
     return recurc.load(readable(file), name=name)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from recurc.facts import CLASSES, Group
-from recurc.ir import Equation, Expr, Recurrence, reads
 from recurc.formula import equation_lines, formula, wrapped
+from recurc.ir import Equation, Expr, Recurrence, reads
 from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
 from recurc.types import Dims, show_dims
 

@@ -1,0 +1,130 @@
+"""`recurc compile FILE --target T --out DIR`: kernels that run without recurc, a manifest, a self-test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recurc.cli import OK, say
+from recurc.cli.options import (
+    batch_option,
+    dtype_option,
+    file_argument,
+    name_option,
+    schedule_option,
+    sizes_option,
+    steps_option,
+)
+
+if TYPE_CHECKING:
+    from recurc.ir import Recurrence
+
+TARGETS = ("numpy", "cpu", "triton", "cuda")
+
+
+@click.command("compile")
+@file_argument
+@name_option
+@click.option("--target", type=click.Choice(TARGETS), required=True)
+@sizes_option
+@batch_option
+@steps_option
+@dtype_option
+@click.option("--arch", default="sm_90", show_default=True, help="The GPU: sm_80, sm_90 or sm_100.")
+@schedule_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A directory; made if missing."
+)
+def command(
+    file: Path,
+    name: str | None,
+    target: str,
+    sizes: dict[str, int],
+    batch: int,
+    steps: int,
+    dtype: str | None,
+    arch: str,
+    schedule: str,
+    out: Path,
+) -> int:
+    """Write kernels that run without recurc, with manifest.json, and test them where this machine can run them.
+    Sizes of dims are fixed in the kernels; batch and steps stay free, -B and -T only guide the choice of schedule."""
+    from recurc.cli.load import load
+
+    rec = load(file, name).ir
+    manifest = export_kernels(rec, target, sizes, out, dtype or "f32", arch, schedule, batch, steps)
+    test = manifest["self_test"]
+    say(f"self-test: {test['status']}" + (f" ({test['detail']})" if test["detail"] else ""))
+    for path in sorted(out.iterdir()):
+        click.echo(path)
+    return OK
+
+
+def export_kernels(
+    rec: Recurrence,
+    target: str,
+    sizes: dict[str, int],
+    out: Path,
+    dtype: str = "f32",
+    arch: str = "sm_90",
+    schedule: str = "auto",
+    batch: int = 8,
+    steps: int = 4096,
+) -> dict[str, Any]:
+    """Plan, write the kernels and `manifest.json` into `out`, self-test them; gives the manifest.
+
+    Raises `ShapeError` for sizes that are missing, `UnsupportedError` for a limitation, `BackendError` if the self-test
+    fails, `FileError` if `out` cannot be written."""
+    from recurc import __version__, targets
+    from recurc.arguments import check_sizes, need_sizes, with_defaults
+    from recurc.backends.base import Specialization
+    from recurc.cli.files import writable_directory
+    from recurc.passes import make_plan
+    from recurc.types import DType
+
+    known = with_defaults(rec, check_sizes(rec, sizes))
+    need_sizes(rec, known, "compiling")
+    real = DType(dtype)
+    machine = targets.named(arch if target in ("triton", "cuda") else "cpu")
+    plan = make_plan(rec, known, batch, steps, real, machine, schedule)
+    spec = Specialization(tuple(sorted(known.items())), real)
+    writable_directory(out)
+    described = _export(target, plan, spec, out, arch)
+    manifest: dict[str, Any] = {
+        "recurrence": rec.name,
+        "made_by": f"recurc {__version__}",
+        "target": target,
+        "sizes": known,
+        "dtype": dtype,
+        "schedules": {", ".join(g.states): s for g, s in zip(plan.analysis.groups, plan.schedules, strict=True)},
+        "reasons": [str(r) for r in plan.reasons],
+        **described,
+    }
+    manifest["self_test"] = _self_test(target, plan, spec, out, described)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
+    (out / "manifest.json").write_text(text, encoding="utf-8")
+    return manifest
+
+
+def _export(target: str, plan: Any, spec: Any, out: Path, arch: str) -> dict[str, Any]:
+    from recurc.cli.selftest import write_example
+    from recurc.runtime.choose import backend
+
+    if target == "numpy":
+        from recurc.backends.numpy_script import export
+
+        write_example(plan, spec, out / "example.npz")
+        return export(plan, spec, out)
+    exporter: Any = backend(target)
+    return dict(exporter.export(plan, spec, out) if target == "cpu" else exporter.export(plan, spec, out, arch))
+
+
+def _self_test(target: str, plan: Any, spec: Any, out: Path, described: dict[str, Any]) -> dict[str, str]:
+    from recurc.cli.selftest import run_kernel, run_program
+
+    if target == "numpy":
+        return run_program(out, described["self_test"])
+    return run_kernel(target, plan, spec)

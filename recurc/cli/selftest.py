@@ -1,0 +1,136 @@
+"""Kernels against the reference on a small instance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recurc.backends.base import Specialization
+from recurc.errors import BackendError
+from recurc.ir import Recurrence
+from recurc.plan import Plan, Role
+from recurc.types import Dims, DType, Kind
+
+_BATCH, _STEPS = 2, 33
+# What rounding allows after 33 steps of contracting recurrences with inputs around 1: a few hundred units of the type.
+_TOLERANCE = {DType.F64: 1e-12, DType.F32: 2e-4, DType.BF16: 8e-2, DType.F16: 1e-2}
+
+Arrays = dict[str, Any]
+
+
+def small_instance(rec: Recurrence, spec: Specialization) -> Arrays:
+    """Inputs (2, 33, *dims), params (1, *dims), initial states (2, *dims), in float64; the same at every call."""
+    from recurc.initializers import initial_params
+
+    rng = np.random.default_rng(0)
+    fresh = initial_params(rec, rng, dict(spec.sizes)) if all(p.init for p in rec.params) else {}
+
+    def draw(lead: tuple[int, ...], dims: Dims, dtype: DType, scale: float) -> Any:
+        shape = (*lead, *(spec.size(d) for d in dims))
+        if dtype.kind is Kind.BOOL:
+            return rng.random(shape) < 0.5
+        if dtype.kind is Kind.INT:
+            return rng.integers(0, 2, shape)
+        return (rng.random(shape) - 0.5) * scale
+
+    arrays: Arrays = {i.name: draw((_BATCH, _STEPS), i.dims, i.dtype, 2.0) for i in rec.inputs}
+    for p in rec.params:
+        width = max([spec.size(d) for d in p.dims], default=1)
+        value = fresh[p.name].astype(np.float64) if p.name in fresh else draw((), p.dims, p.dtype, 1.0 / width)
+        arrays[p.name] = np.asarray(value)[None]
+    return arrays
+
+
+def expected(rec: Recurrence, spec: Specialization, arrays: Arrays) -> Arrays:
+    """Outputs and final states by the reference."""
+    from recurc.backends import reference
+
+    return reference.run(rec, arrays, _BATCH, _STEPS, dict(spec.sizes))
+
+
+def write_example(plan: Plan, spec: Specialization, path: Path) -> None:
+    """The small instance with what the reference makes of it, for a program to check itself with."""
+    rec = plan.recurrence
+    arrays = small_instance(rec, spec)
+    wanted = expected(rec, spec, arrays)
+    stored = {n: a[0] if n in {p.name for p in rec.params} else a for n, a in arrays.items()}
+    starts = {f"{s.name}@initial": _initial(rec, s.name, spec, arrays) for s in rec.states}
+    tolerance = {"tolerance": np.array(_TOLERANCE[DType.F64])}
+    everything: Arrays = {**stored, **starts, **{f"expected {n}": a for n, a in wanted.items()}, **tolerance}
+    np.savez(path, **everything)
+
+
+def _initial(rec: Recurrence, state: str, spec: Specialization, arrays: Arrays) -> Any:
+    """A state before the first step: the reference after no steps."""
+    from recurc.backends import reference
+
+    none = {n: a[:, :0] if n in {i.name for i in rec.inputs} else a for n, a in arrays.items()}
+    return reference.run(rec, none, _BATCH, 0, dict(spec.sizes))[f"{state}@final"]
+
+
+def run_program(folder: Path, command: Sequence[str]) -> dict[str, str]:
+    """Run a written program on its example, in a process of its own that cannot see recurc."""
+    done = subprocess.run(
+        [sys.executable, "-I", *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    if done.returncode != 0:
+        raise BackendError(f"the self-test of {command[0]} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
+    return {"status": "passed", "detail": done.stdout.strip()}
+
+
+def run_kernel(name: str, plan: Plan, spec: Specialization) -> dict[str, str]:
+    """Build the same kernels here and compare with the reference, if this machine can run them."""
+    from recurc.runtime.choose import backend, takes_tensors
+
+    able = backend(name)
+    reason = able.unavailable()
+    if reason is not None:
+        return {"status": "not run", "detail": reason}
+    rec = plan.recurrence
+    arrays = small_instance(rec, spec)
+    kernel = able.build(plan, spec)
+    given = _buffers(plan, spec, arrays)
+    if takes_tensors(name):
+        return {"status": "not run", "detail": "run `make gpu` on this machine: it tests every kernel"}
+    kernel(given, _BATCH, _STEPS)
+    wanted = expected(rec, spec, {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in arrays.items()})
+    worst = 0.0
+    for b in plan.buffers:
+        if b.role in (Role.OUTPUT, Role.FINAL):
+            got, want = np.asarray(given[b.name], np.float64), np.asarray(wanted[b.name], np.float64)
+            same = (got == want) | (np.isnan(got) & np.isnan(want))
+            worst = max(worst, float(np.max(np.where(same, 0.0, np.abs(got - want) / (1 + np.abs(want))), initial=0.0)))
+    tolerance = _TOLERANCE.get(spec.real, 1e-2)
+    if not worst <= tolerance:
+        raise BackendError(
+            f"the self-test failed: the kernels differ from the reference by {worst:.1e}, allowed {tolerance:.0e}"
+        )
+    return {"status": "passed", "detail": f"largest error {worst:.1e} on {_BATCH} sequences of {_STEPS} steps"}
+
+
+def _buffers(plan: Plan, spec: Specialization, arrays: Arrays) -> Arrays:
+    """One array for every buffer the kernel does not make itself, in the kernel's types."""
+    rec = plan.recurrence
+    out: Arrays = {}
+    for b in plan.buffers:
+        dtype = spec.dtype(b.dtype).to_numpy()
+        dims = tuple(spec.size(d) for d in b.dims)
+        match b.role:
+            case Role.INPUT | Role.PARAM:
+                lead = (_BATCH, _STEPS) if b.role is Role.INPUT else (_BATCH,)
+                out[b.name] = np.broadcast_to(arrays[b.name].astype(dtype), (*lead, *dims))
+            case Role.INITIAL:
+                start = _initial(rec, b.name.removesuffix("@initial"), spec, arrays)
+                out[b.name] = np.broadcast_to(start, (_BATCH, *dims)).astype(dtype)
+            case Role.OUTPUT:
+                out[b.name] = np.empty((_BATCH, _STEPS, *dims), dtype)
+            case Role.FINAL:
+                out[b.name] = np.empty((_BATCH, *dims), dtype)
+            case _:
+                pass
+    return out
