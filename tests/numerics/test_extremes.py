@@ -117,3 +117,35 @@ def test_saturated_gates_are_exact_and_finite(system, size: float, backend: str,
         assert np.abs(found["h"]).max() <= max(1.0, float(np.abs(arrays["h@initial"]).max()))
         if real == "f64":
             compare(found, ref, real, steps, f"{system.name} at {size} on {backend}")
+
+
+@pytest.mark.parametrize(
+    ("first", "schedule"),
+    [(np.inf, "sequential"), (np.inf, "scan"), (np.nan, "sequential"), (np.nan, "scan"), (-np.inf, "sequential")],
+)
+def test_a_softmax_over_nothing_is_nan_as_the_definition_says(
+    first: float, schedule: str, backend: str, rng: np.random.Generator
+) -> None:
+    """exp(-inf - -inf) is NaN in the equations as written; a loop may not quietly know better.
+
+    The exception is a leading score of -inf by scan: parts of an associative form meet in any order, so its guard
+    against -inf lets a masked beginning be forgotten, and the result is NaN only until the first finite score."""
+    steps = 12
+    arrays = draw(AAREN, rng, (2,), steps, "small")
+    arrays["s"][0, 0] = first
+    ref = expected(AAREN, arrays, (2,), steps, given=False)
+    assert np.isnan(ref["o"][0]).all()
+    assert np.isfinite(ref["o"][1]).all()
+    found = run(AAREN, arrays, "f64", given=False, backend=backend, schedule=schedule)
+    compare(found, ref, "f64", steps, f"aaren that begins with {first} by {schedule} on {backend}")
+
+
+def test_by_scan_a_masked_beginning_counts_for_nothing(backend: str, rng: np.random.Generator) -> None:
+    steps = 12
+    arrays = draw(AAREN, rng, (2,), steps, "small")
+    arrays["s"][:, :3] = -np.inf
+    found = run(AAREN, arrays, "f64", given=False, backend=backend, schedule="scan")
+    rest = {n: a[:, 3:] for n, a in arrays.items() if "@" not in n}
+    ref = expected(AAREN, rest, (2,), steps - 3, given=False)
+    assert np.isnan(found["o"][:, :3]).all()
+    compare({"o": found["o"][:, 3:]}, {"o": ref["o"]}, "f64", steps, f"aaren with a masked beginning on {backend}")
