@@ -122,9 +122,10 @@ class Compiled:
         Inputs are `(*batch, T, *dims)` (`(T, *batch, *dims)` with `layout="TB"`), params `(*dims)` or
         `(*batch, *dims)`, `initial` maps states to `(*batch, *dims)`. Returns the output `(*batch, T, *dims)`, or a
         named tuple of several; with `return_final` a pair of that and a dict of the states after the last step.
-        `reverse` runs from the last step to the first. `lengths (*batch)`: row i has `lengths[i]` steps; outputs behind them are zero, the final
-        states are those at each row's end. `cu_seqlens (n + 1)`: T holds n sequences one after another, without batch
-        dims; initial and final states are `(n, *dims)`. `steps`: how many, for a recurrence without inputs.
+        `reverse` runs from the last step to the first. `lengths (*batch)`: row i has `lengths[i]` steps; outputs
+        behind them are zero, the final states are those at each row's end. `cu_seqlens (n + 1)`: T holds n sequences
+        one after another, without batch dims; initial and final states are `(n, *dims)`. `steps`: how many, for a
+        recurrence without inputs.
         Raises `ShapeError` for arrays that do not fit, naming the argument, what it should be and what it is."""
         if lengths is None and cu_seqlens is None and steps is None:
             key = bound.signature(arrays, initial, return_final, reverse)
@@ -264,7 +265,7 @@ class Compiled:
                 needed[param] = kit.prepare(slot, array, seen.dtype, want, shape, 0, dims, "BT")
             dims = tuple(literal_size(d) or sizes[d] for d in value.dims)
             stored = self._builder.default_initial(name, spec, needed)
-            full = np.broadcast_to(stored, (int(np.prod(shape, dtype=np.int64)), *dims)).reshape(*shape, *dims).copy()
+            full = np.broadcast_to(stored, (int(np.prod(shape, dtype=np.int64)), *dims)).reshape((*shape, *dims)).copy()
             state[name] = published(full, spec.dtype(value.dtype))
         return state
 

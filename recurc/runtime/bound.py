@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def signature(
     torch = sys.modules.get("torch")
     for group in (arrays, initial) if initial else (arrays,):
         for name, value in group.items():
-            kind: object = type(value)
+            kind = cast(object, type(value))
             if kind is np.ndarray:
                 key += (name, value.shape, value.strides, value.dtype, value.flags.aligned)
             elif kind is float:
@@ -51,9 +51,9 @@ def signature(
 
 
 class BoundCall:
-    """A call by addresses. `direct`: an argument's place, group, name, offset and whether it is a tensor; `made`: place,
-    group, name and how to make the array; `results`: place, shape, NumPy dtype, offset from its start and dtype of each
-    output, then of each final value."""
+    """A call by addresses. `direct`: an argument's place, group, name, offset and whether it is a tensor; `made`:
+    place, group, name and how to make the array; `results`: place, shape, NumPy dtype, offset from its start and dtype
+    of each output, then of each final value."""
 
     def __init__(
         self,
@@ -71,14 +71,14 @@ class BoundCall:
         self._finals, self._finish, self._publish, self._alive = finals, finish, publish, alive
 
     def __call__(self, arrays: Mapping[str, Any], initial: Mapping[str, Any] | None) -> Any:
-        groups = (arrays, initial)
+        groups: tuple[Any, Any] = (arrays, initial)
         addresses = self._template.copy()
         for place, group, name, offset, tensor in self._direct:
-            value: Any = groups[group][name]  # type: ignore[index]  # a signature with initial values has them
+            value = groups[group][name]
             addresses[place] = (value.data_ptr() if tensor else value.__array_interface__["data"][0]) + offset
         alive: list[Any] = []
         for place, group, name, make in self._made:
-            array = make(groups[group][name])  # type: ignore[index]
+            array = make(groups[group][name])
             alive.append(array)
             addresses[place] = array.__array_interface__["data"][0]
         values: list[Any] = []

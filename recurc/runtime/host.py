@@ -82,12 +82,12 @@ def prepare(
     layout: str,
 ) -> Array:
     """An argument as a kernel takes it: `(B, T, *dims)` for an input, else `(B, *dims)`."""
-    array = converted(array, have, want)
+    array = contiguous_from(converted(array, have, want), array.ndim - len(dims))
     if slot.role != "input":
-        return contiguous_from(flattened(array, batch, dims), 1)
+        return flattened(array, batch, dims)
     if layout == "TB":
         array = np.moveaxis(array, 0, array.ndim - len(dims) - 1)
-    return contiguous_from(flattened(array, batch, (steps, *dims)), 2)
+    return flattened(array, batch, (steps, *dims))
 
 
 def output(

@@ -113,17 +113,17 @@ def prepare(
     slot: Slot, tensor: Tensor, want: DType, batch: tuple[int, ...], steps: int, dims: tuple[int, ...], layout: str
 ) -> Tensor:
     """As `host.prepare`, for a tensor: `(B, T, *dims)` for an input, else `(B, *dims)`."""
-    tensor = tensor.to(torch_dtype(want))
-    flat = int(np.prod(batch, dtype=np.int64))
+    tensor = _contiguous_from(tensor.to(torch_dtype(want)), tensor.ndim - len(dims))
     rest = (steps, *dims) if slot.role == "input" else dims
     if slot.role == "input" and layout == "TB":
         tensor = tensor.movedim(0, tensor.ndim - len(dims) - 1)
     tensor = tensor.expand(*batch, *rest)
-    if len(batch) != 1:
-        tensor = tensor.reshape(flat, *rest)
-    lead = 2 if slot.role == "input" else 1
+    return tensor if len(batch) == 1 else tensor.reshape(int(np.prod(batch, dtype=np.int64)), *rest)
+
+
+def _contiguous_from(tensor: Tensor, axis: int) -> Tensor:
     expected = 1
-    for size, stride in zip(reversed(tensor.shape[lead:]), reversed(tensor.stride()[lead:]), strict=True):
+    for size, stride in zip(reversed(tensor.shape[axis:]), reversed(tensor.stride()[axis:]), strict=True):
         if size != 1 and stride != expected:
             return tensor.contiguous()
         expected *= size
