@@ -1,5 +1,6 @@
-"""`Map` and `Loop` stages that one thread cannot hold: one block per sequence (in a map, per sequence and step) keeps every
-value in shared memory and evaluates equation after equation together. The form that always works; not the fast one."""
+"""`Map` and `Loop` stages that one thread cannot hold: one block per sequence (in a map, per sequence and step) keeps
+every value in shared memory and evaluates equation after equation together. The form that always works; not the fast
+one."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class Shared(Local):
         return f"{self.name}[{flat(index, sizes_of(self.dims, self.spec))}]"
 
 
-def emit_block(stage: Map | Loop, plan: Plan, spec: Specialization, kernel: str, scope: Scope) -> tuple[Step, list[str]]:
+def emit_block(
+    stage: Map | Loop, plan: Plan, spec: Specialization, kernel: str, scope: Scope
+) -> tuple[Step, list[str]]:
     """Writes the kernel's body into `scope`; returns how to launch it and the buffers it writes."""
     equations = flatten(stage.body)
     carries = {c.name: c for c in stage.carries} if isinstance(stage, Loop) else {}
@@ -40,7 +43,9 @@ def emit_block(stage: Map | Loop, plan: Plan, spec: Specialization, kernel: str,
     if needed <= SHARED_BUDGET:
         scope.line("RC_DYNAMIC_SHARED(memory);")
     else:
-        scope.line(f"unsigned char* const memory = {scope.workspace('values', 'unsigned char')} + i64(blockIdx.x) * {needed};")
+        scope.line(
+            f"unsigned char* const memory = {scope.workspace('values', 'unsigned char')} + i64(blockIdx.x) * {needed};"
+        )
         workspaces = (Workspace("values", 1, (length,)),)
     held = _carve(scope, equations, carries)
     if isinstance(stage, Loop):
@@ -55,7 +60,9 @@ def emit_block(stage: Map | Loop, plan: Plan, spec: Specialization, kernel: str,
         what = "map over all t, one block per step" if over_time else "map, once per call"
     grid = Term(batch=over_time, steps=isinstance(stage, Map) and over_time)
     shared = needed if needed <= SHARED_BUDGET else 0
-    return Step(what, (Launch(kernel, scope.arguments, (grid,), block=BLOCK, shared_bytes=shared),), workspaces), written
+    return Step(
+        what, (Launch(kernel, scope.arguments, (grid,), block=BLOCK, shared_bytes=shared),), workspaces
+    ), written
 
 
 def _slots(equations: list[Equation], carries: dict[str, Carry]) -> list[tuple[str, Dims, DType]]:

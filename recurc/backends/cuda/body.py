@@ -124,7 +124,7 @@ class Body:
                 self.scope.line(f"{target} = {self.scalar(expr, places)};")
             elif isinstance(expr, Reduce):
                 self._reduce(expr, target, places)
-            elif isinstance(expr, Contract):
+            else:
                 self._contract(expr, target, places)
 
     def _reduce(self, expr: Reduce, target: str, places: dict[str, str]) -> None:
@@ -135,7 +135,9 @@ class Body:
             (place, size), order = axes[0], ">" if expr.op == "argmax" else "<"
             best = scope.names.fresh(f"best@{expr.op}")
             scope.line(f"{target} = 0;")
-            scope.line(f"{c_type(expr.arg.dtype, self.spec)} {best} = {self.scalar(expr.arg, inside | {expr.over[0]: '0'})};")
+            scope.line(
+                f"{c_type(expr.arg.dtype, self.spec)} {best} = {self.scalar(expr.arg, inside | {expr.over[0]: '0'})};"
+            )
             with scope.unrolled([(place, size)]):
                 term = self.scalar(expr.arg, inside)
                 scope.line(f"if ({term} {order} {best}) {{ {best} = {term}; {target} = {place}; }}")
@@ -167,10 +169,14 @@ class Body:
             self.scope.line(f"if ({condition}) {write}" if condition else write)
 
 
-def contract_places(scope: Scope, expr: Contract, places: Mapping[str, str]) -> tuple[dict[int, str], list[tuple[str, int]]]:
+def contract_places(
+    scope: Scope, expr: Contract, places: Mapping[str, str]
+) -> tuple[dict[int, str], list[tuple[str, int]]]:
     """The index of every label of a contraction, and the loops over the summed labels."""
     label_place = {label: places[axis] for label, axis in zip(expr.out_axes, axis_ids(expr.dims), strict=True)}
-    names = dict(zip(expr.left_axes, expr.left.dims, strict=True)) | dict(zip(expr.right_axes, expr.right.dims, strict=True))
+    names = dict(zip(expr.left_axes, expr.left.dims, strict=True)) | dict(
+        zip(expr.right_axes, expr.right.dims, strict=True)
+    )
     summed: list[tuple[str, int]] = []
     for label, dim in names.items():
         if label not in label_place:
@@ -180,7 +186,7 @@ def contract_places(scope: Scope, expr: Contract, places: Mapping[str, str]) -> 
 
 
 def time_reads(exprs: Sequence[Expr], buffers: Mapping[str, Buffer], hidden: frozenset[str]) -> list[Buffer]:
-    """The buffers with a time axis that expressions read at this step, in first-use order. `hidden` names are values."""
+    """The buffers with a time axis that expressions read at this step, in order of use. `hidden` names are values."""
     found: dict[str, Buffer] = {}
     for expr in exprs:
         for read in reads(expr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from recurc.errors import BackendError
@@ -10,7 +11,7 @@ from recurc.errors import BackendError
 def missing_compiler() -> str | None:
     """Why NVRTC cannot be used here, or None."""
     try:
-        from cuda.bindings import nvrtc
+        nvrtc = _nvrtc()
     except ImportError as missing:
         return f"the package `cuda-bindings` is not installed ({missing}); `pip install recurc[gpu]` brings it"
     try:
@@ -20,9 +21,13 @@ def missing_compiler() -> str | None:
     return None if int(status) == 0 else f"NVRTC does not start ({status})"
 
 
+def _nvrtc() -> Any:
+    return import_module("cuda.bindings.nvrtc")
+
+
 def supported_architectures() -> list[str]:
     """The real architectures this NVRTC can compile for, as `sm_NN`."""
-    from cuda.bindings import nvrtc
+    nvrtc = _nvrtc()
 
     return [f"sm_{number}" for number in _value(nvrtc.nvrtcGetSupportedArchs(), "list architectures")]
 
@@ -34,14 +39,18 @@ def compile_cubin(source: str, arch: str, name: str = "recurc.cu") -> tuple[byte
     problem = missing_compiler()
     if problem:
         raise BackendError(f"cannot compile CUDA C++: {problem}")
-    from cuda.bindings import nvrtc
+    nvrtc = _nvrtc()
 
     program = _value(nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], []), "create a program")
     try:
         options = [f"--gpu-architecture={arch}", "--std=c++17", "-default-device", "-lineinfo", "--ptxas-options=-v"]
         encoded = [option.encode() for option in options]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
-        log = _bytes(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).rstrip(b"\0 ").decode(errors="replace")
+        log = (
+            _bytes(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+            .rstrip(b"\0 ")
+            .decode(errors="replace")
+        )
         if int(status) != 0:
             raise BackendError(f"NVRTC refused the generated source for {arch}:\n{log}")
         return _bytes(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), log

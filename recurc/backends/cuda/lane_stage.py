@@ -33,7 +33,9 @@ def fits_registers(stage: Map | Loop, plan: Plan, spec: Specialization) -> bool:
     return sum(n for n in inner if n > 1) <= REGISTER_BUDGET
 
 
-def emit_lanes(stage: Map | Loop, plan: Plan, spec: Specialization, kernel: str, scope: Scope) -> tuple[Step, tuple[str, ...]]:
+def emit_lanes(
+    stage: Map | Loop, plan: Plan, spec: Specialization, kernel: str, scope: Scope
+) -> tuple[Step, tuple[str, ...]]:
     """Writes the kernel's body into `scope`; returns how to launch it and the buffers it writes."""
     lanes = lane_dims(stage)
     per_sequence = product([spec.size(d) for d in lanes])
@@ -118,7 +120,11 @@ def _loop(stage: Loop, plan: Plan, spec: Specialization, scope: Scope, lanes: Di
             body.copy(state, values[name])
 
     scope.line()
-    _run_ahead(scope, [(b.name, c_type(b.dtype, spec), scope.load(b, [scope.place(d) for d in b.dims], t="{t}")) for b in streamed], depth)
+    _run_ahead(
+        scope,
+        [(b.name, c_type(b.dtype, spec), scope.load(b, [scope.place(d) for d in b.dims], t="{t}")) for b in streamed],
+        depth,
+    )
     finals = [c for c in stage.carries if plan.has(f"{c.name}@final")]
     for carry in finals:
         body.store(plan.buffer(f"{carry.name}@final"), states[carry.name])
@@ -135,7 +141,8 @@ def load_constants(body: Body, equations: Sequence[Equation], hidden: frozenset[
 
 
 def _run_ahead(scope: Scope, streams: Sequence[tuple[str, str, str]], depth: int) -> None:
-    """Runs `advance` over all t. `streams`: name, type and load (with `{t}`) of each value asked for `depth` steps early."""
+    """Runs `advance` over all t. `streams`: name, type and load (with `{t}`) of each value asked for `depth` steps
+    early."""
     steps = scope.steps()
     if not streams:
         scope.line(f"for (i64 t = 0; t < {steps}; ++t) advance(t);")
@@ -164,5 +171,3 @@ def _run_ahead(scope: Scope, streams: Sequence[tuple[str, str, str]], depth: int
             scope.line(f"advance(t + slot, {', '.join(f'{name}[slot]' for name, _ in now)});")
     with scope.unrolled([("slot", depth)]):
         scope.line(f"if (t + slot < {steps}) advance(t + slot, {', '.join(f'{name}[slot]' for name, _, _ in ahead)});")
-
-

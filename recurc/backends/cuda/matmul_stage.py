@@ -1,5 +1,5 @@
-"""`Matmul` stages: one tiled matrix product for all t. Rows are (sequence, step, the free axes of the operand with time),
-columns the free axes of the constant operand; axes both share and keep are separate products."""
+"""`Matmul` stages: one tiled matrix product for all t. Rows are (sequence, step, the free axes of the operand with
+time), columns the free axes of the constant operand; axes both share and keep are separate products."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def emit_matmul(stage: Matmul, plan: Plan, spec: Specialization, kernel: str, sc
     scope.line(f"{kind} (*const right)[{COLUMNS}] = ({kind}(*)[{COLUMNS}])(memory + sizeof({kind}) * {ROWS * DEPTH});")
     scope.line("// Sequences may have weights of their own, so a tile never spans two of them.")
     scope.line(f"const i64 row_tiles = ({steps} * {per_step} + {ROWS - 1}) / {ROWS};")
-    scope.line(f"i64 tile = blockIdx.x; const i64 first_column = tile % {column_tiles} * {COLUMNS}; tile /= {column_tiles};")
+    scope.line(
+        f"i64 tile = blockIdx.x; const i64 first_column = tile % {column_tiles} * {COLUMNS}; tile /= {column_tiles};"
+    )
     scope.line(f"const i64 first_row = tile % row_tiles * {ROWS}; tile /= row_tiles;")
     scope.line(f"const i64 b = tile % {batch}; tile /= {batch};")
     scope.line(along("separate", "tile"))

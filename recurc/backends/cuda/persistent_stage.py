@@ -1,7 +1,8 @@
-"""`Loop` stages with a recurrent matrix product, all of T in one cooperative launch (the scheme of persistent RNNs, as in
-FlashRNN). One warp owns one row of the states: its lanes split the sum over the previous state, with their part of the
-recurrent weights in registers for the whole run. Blocks split the rows; groups of blocks split the batch into tiles. The
-states other rows need travel through a double buffer in device memory, with one barrier per step among a group's blocks."""
+"""`Loop` stages with a recurrent matrix product, all of T in one cooperative launch (the scheme of persistent RNNs,
+as in FlashRNN). One warp owns one row of the states: its lanes split the sum over the previous state, with their part
+of the recurrent weights in registers for the whole run. Blocks split the rows; groups of blocks split the batch into
+tiles. The states other rows need travel through a double buffer in device memory, with one barrier per step among a
+group's blocks."""
 
 from __future__ import annotations
 
@@ -82,12 +83,19 @@ def _product(equation: Equation, carries: dict[str, Carry], plan: Plan) -> Produ
         (expr.right, expr.right_axes, expr.left, expr.left_axes),
         (expr.left, expr.left_axes, expr.right, expr.right_axes),
     ):
-        if not isinstance(vector, Read) or not isinstance(weights, Read) or vector.lag != 1 or vector.name not in carries:
+        if (
+            not isinstance(vector, Read)
+            or not isinstance(weights, Read)
+            or vector.lag != 1
+            or vector.name not in carries
+        ):
             continue
         constant = plan.has(weights.name) and plan.buffer(weights.name).role in (Role.PARAM, Role.ONCE)
-        if constant and len(vector_labels) == 1 and vector_labels[0] not in expr.out_axes and len(set(labels)) == len(labels):
-            if set(expr.out_axes) | {vector_labels[0]} == set(labels):
-                return Product(equation.name, expr, plan.buffer(weights.name), labels, carries[vector.name], vector_labels[0])
+        distinct = len(set(labels)) == len(labels)
+        whole = len(vector_labels) == 1 and {*expr.out_axes, *vector_labels} == set(labels)
+        if constant and distinct and whole and vector_labels[0] not in expr.out_axes:
+            (summed,) = vector_labels
+            return Product(equation.name, expr, plan.buffer(weights.name), labels, carries[vector.name], summed)
     return None
 
 
@@ -158,7 +166,9 @@ class _Writer:
             for p in shape.products
         )
         self.resident = words <= WEIGHT_REGISTERS and -(-self.size // WARPS) <= RESIDENT_BLOCKS
-        self.padded = {name: max(s.padded for p, s in self._sums() if p.carry.name == name) for name in self.shared_names}
+        self.padded = {
+            name: max(s.padded for p, s in self._sums() if p.carry.name == name) for name in self.shared_names
+        }
         self.shared_bytes = sum(self.itemsize(self.carries[n]) * tile * self.padded[n] for n in self.shared_names)
         self.workspaces = (
             Workspace("arrived", 8, (Term(batch=True),), zeroed=True),
@@ -170,7 +180,11 @@ class _Writer:
         return [(p, self.splits[p.name]) for p in self.shape.products]
 
     def _workspace(self, kind: str, carry: str, copies: int) -> Workspace:
-        return Workspace(self.scope.names(f"{carry}@{kind}"), self.itemsize(self.carries[carry]), (Term(copies * self.size, batch=True),))
+        return Workspace(
+            self.scope.names(f"{carry}@{kind}"),
+            self.itemsize(self.carries[carry]),
+            (Term(copies * self.size, batch=True),),
+        )
 
     def itemsize(self, carry: Carry) -> int:
         return arithmetic(carry.dtype, self.spec).itemsize
@@ -194,16 +208,23 @@ class _Writer:
         offset = 0
         for name in self.shared_names:
             kind = c_type(self.carries[name].dtype, self.spec)
-            scope.line(f"{kind}* const {self.staged(name)} = ({kind}*)(memory + {offset});  // [sequence][{self.padded[name]}]")
+            scope.line(
+                f"{kind}* const {self.staged(name)} = ({kind}*)(memory + {offset});  // [sequence][{self.padded[name]}]"
+            )
             offset += self.itemsize(self.carries[name]) * tile * self.padded[name]
         scope.line(f"const int lane = threadIdx.x & 31, row_start = blockIdx.x * {WARPS} + threadIdx.x / 32;")
-        scope.line(f"const int member = lane / {32 // tile};  // the sequence of a tile whose states this lane advances")
+        scope.line(
+            f"const int member = lane / {32 // tile};  // the sequence of a tile whose states this lane advances"
+        )
         scope.line(f"const i64 tiles = ({batch} + {tile - 1}) / {tile};")
         scope.line(f"u64* const meeting = {scope.workspace('arrived', 'u64')} + blockIdx.y;")
         scope.line("u64 target = 0;")
         for name in self.shared_names:
             total = tile * self.padded[name]
-            scope.line(f"for (int element = threadIdx.x; element < {total}; element += {32 * WARPS}) {self.staged(name)}[element] = 0;")
+            scope.line(
+                f"for (int element = threadIdx.x; element < {total}; element += {32 * WARPS}) "
+                f"{self.staged(name)}[element] = 0;"
+            )
         if self.resident:
             scope.line("const bool in_range = row_start < " + f"{self.size};")
             scope.line(f"const int {row} = in_range ? row_start : {self.size - 1};")
@@ -222,7 +243,7 @@ class _Writer:
             scope.line("rc_grid_barrier(meeting, target);")
         return written
 
-    def _rows(self, row: str):  # noqa: ANN202 - a context manager of the scope
+    def _rows(self, row: str):
         """Resident weights mean one row per warp; otherwise a warp takes rows one grid apart."""
         if self.resident:
             return self.scope.block("")
@@ -291,7 +312,9 @@ class _Writer:
         scope, spec, plan = self.scope, self.spec, self.plan
         self._find_sequence()
         body = Body(scope, self.lanes)
-        hidden = frozenset(e.name for e in self.shape.rest) | {p.name for p in self.shape.products} | self.carries.keys()
+        hidden = (
+            frozenset(e.name for e in self.shape.rest) | {p.name for p in self.shape.products} | self.carries.keys()
+        )
         exprs = [e.expr for e in self.shape.rest]
         scope.line("// Inputs are asked for before the sums, so that they have arrived when those are done.")
         for buffer in time_reads(exprs, {b.name: b for b in plan.buffers}, hidden):
@@ -339,14 +362,19 @@ class _Writer:
         scope.comment(p.name, p.expr.span)
         scope.line(f"{kind} {sums}[{total}][{self.tile}] = {{}};")
         loops = [("slot", split.rounds)]
-        opening = scope.unrolled(loops) if self.resident else scope.block(f"for (int slot = 0; slot < {split.rounds}; ++slot)")
+        opening = (
+            scope.unrolled(loops)
+            if self.resident
+            else scope.block(f"for (int slot = 0; slot < {split.rounds}; ++slot)")
+        )
         with opening:
             if not self.resident:
                 self._weights_of_round(p, split, row)
             weight = f"{self._weight_name(p)}[gate]" + ("[slot]" if self.resident else "")
             with scope.unrolled([("sequence", self.tile)]):
-                state = f"{self.staged(p.carry.name)} + sequence * {self.padded[p.carry.name]} + (slot * 32 + lane) * {split.pack}"
-                scope.line(f"const rc_pack<{kind}, {split.pack}> part = *(const rc_pack<{kind}, {split.pack}>*)({state});")
+                pack, staged = f"rc_pack<{kind}, {split.pack}>", self.staged(p.carry.name)
+                place = f"sequence * {self.padded[p.carry.name]} + (slot * 32 + lane) * {split.pack}"
+                scope.line(f"const {pack} part = *(const {pack}*)({staged} + {place});")
                 with scope.unrolled([("gate", total), ("element", split.pack)]):
                     scope.line(f"{sums}[gate][sequence] += {weight}[element] * part.value[element];")
         value = body.bind(p.name, 0, body.local(p.name, p.dims))
@@ -367,5 +395,3 @@ class _Writer:
             load = self._weight_load(p, places, row, "along")
             value = f"along < {split.length} ? {load} : 0" if split.padded > split.length else load
             scope.line(f"{self._weight_name(p)}[{self._gate(p)}][element] = {value};")
-
-

@@ -98,7 +98,7 @@ class Step:
     workspaces: tuple[Workspace, ...] = ()
 
     def chosen(self, batch: int, per_sequence: Collection[str] = ()) -> Launch:
-        """The first launch fit for this batch; `per_sequence` names the buffers with values of their own per sequence."""
+        """The first launch fit for this batch; `per_sequence` names the buffers with values for each sequence."""
         for launch in self.launches:
             if (launch.max_batch is None or batch <= launch.max_batch) and not set(launch.common) & set(per_sequence):
                 return launch

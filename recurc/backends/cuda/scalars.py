@@ -55,7 +55,8 @@ def by_axis(dims: Dims, places: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def scalar(expr: Expr, places: Mapping[str, str], spec: Specialization, resolve: Resolve) -> str:
-    """C++ for the element of `expr` at `places` (axis id -> index). Dims that `expr` lacks are ignored (broadcasting)."""
+    """C++ for the element of `expr` at `places` (axis id -> index). Dims that `expr` lacks are ignored: it is the same
+    along them."""
     return _scalar(expr, by_axis(expr.dims, places), spec, resolve)
 
 

@@ -1,7 +1,8 @@
-"""`Scan` stages: one block per sequence and tile of lanes walks over T in chunks. Each thread combines a few consecutive
-steps, a warp joins its threads by shuffles (Kogge-Stone), the block joins its warps through shared memory, and the states
-at a chunk's end start the next chunk. Every element is lifted twice (the second time from the cache): once for the totals,
-once to advance the states, so nothing but the inputs and the outputs touches device memory."""
+"""`Scan` stages: one block per sequence and tile of lanes walks over T in chunks. Each thread combines a few
+consecutive steps, a warp joins its threads by shuffles (Kogge-Stone), the block joins its warps through shared
+memory, and the states at a chunk's end start the next chunk. Every element is lifted twice (the second time from the
+cache): once for the totals, once to advance the states, so nothing but the inputs and the outputs touches device
+memory."""
 
 from __future__ import annotations
 
@@ -48,8 +49,12 @@ def emit_scan(stage: Scan, plan: Plan, spec: Specialization, kernel: str, scope:
     tiles = -(-per_sequence // width)
     scope.line("RC_DYNAMIC_SHARED(memory);")
     scope.line(f"{element}* const totals = ({element}*)memory;  // [warp][lane]")
-    scope.line(f"const int warp = threadIdx.x / 32, member = (threadIdx.x & 31) / {width}, column = threadIdx.x % {width};")
-    scope.line(f"const i64 b = i64(blockIdx.x) / {tiles}, lane_of_sequence = i64(blockIdx.x) % {tiles} * {width} + column;")
+    scope.line(
+        f"const int warp = threadIdx.x / 32, member = (threadIdx.x & 31) / {width}, column = threadIdx.x % {width};"
+    )
+    scope.line(
+        f"const i64 b = i64(blockIdx.x) / {tiles}, lane_of_sequence = i64(blockIdx.x) % {tiles} * {width} + column;"
+    )
     scope.line(f"const bool active = lane_of_sequence < {per_sequence};  // idle threads repeat the last lane, unseen")
     scope.line(f"const i64 lane = active ? lane_of_sequence : {per_sequence - 1};")
     split_lanes(scope, lanes, "lane")
@@ -88,16 +93,22 @@ def emit_scan(stage: Scan, plan: Plan, spec: Specialization, kernel: str, scope:
         with scope.block(f"for (int offset = 1; offset < {members}; offset *= 2)"):
             scope.line(f"const {element} earlier = rc_shuffle_up(total, offset * {width});")
             scope.line(f"if (member >= offset) total = {element}_combine(earlier, total);")
-        scope.line(f"{element} prefix = rc_shuffle_up(total, {width});  // of the steps before this thread's, in the warp")
+        scope.line(
+            f"{element} prefix = rc_shuffle_up(total, {width});  // of the steps before this thread's, in the warp"
+        )
         scope.line(f"if (member == 0) prefix = {element}_identity();")
         scope.line(f"if (member == {members - 1}) totals[warp * {width} + column] = total;")
         scope.line("__syncthreads();")
-        scope.line(f"for (int at = warp - 1; at >= 0; --at) prefix = {element}_combine(totals[at * {width} + column], prefix);")
+        scope.line(
+            f"for (int at = warp - 1; at >= 0; --at) prefix = {element}_combine(totals[at * {width} + column], prefix);"
+        )
         scope.line("apply(prefix);")
         scope.line(unroll)
         with scope.block(f"for (int slot = 0; slot < {ITEMS}; ++slot)"):
             scope.line(f"if (first + slot < {scope.steps()}) advance(first + slot);")
-        scope.line("// The last thread along time holds the states at the chunk's end, also when the sequence ended before.")
+        scope.line(
+            "// The last thread along time holds the states at the chunk's end, also when the sequence ended before."
+        )
         with scope.block(f"if (warp == {warps - 1} && member == {members - 1})"):
             _through(body, states, "boundary[column]", out=True)
         scope.line("__syncthreads();")
@@ -111,7 +122,8 @@ def emit_scan(stage: Scan, plan: Plan, spec: Specialization, kernel: str, scope:
             written.append(target.name)
     state_words = sum(2 * product([spec.size(d) for d in c.dims if d not in lanes]) for c in stage.carries)
     shared = 4 * width * (warps * words + state_words) + 64
-    what = f"scan over t by the {stage.monoid.cls} monoid, chunks of {chunk} steps, {width} lane{'s' * (width > 1)} a block"
+    beside = "1 lane" if width == 1 else f"{width} lanes"
+    what = f"scan over t by the {stage.monoid.cls} monoid, chunks of {chunk} steps, {beside} a block"
     launch = Launch(kernel, scope.arguments, (Term(tiles), Term(batch=True)), block=32 * warps, shared_bytes=shared)
     return Step(what, (launch,)), written
 
@@ -204,7 +216,9 @@ def _print_apply(stage: Scan, scope: Scope, lanes: Dims, states: dict[str, Local
     for name, state in states.items():
         body.bind(name, 1, state)
     new: dict[str, Local] = {}
-    for equation in flatten([Equation(f"{n}@new", e) for n, e in zip(stage.monoid.states, stage.monoid.apply, strict=True)]):
+    for equation in flatten(
+        [Equation(f"{n}@new", e) for n, e in zip(stage.monoid.states, stage.monoid.apply, strict=True)]
+    ):
         state = equation.name.removesuffix("@new")
         value = body.equation(equation, states[state].dims if state in states else None)
         if state in states:
@@ -214,7 +228,13 @@ def _print_apply(stage: Scan, scope: Scope, lanes: Dims, states: dict[str, Local
 
 
 def _print_advance(
-    stage: Scan, plan: Plan, scope: Scope, body: Body, states: dict[str, Local], lifted: list[Equation], post: list[Equation]
+    stage: Scan,
+    plan: Plan,
+    scope: Scope,
+    body: Body,
+    states: dict[str, Local],
+    lifted: list[Equation],
+    post: list[Equation],
 ) -> None:
     """One step: the element of this step applied to the states, then what reads them."""
     inside = Body(scope, body.lanes)

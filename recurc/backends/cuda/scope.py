@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from recurc.backends.base import Specialization
@@ -15,11 +15,14 @@ from recurc.types import Dims, DType
 
 # Words the emitters themselves use; a value of the recurrence with such a name gets a number appended.
 _RESERVED = frozenset(
-    ("b", "t", "batch", "steps", "lane", "warp", "element", "along", "slot", "at", "advance", "total", "best", "offset")
-    + ("memory", "values", "carry", "tile", "tiles", "group", "row", "row_start", "first", "last", "chunk", "earlier")
-    + ("later", "prefix", "mine", "member", "arrived", "exchange", "owned", "weight", "parity", "lift", "combine", "apply")
-    + ("i64", "u64", "threadIdx", "blockIdx", "blockDim", "gridDim", "Element", "identity", "result", "lifted", "totals")
-    + ("member", "column", "active", "boundary", "gate", "part", "sequence", "meeting", "target", "wanted", "in_range")
+    # one per position in the generated text, in no order that matters
+    """
+    b t batch steps lane warp element along slot at advance total best offset memory values carry tile tiles group row
+    row_start first last chunk earlier later prefix mine member arrived exchange owned weight parity lift combine apply
+    i64 u64 threadIdx blockIdx blockDim gridDim identity result lifted totals column active boundary gate part sequence
+    meeting target wanted in_range state left right place value sum rows row_tiles my_row my_column first_row
+    first_column segment flags known lane_of_sequence next now
+    """.split()  # noqa: SIM905 - a list of sixty quoted words is harder to read
 )
 _LARGEST_INT = 2**31 - 1
 
@@ -71,15 +74,15 @@ class Scope:
         self.lines.append("    " * self.depth + text if text else "")
 
     @contextmanager
-    def block(self, head: str, tail: str = "}") -> Iterator[None]:
-        self.line(f"{head} {{")
+    def block(self, head: str, tail: str = "}") -> Generator[None]:
+        self.line(f"{head} {{".lstrip())
         self.depth += 1
         yield
         self.depth -= 1
         self.line(tail)
 
     @contextmanager
-    def unrolled(self, axes: Sequence[tuple[str, int]]) -> Iterator[None]:
+    def unrolled(self, axes: Sequence[tuple[str, int]]) -> Generator[None]:
         """Fully unrolled loops over `(variable, size)` pairs."""
         for variable, size in axes:
             self.line("#pragma unroll")
@@ -121,7 +124,7 @@ class Scope:
     def address(self, buffer: Buffer, index: Sequence[str], b: str = "b", t: str = "t") -> str:
         """A pointer to one element, as C++."""
         parts = [self.pointer(buffer)]
-        if buffer.role is not Role.ONCE:
+        if buffer.role is not Role.ONCE and b != "0":
             parts.append(f"{b} * " + self._argument(Kind.BATCH_STRIDE, buffer.name, self.names(f"{buffer.name}@batch")))
         if buffer.has_time:
             parts.append(f"{t} * " + self._argument(Kind.TIME_STRIDE, buffer.name, self.names(f"{buffer.name}@time")))
