@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -119,20 +121,20 @@ def _is_number(cell: str) -> bool:
 
 def _parquet(path: Path, columns: tuple[str, ...]) -> Array:
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        arrow: Any = import_module("pyarrow")
+        parquet: Any = import_module("pyarrow.parquet")
     except ImportError as missing:
         raise FileError(f"reading {path} needs pyarrow: pip install pyarrow (.csv and .npz need nothing)") from missing
     try:
-        table = pq.read_table(path)  # pyright: ignore[reportUnknownMemberType]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        table = parquet.read_table(path)
+    except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError) as error:
         raise FileError(f"{path} is not a Parquet file: {error}") from error
     header = [str(n) for n in table.column_names]
     picked = _picked(path, columns, header) or list(range(len(header)))
     cells: list[Array] = []
     for at in picked:
-        values = np.asarray(table.column(at).to_numpy())
+        values: Array = np.asarray(table.column(at).to_numpy())
         if values.dtype.kind not in "biufc":
             raise FileError(f"{path}: column {header[at]!r} does not hold numbers")
         cells.append(values)
-    return np.stack(cells, axis=-1) if cells else np.empty((table.num_rows, 0))
+    return np.stack(cells, axis=-1) if cells else np.empty((int(table.num_rows), 0))

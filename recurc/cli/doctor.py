@@ -7,7 +7,8 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from importlib import import_module, metadata
+from typing import Any, cast
 
 import click
 
@@ -113,10 +114,11 @@ def _native() -> Iterator[Finding]:
 
 
 def _blas() -> Finding:
-    import numpy  # noqa: F401  loads the BLAS that is asked about
-    from threadpoolctl import threadpool_info
+    import threadpoolctl
 
-    found = [i for i in threadpool_info() if i.get("user_api") == "blas"]
+    import_module("numpy")  # loads the BLAS that is asked about
+    infos: list[dict[str, Any]] = cast(Any, threadpoolctl).threadpool_info()
+    found = [i for i in infos if i.get("user_api") == "blas"]
     names = [
         f"{i.get('internal_api')} {i.get('version') or ''}".strip() + f", {i.get('num_threads')} threads" for i in found
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -15,14 +15,14 @@ BACKENDS = ("auto", "reference", "numpy", "cpu", "triton", "cuda")
 DTYPES = ("f32", "f64", "bf16", "f16")
 
 
-class Sizes(click.ParamType):
+class Sizes(click.ParamType[dict[str, int]] if TYPE_CHECKING else click.ParamType):
     """`D=64,H=128`: dim names and positive sizes."""
 
     name = "D=64,H=128"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
         if isinstance(value, dict):
-            return value
+            return cast(dict[str, int], value)
         sizes: dict[str, int] = {}
         for item in filter(None, re.split(r"[,\s]+", str(value))):
             name, equals, number = item.partition("=")

@@ -15,7 +15,7 @@ from recurc.errors import ShapeError
 if TYPE_CHECKING:
     import numpy as np
 
-    from recurc.api import Compiled, Recurrence
+    from recurc.api import Recurrence
 
     Arrays = dict[str, np.ndarray]
 
@@ -137,7 +137,7 @@ def _initialised(rec: Recurrence, arrays: Arrays, sizes: dict[str, int], seed: i
 
 
 def _run(
-    rec: Recurrence, compiled: Compiled, arrays: Arrays, start: Arrays | None, layout: str
+    rec: Recurrence, compiled: Callable[..., Any], arrays: Arrays, start: Arrays | None, layout: str
 ) -> tuple[Arrays, Arrays]:
     """Outputs and final states. Long work goes in pieces of time, with a bar, where that means the same."""
     import numpy as np

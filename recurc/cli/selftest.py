@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,32 @@ Arrays = dict[str, Any]
 
 
 def small_instance(rec: Recurrence, spec: Specialization) -> Arrays:
-    """Inputs (2, 33, *dims), params (1, *dims), initial states (2, *dims), in float64; the same at every call."""
+    """Inputs (2, 33, *dims) and params (1, *dims) in float64; the same at every call."""
+    arrays = random_arrays(rec, dict(spec.sizes), _BATCH, _STEPS, DType.F64)
+    return {n: a[None] if n in {p.name for p in rec.params} else a for n, a in arrays.items()}
+
+
+def random_arrays(rec: Recurrence, sizes: Mapping[str, int], batch: int, steps: int, real: DType) -> Arrays:
+    """Inputs (batch, steps, *dims) between -1 and 1, params (*dims) by initialisers or small; the same every time."""
     from recurc.initializers import initial_params
 
     rng = np.random.default_rng(0)
-    fresh = initial_params(rec, rng, dict(spec.sizes)) if all(p.init for p in rec.params) else {}
+    fresh = initial_params(rec, rng, dict(sizes)) if all(p.init for p in rec.params) else {}
 
     def draw(lead: tuple[int, ...], dims: Dims, dtype: DType, scale: float) -> Any:
-        shape = (*lead, *(spec.size(d) for d in dims))
+        shape = (*lead, *(int(d) if d.isdigit() else sizes[d] for d in dims))
         if dtype.kind is Kind.BOOL:
             return rng.random(shape) < 0.5
         if dtype.kind is Kind.INT:
             return rng.integers(0, 2, shape)
-        return (rng.random(shape) - 0.5) * scale
+        return ((rng.random(shape) - 0.5) * scale).astype(dtype.settled(real).to_numpy())
 
-    arrays: Arrays = {i.name: draw((_BATCH, _STEPS), i.dims, i.dtype, 2.0) for i in rec.inputs}
+    arrays: Arrays = {i.name: draw((batch, steps), i.dims, i.dtype, 2.0) for i in rec.inputs}
     for p in rec.params:
-        width = max([spec.size(d) for d in p.dims], default=1)
-        value = fresh[p.name].astype(np.float64) if p.name in fresh else draw((), p.dims, p.dtype, 1.0 / width)
-        arrays[p.name] = np.asarray(value)[None]
+        width = max([int(d) if d.isdigit() else sizes[d] for d in p.dims], default=1)
+        made = p.name in fresh
+        value = fresh[p.name].astype(real.to_numpy()) if made else draw((), p.dims, p.dtype, 1.0 / width)
+        arrays[p.name] = np.asarray(value)
     return arrays
 
 
