@@ -250,7 +250,7 @@ class Body:
         first, rest = variables[0], variables[1:]
         name, dim = self.spell.var(first), dim_of(first)
         if first == self.program.lane:
-            bounds = ("lane0", "lane1") if self.program.lanes_apart else ("0", self.spell.size(dim))
+            bounds = ("lane0", "lane1") if self.program.lanes_apart or self.program.tiled else ("0", self.spell.size(dim))
             with text.braces(f"for (long {name} = {bounds[0]}; {name} < {bounds[1]}; {name} += LANES)"):
                 if self.ragged:
                     text(f"const long lanes = rc_lanes({bounds[1]} - {name});")
@@ -263,12 +263,12 @@ class Body:
         """One place of a nest."""
         printed: set[str] = set()
         for stmt in nest.stmts:
-            if stmt.name in printed:
+            if stmt.name in printed or (self.rows and self.in_weights(stmt)):
                 continue
             if nest.accumulated(stmt):
                 self._update_fold(stmt, text)
             elif isinstance(stmt.value, Fold):
-                group = [s for s in nest.stmts if isinstance(s.value, Fold) and s.value.over == stmt.value.over and self._ready(s, stmt, nest)]
+                group = [s for s in nest.stmts if self._shares(s, stmt, nest)]
                 for s in group:
                     self._declare_fold(s, text)
                 inner = Text()
@@ -284,9 +284,11 @@ class Body:
             if not nest.accumulated(stmt):
                 self._keep(stmt, text)
 
-    def _ready(self, stmt: Stmt, first: Stmt, nest: Nest) -> bool:
+    def _shares(self, stmt: Stmt, first: Stmt, nest: Nest) -> bool:
         """Whether a fold may share the loop of an earlier one: it needs nothing computed between them."""
-        if nest.accumulated(stmt):
+        if not isinstance(stmt.value, Fold) or not isinstance(first.value, Fold) or stmt.value.over != first.value.over:
+            return False
+        if nest.accumulated(stmt) or (self.rows and self.in_weights(stmt)):
             return False
         start = nest.stmts.index(first)
         if nest.stmts.index(stmt) < start:

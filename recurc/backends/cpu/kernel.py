@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,10 @@ import numpy as np
 
 from recurc.backends.base import Arrays, Specialization
 from recurc.backends.cpu.module import Module
+from recurc.backends.storage import loaded, store
 from recurc.plan import Buffer, Plan, Role
 from recurc.runtime.threads import thread_count
 from recurc.types import DType
-
-
-class _Array(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("batch", ctypes.c_int64), ("time", ctypes.c_int64), ("origin", ctypes.c_int64)]
 
 
 class CpuKernel:
@@ -30,7 +28,8 @@ class CpuKernel:
     def __init__(self, plan: Plan, spec: Specialization, module: Module, library: Path, file: str) -> None:
         self.source = {file: module.text}
         self.library = library
-        self._names = module.arrays
+        self.arguments = tuple(module.arrays)
+        self._packed = module.packed
         self._buffers = {name: plan.buffer(name) for name in module.arrays}
         self._half = spec.real in (DType.F16, DType.BF16) or any(
             b.dtype in (DType.F16, DType.BF16) for b in self._buffers.values()
@@ -43,44 +42,49 @@ class CpuKernel:
         self._room = loaded.recurc_workspace
         self._room.restype = ctypes.c_int64
         self._room.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
-        self._kept = np.empty(0, np.uint8)
+        self._kept, self._kept_at = _workspace(64)
         self._lock = threading.Lock()
-        self._type = _Array * len(self._names)
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
         if self._half:
             arrays, finish = self._widened(arrays)
-            self.bind(arrays, batch, steps)()
+            self._bound(arrays, batch, steps)([_address(arrays[name])[0] for name in self.arguments])
             finish()
             return
-        self.bind(arrays, batch, steps)()
+        self._bound(arrays, batch, steps)([_address(arrays[name])[0] for name in self.arguments])
 
-    def bind(self, arrays: Arrays, batch: int, steps: int) -> Callable[[], None]:
-        """The call with everything but the work done; it may be repeated while the arrays live where they are."""
-        packed = self._type()
-        for slot, name in zip(packed, self._names, strict=True):
-            array = arrays[name]
-            slot.data, strides = _address(array)
+    def bind(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None] | None:
+        """The call for arrays of these shapes, types and strides, by their addresses in the order of `arguments`;
+        None where arrays are converted on the way."""
+        return None if self._half else self._bound(arrays, batch, steps)
+
+    def _bound(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]:
+        described = array("q", [0] * (4 * len(self.arguments)))  # an `rc_array` each: data, batch, time, origin
+        for place, name in enumerate(self.arguments):
+            value = arrays[name]
+            strides = _address(value)[1]
+            described[4 * place + 1] = 0 if value.shape[0] == 1 else strides[0]
             if self._buffers[name].has_time:
-                slot.batch, slot.time = strides[0], strides[1]
-            else:
-                slot.batch = strides[0]
-            if array.shape[0] == 1:
-                slot.batch = 0
-        threads = thread_count()
-        size = self._room(batch, steps, threads)
+                described[4 * place + 2] = strides[1]
+        rooms: dict[int, int] = {}
 
-        def call() -> None:
+        def call(addresses: Sequence[int]) -> None:
+            own = described[:]
+            own[::4] = array("q", addresses)
+            threads = thread_count()
+            size = rooms.get(threads)
+            if size is None:
+                size = rooms[threads] = self._room(batch, steps, threads) + 64
             if self._lock.acquire(blocking=False):
                 try:
-                    if self._kept.size < size + 64:
-                        self._kept = np.empty(size + 64, np.uint8)
-                    self._run(packed, batch, steps, threads, _aligned(self._kept))
+                    if self._kept.size < size:
+                        self._kept, self._kept_at = _workspace(size)
+                    self._run(own.buffer_info()[0], batch, steps, threads, self._kept_at)
                 finally:
                     self._lock.release()
             else:
-                own = np.empty(size + 64, np.uint8)
-                self._run(packed, batch, steps, threads, _aligned(own))
+                _room, place = _workspace(size)
+                self._run(own.buffer_info()[0], batch, steps, threads, place)
 
         return call
 
@@ -100,20 +104,21 @@ class CpuKernel:
 
         def finish() -> None:
             for target, source in back:
-                target[...] = source
+                store(target, source)
 
         return wide, finish
 
 
 def _to_f32(array: Any) -> Any:
     if isinstance(array, np.ndarray):
-        return array.astype(np.float32)
+        return loaded(array).astype(np.float32)
     return array.float().contiguous()  # a torch tensor
 
 
-def _aligned(room: np.ndarray[Any, Any]) -> int:
-    address = room.ctypes.data
-    return address + (-address) % 64
+def _workspace(size: int) -> tuple[np.ndarray[Any, Any], int]:
+    """Memory, and the first address in it on a cache line."""
+    room = np.empty(size, np.uint8)
+    return room, room.ctypes.data + (-room.ctypes.data) % 64
 
 
 def _address(array: Any) -> tuple[int, tuple[int, ...]]:

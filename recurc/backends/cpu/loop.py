@@ -74,11 +74,18 @@ def _state_type(body: Body, carry: str) -> str:
     return STORED[body.compute(body.carries[carry].dtype)]
 
 
-def step_pointers(body: Body, text: Text, sequence: str, step: str = "t") -> None:
-    """Pointers to the row of the current sequence and step, for every buffer with a time axis."""
+def step_pointers(
+    body: Body, text: Text, sequence: str, step: str = "t", only: set[str] | None = None, writes: bool = True
+) -> None:
+    """Pointers to the row of a sequence and step, for every buffer with a time axis (or those in `only`)."""
     spell = body.spell
-    used = {name: lags for name, lags in body.buffers_read().items() if spell.buffers[name].has_time}
-    for name in body.program.stage.writes:
+    used = {
+        name: lags for name, lags in body.buffers_read().items()
+        if spell.buffers[name].has_time and (only is None or name in only)
+    }  # fmt: skip
+    for name in body.program.stage.writes if writes else ():
+        if only is not None and name not in only:
+            continue
         if not spell.buffers[name].has_time:
             if name not in used:
                 field, kind = spell(name), spell.stored(name)
@@ -87,7 +94,7 @@ def step_pointers(body: Body, text: Text, sequence: str, step: str = "t") -> Non
         used.setdefault(name, set())
     for name in sorted(used):
         field, kind = spell(name), spell.stored(name)
-        constant = "" if name in body.program.stage.writes else "const "
+        constant = "" if writes and name in body.program.stage.writes else "const "
         row = f"({kind} *)call->{field}.data + {sequence} * call->{field}.batch"
         if 0 in used[name] or name in body.program.stage.writes:
             text(f"{constant}{kind} *{body.pointer(name)} = {row} + ({step} - call->{field}.origin) * call->{field}.time;")

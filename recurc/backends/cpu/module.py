@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
 from recurc.backends.cpu import tiles
@@ -49,7 +49,7 @@ class Module:
 
     text: str
     arrays: tuple[str, ...]
-    notes: list[str] = field(default_factory=list[str])
+    packed: frozenset[str]  # params the kernel packs once for all sequences
 
 
 def external_buffers(plan: Plan) -> tuple[Buffer, ...]:
@@ -59,7 +59,8 @@ def external_buffers(plan: Plan) -> tuple[Buffer, ...]:
 
 def print_module(plan: Plan, spec: Specialization, vector_bytes: int) -> Module:
     printer = _ModulePrinter(plan, spec, vector_bytes)
-    return Module(printer.file(), tuple(b.name for b in external_buffers(plan)), printer.notes)
+    packed = frozenset(p for s in printer.stages for u in s.units for p in tiles.packed_params(u.body))
+    return Module(printer.file(), tuple(b.name for b in external_buffers(plan)), packed)
 
 
 class _ModulePrinter:
@@ -75,7 +76,6 @@ class _ModulePrinter:
         extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
         self.spell = Spelling(self.names, spec, self.buffers)
-        self.notes: list[str] = []
         sequences = any(b.role is Role.SEQUENCE for b in plan.buffers)
         self.chunked = sequences and not self.loops and not sequence_lagged(plan)
         self.stages = [self._stage(k, s) for k, s in enumerate(plan.stages)]
@@ -170,7 +170,9 @@ class _ModulePrinter:
                 if isinstance(code.stage, Map) and not code.stage.over_time:
                     unit = code.units[0]
                     text(f"{unit.function}(&call, 0, 1, 0, 1, 0, {self._lane_end(unit)});  // once per call")
-            text("#ifdef _OPENMP", "#pragma omp parallel num_threads(threads)", "#endif")
+            if self._teams():
+                text("rc_team team = {0};")
+            text("RC_PARALLEL(threads)")
             with text.braces(""):
                 self._parallel(text)
         return str(text)
@@ -213,7 +215,8 @@ class _ModulePrinter:
     def _call_stage(self, code: StageCode, text: Text) -> None:
         unit = code.units[0]
         if code.scan is not None:
-            self._call_scan(code, code.scan, text)
+            with text.braces(""):  # a scope of its own: a plan may hold several scans
+                self._call_scan(code, code.scan, text)
             return
         for carry in unit.program.stage.carries:
             source, target = self.spell(f"{carry.name}@in"), self.spell(f"{carry.name}@out")

@@ -58,7 +58,9 @@ class Program:
     def tiled(self) -> bool:
         """Whether several rows (sequences or steps) go through each nest together: there is a matrix product, and
         every nest runs over the lane variable."""
-        return bool(self.weights) and not self.lanes_outside and all(self.lane in n.vars for n in self.nests)
+        if not self.weights or self.lanes_outside or not all(self.lane in n.vars for n in self.nests):
+            return False
+        return bool(self.stage.carries) or len(self.nests) == 1
 
 
 def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization) -> Program:
@@ -174,7 +176,7 @@ def _lanes_outside(stmts: Sequence[Stmt], stage: StageInput, lane: Var, spec: Sp
 
 
 def _doubled(carry: str, nests: Sequence[Nest], elements: Mapping[str, tuple[str, tuple[int, ...]]]) -> bool:
-    """Whether overwriting the state in place would destroy values still to be read."""
+    """Whether overwriting the state in place could destroy values still to be read, here or by another thread."""
     written = {k for k, n in enumerate(nests) for s in n.stmts if elements[s.name][0] == carry}
     definitions = [s for n in nests for s in n.stmts if elements[s.name][0] == carry]
     if not written:
@@ -187,7 +189,7 @@ def _doubled(carry: str, nests: Sequence[Nest], elements: Mapping[str, tuple[str
             for load in loads(stmt.value):
                 if load.name != carry or not load.lag:
                     continue
-                if k > place or (k == place and load.index != definition.index):
+                if k > place or load.index != definition.index:
                     return True
     return False
 

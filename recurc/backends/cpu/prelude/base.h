@@ -21,6 +21,13 @@
 #endif
 
 #define ALIGNED __attribute__((aligned(64)))
+#if defined __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define ONE_BY_ONE _Pragma("clang loop unroll(disable)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#define ONE_BY_ONE _Pragma("GCC unroll 1")
+#endif
 #define INLINE static inline __attribute__((always_inline, unused))
 
 // One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
@@ -32,6 +39,12 @@ INLINE void rc_split(long count, long grain, long part, long parts, long *from, 
     const long first = part * each + (part < more ? part : more), last = first + each + (part < more);
     *from = first * grain < count ? first * grain : count;
     *to = last * grain < count ? last * grain : count;
+}
+
+// The most even tile size of at most `most` rows.
+INLINE long rc_even(long rows, long most) {
+    const long tiles = (rows + most - 1) / most;
+    return tiles ? (rows + tiles - 1) / tiles : 1;
 }
 
 // Room in the workspace; `base` is NULL when only the size is asked for.
