@@ -172,6 +172,8 @@ def _check_kind(op: Op, arg: Expr) -> None:
     )
     if wrong:
         help = "compare it first, e.g. `x > 0`" if op.takes is Takes.BOOL else "use `if c then 1 else 0` for a number"
+        if kind is Kind.COMPLEX:
+            help = "take `real(z)`, `imag(z)` or `abs(z)`"
         raise TypeProblem("E0320", f"`{op.name}` takes {op.takes.value}, got {_kind(arg)}", help)
 
 

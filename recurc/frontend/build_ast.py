@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from lark import Token as LarkToken
@@ -261,7 +262,7 @@ class BuildAst(Transformer[Any, Any]):
         return ast.Call(_name(children[0]), args, _span(children), _depth([children[0], *args]))
 
     def group(self, children: list[Any]) -> ast.Expr:
-        return children[1]
+        return replace(children[1], span=_span(children))
 
     def arguments(self, children: list[Any]) -> Part:
         return Part("arguments", children)

@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass, field
 
 from recurc.diagnostics import Diagnostic
+from recurc.frontend.functions import FUNCTIONS
 from recurc.frontend.tokens import KEYWORDS, SYMBOLS
 from recurc.source import SourceFile, Span
 
@@ -138,7 +139,9 @@ class _Lexer:
         self.out.tokens.append(Token(kind, text, span))
 
     def _bad_number(self, text: str, tail: str, span: Span) -> None:
-        if tail.startswith("_"):
+        if text[:2] in ("0x", "0X", "0b", "0o"):
+            help = "write it in decimal"
+        elif tail.startswith("_"):
             help = f"write it without underscores: {text.replace('_', '')}"
         elif tail[0].isalpha():
             help = f"a product needs `*`, and a name begins with a letter: {text.removesuffix(tail)} * {tail}"
@@ -207,7 +210,9 @@ class _Lexer:
                 "E0111",
                 f"values have no attribute `.{attribute}`",
                 self._span(at, end + len(attribute)),
-                "only `.T` (swap the last two dims) can follow a value with a dot",
+                f"write `{attribute}(...)`: functions stand before their arguments"
+                if attribute in FUNCTIONS
+                else "only `.T` (swap the last two dims) follows a value with a dot; the size of a dim is its name",
             )
             return end + len(attribute)
         else:

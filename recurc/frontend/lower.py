@@ -344,7 +344,10 @@ class Lowerer:
             ):
                 labels.append((symbol.span, f"{made.name} is {describe(made)}, from here"))
         unique = tuple(dict.fromkeys(labels))
-        return self.stop(problem.code, str(problem), span, problem.help or "check the dims of the operands", unique)
+        message = str(problem)
+        for sign, op in _BINARY.items():
+            message = message.replace(f"`{op}`", f"`{sign}`")
+        return self.stop(problem.code, message, span, problem.help or "check the dims of the operands", unique)
 
     def _measure(self, expr: ir.Expr, span: Span) -> None:
         """Counts nodes and depth as if the tree were written out; shared parts are measured once."""

@@ -45,6 +45,7 @@ class _Wrong:
     code: str
     message: str
     help: str
+    first: bool = False  # whether the beginning of the line is what is wrong
 
 
 class _Parser:
@@ -111,7 +112,7 @@ class _Parser:
                 )
             return "reported"
         except MisplacedValue as wrong:
-            if not quiet:
+            if not quiet and not self.problems:
                 message = f"the last line of `{wrong.function}`, and only the last, must be an expression: its value"
                 self._report("E0120", message, wrong.span, "the lines before it are equations: `name = expression`")
             return "reported"
@@ -160,8 +161,13 @@ class _Parser:
         wrong = explain_unexpected(
             self.tokens[start:at], token, self.tokens[at + 1] if at + 1 < len(self.tokens) else None, accepted
         )
-        span = token.span
-        if token.kind in ("NEWLINE", "DEDENT", "$END") and previous is not None and previous.kind != "NEWLINE":
+        span = self.tokens[start].span if wrong.first else token.span
+        if (
+            not wrong.first
+            and token.kind in ("NEWLINE", "DEDENT", "$END")
+            and previous is not None
+            and previous.kind != "NEWLINE"
+        ):
             span = Span(
                 span.file,
                 previous.span.end_line,
@@ -200,7 +206,7 @@ def explain_unexpected(line: list[Token], token: Token, following: Token | None,
     found = f"`{token.text}`" if token.kind not in ("NEWLINE", "INDENT", "DEDENT", "$END") else in_words(token.kind)
     kinds = {t.kind for t in line}
     if first.kind == "NAME" and first.text in _PYTHON and "EQUAL" not in kinds:
-        return _Wrong("E0114", f"`{first.text}` is Python; Rec has no such statement", _PYTHON[first.text])
+        return _Wrong("E0114", f"`{first.text}` is Python; Rec has no such statement", _PYTHON[first.text], True)
     if accepted == {"INDENT"}:
         return _Wrong(
             "E0112", f"expected an indented block, found {found}", "indent the lines of the block by 4 spaces"
@@ -213,8 +219,8 @@ def explain_unexpected(line: list[Token], token: Token, following: Token | None,
             help = f"did you mean `{word}`?"
         return _Wrong("E0118", f"{found} stands outside of any recurrence", help)
     if first.kind == "NAME" and len(line) == 1 and token.kind in ("NAME", "STRING") and (word := _meant(first.text)):
-        return _Wrong("E0100", f"`{first.text}` begins no statement", f"did you mean `{word}`?")
-    if token.kind in KEYWORDS.values() and "NAME" in accepted and _wants_name(previous):
+        return _Wrong("E0100", f"`{first.text}` begins no statement", f"did you mean `{word}`?", True)
+    if token.kind in KEYWORDS.values() and token.kind != "IF" and "NAME" in accepted and _wants_name(previous):
         return _Wrong(
             "E0116",
             f"`{token.text}` is a keyword, so it cannot be a name",
@@ -248,6 +254,8 @@ def _plain(line: list[Token], token: Token, following: Token | None, accepted: s
         help = "a choice is an expression: `if c then a else b`"
     elif "IF" in kinds and "ELSE" in accepted and token.kind in ("NEWLINE", "RPAR"):
         message, help = "this `if` has no `else`", "both branches are needed: `if c then a else b`"
+    elif not line and token.kind == "IF":
+        help = "a choice is an expression, not a statement: `name = if c then a else b`"
     elif "IF" not in kinds and token.kind == "IF":
         help = "write `if c then a else b`, in brackets inside a larger expression"
     elif token.kind == "IF":
@@ -267,7 +275,9 @@ def _plain(line: list[Token], token: Token, following: Token | None, accepted: s
         help = 'write the file name in quotes: use "other.rec"'
     elif token.kind == "COLON" and "LSQB" in kinds:
         help = "values are not sliced; `W[4, H, D]` unpacks as `a, b, c, d = ...`, `window(x, n)` keeps the last n"
-    elif "EQUAL" in accepted and token.kind == "NEWLINE":
+    elif token.kind == "NAME" and "COMMA" in accepted:
+        help = "separate several names by commas"
+    elif "EQUAL" in accepted and line and line[0].kind == "NAME" and {"EQUAL"}.isdisjoint(kinds):
         help = "every line of a recurrence is a declaration or an equation `name = expression`"
     elif token.kind == "NEWLINE":
         help = "the line ends too early; an open bracket would continue it"

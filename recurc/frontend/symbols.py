@@ -277,15 +277,17 @@ class Collector:
             self.scope.outputs.append(name)
 
     def _equation(self, definition: Definition) -> None:
+        good = True
         for name in definition.names:
             symbol = self.scope.symbols.get(name.name)
             if symbol is None or symbol.kind is not Kind.STATE:
-                self._declare(Symbol(name.name, Kind.EQUATION, name.span))
+                good &= self._declare(Symbol(name.name, Kind.EQUATION, name.span))
             else:
                 earlier = next((n for d in self.scope.definitions for n in d.names if n.name == name.name), None)
                 if earlier is not None:
                     self._twice(name.name, earlier.span, name.span)
-        self.scope.definitions.append(definition)
+        if good:
+            self.scope.definitions.append(definition)
 
     def _declare(self, symbol: Symbol) -> bool:
         name = symbol.name
@@ -315,7 +317,7 @@ class Collector:
         )  # fmt: skip
 
     def _check_definitions(self) -> None:
-        defined = {n.name for d in self.scope.definitions for n in d.names} | self.scope.elsewhere
+        defined = {n.name for d in self.scope.definitions for n in d.names} | self.scope.elsewhere | self.scope.broken
         for state in self.scope.of_kind(Kind.STATE):
             if state.name not in defined:
                 self.problems.report(
