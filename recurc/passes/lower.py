@@ -6,8 +6,8 @@ never stored for their own sake: what reads no state is computed inside each sta
 state is stored by the stage that has it. Stages are filled from the last to the first, so that when a stage is
 filled, everything later stages want from it is known.
 
-Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
-input or a param is stored as `NAME@out`.
+Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an input is stored as
+`NAME@out`.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class _Lowering:
             elif output not in self.materialised:
                 tail[output] = self.hoisted.equations[output]
         else:
-            given = next(g for g in (*self.rec.inputs, *self.rec.params) if g.name == output)
+            given = next(g for g in self.rec.inputs if g.name == output)
             tail[output + OUT] = Read(output, 0, given.dims, given.dtype, given.span)
 
     def _gather(self, roots: Iterable[Expr], index: int, available: set[str]) -> dict[str, Expr]:

@@ -87,8 +87,8 @@ def _verify(rec: Recurrence, rules: StageRules) -> None:
         else:
             values[equation.name] = (expr.dims, expr.dtype)
     for output in rec.outputs:
-        if output not in values:
-            raise _Broken(f"output {output} is not defined")
+        if output not in values or output in params:
+            raise _Broken(f"output {output} is no input, state or equation")
 
 
 def _expr(expr: Expr, scope: Scope, rules: StageRules, where: str) -> None:
