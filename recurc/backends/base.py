@@ -59,8 +59,9 @@ class Backend(Protocol):
 class BindableKernel(Kernel, Protocol):
     """A kernel that can do its checks once. `arguments` names the buffers whose addresses it takes, in order (INPUT,
     PARAM, INITIAL, OUTPUT and FINAL ones). `bind` gets arrays as a call would and returns the call for arrays of
-    exactly these shapes, dtypes and strides at other places: it takes one address per name of `arguments`."""
+    exactly these shapes, dtypes and strides at other places: it takes one address per name of `arguments`. None where
+    the kernel has more to do than that."""
 
     arguments: tuple[str, ...]
 
-    def bind(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]: ...
+    def bind(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None] | None: ...

@@ -141,6 +141,8 @@ def bind(
         results.append((places[f"{name}@final"], public.shape, storage(dtype), 0, dtype))
     plain = not kit.tensors and all(r[4] is not DType.BF16 for r in results)
     call = kernel.bind(args, run.batch, run.settled.steps)
+    if call is None:
+        return None
     return BoundCall(
         call, template, direct, made, results, tuple(finals), finish, None if plain else kit.publish, (initial, kernel)
     )

@@ -1,7 +1,8 @@
-"""How arrays go in and come out: batch dims, layouts, broadcasting, strides, dtypes, empty time, ragged batches, steps."""
+"""How arrays go in and come out: batch dims, layouts, broadcasting, strides, dtypes, ragged batches, single steps."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,8 @@ def test_python_numbers_take_the_dtype_of_the_call(rng: np.random.Generator) -> 
 
 def test_several_outputs_come_as_a_named_tuple_in_source_order(rng: np.random.Generator) -> None:
     rec = recurc.load(
-        text="recurrence Two(D):\n    input x[D]\n    state h[D] = 0\n    h = h[t-1] + x\n    output y = 2 * h\n    output h\n"
+        text="recurrence Two(D):\n    input x[D]\n    state h[D] = 0\n"
+        "    h = h[t-1] + x\n    output y = 2 * h\n    output h\n"
     )
     x = rng.standard_normal((3, 4))
     result = rec.compile(backend="numpy")(x=x)
@@ -161,7 +163,7 @@ def test_several_outputs_come_as_a_named_tuple_in_source_order(rng: np.random.Ge
     np.testing.assert_allclose(result.y, 2 * result.h, rtol=1e-15)
 
 
-# --- ragged and packed batches ---------------------------------------------------------------------------------------
+# --- ragged and packed batches ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -190,14 +192,14 @@ def test_packed_sequences_do_not_see_each_other(reverse: bool, backend: str, rng
     f = rec.compile(backend=backend)
     y, final = f(**inputs, **params, initial={"h": h0}, cu_seqlens=bounds, reverse=reverse, return_final=True)
     assert final["h"].shape == h0.shape
-    for i, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for i, (start, stop) in enumerate(pairwise(bounds)):
         part = {k: v[start:stop] for k, v in inputs.items()}
         z, last = f(**part, **params, initial={"h": h0[i]}, reverse=reverse, return_final=True)
         np.testing.assert_allclose(y[start:stop], z, rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(final["h"][i], last["h"], rtol=1e-12, atol=1e-13)
 
 
-# --- continuing --------------------------------------------------------------------------------------------------------
+# --- continuing ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -245,7 +247,7 @@ def test_longer_lags_and_computed_initial_values_continue_across_calls(backend: 
     want = reference.run(rec.ir, {"x": x, "p": p}, 2, 9)["h"]
     f = rec.compile(backend=backend, dtype="f64")
     np.testing.assert_allclose(f(x=x, p=p), want, rtol=1e-12, atol=1e-12)
-    first, final = f(x=x[:, :4], p=p, return_final=True)
+    _, final = f(x=x[:, :4], p=p, return_final=True)
     np.testing.assert_allclose(f(x=x[:, 4:], p=p, initial=final), want[:, 4:], rtol=1e-12, atol=1e-12)
     state = f.init_state(batch=2, p=p)
     for t in range(9):
@@ -272,7 +274,7 @@ def test_a_recurrence_without_inputs_is_told_how_many_steps() -> None:
         f(p=np.array([1.0, 2.0]))
 
 
-# --- looking inside ------------------------------------------------------------------------------------------------------
+# --- looking inside --------------------------------------------------------------------------------------
 
 
 def test_the_plan_and_its_explanation_are_there_before_and_after_a_call(rng: np.random.Generator) -> None:
