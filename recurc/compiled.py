@@ -31,7 +31,7 @@ from recurc.backends.base import Specialization
 from recurc.backends.reference import value_types
 from recurc.errors import ShapeError, UnsupportedError
 from recurc.runtime import bound, torch_ops
-from recurc.runtime.host import HostKit, published
+from recurc.runtime.host import HostKit, published, storage
 from recurc.runtime.kit import Kit
 from recurc.runtime.run import Run
 from recurc.runtime.specialize import Builder, Built
@@ -165,6 +165,9 @@ class Compiled:
         def again(name: str) -> Callable[[Any], Any]:
             slot = given[name].slot
             flipped = run.reverse and slot.role == "input"
+            stored = storage(slot.dtype.settled(run.settled.real))
+            if given[name].seen.weak and not given[name].seen.shape and stored != np.uint16:
+                return lambda value: np.array(value, stored)  # one number, which every sequence reads
 
             def make(value: Any) -> Any:
                 array = prepare(name, _Argument(slot, *run.kit.receive(slot, value)))
