@@ -161,7 +161,8 @@ class Body:
     def store(self, buffer: Buffer, value: Local, guards: Sequence[str] = (), t: str = "t") -> None:
         """Writes a value to a buffer; lanes that hold the same value leave it to the first of them."""
         places = [self.scope.place(axis) for axis in axis_ids(buffer.dims)]
-        once = [f"{self.scope.place(dim)} == 0" for dim in self.lanes if dim not in buffer.dims]
+        missing = [dim for dim in self.lanes if dim not in buffer.dims and self.spec.size(dim) > 1]
+        once = [f"{self.scope.place(dim)} == 0" for dim in missing]
         condition = " && ".join([*guards, *once])
         target = self.scope.address(buffer, places, t=t)
         write = f"rc_store({target}, {value.at(places)});"

@@ -71,6 +71,8 @@ def split_lanes(scope: Scope, lanes: Dims, lane: str) -> None:
     below = 1
     for dim in reversed(lanes):
         size = scope.spec.size(dim)
+        if size == 1:
+            continue  # no address depends on it
         quotient = f"{lane} / {below}" if below > 1 else lane
         scope.line(f"const int {scope.place(dim)} = int({quotient} % {size});  // along {_dim_word(dim)}")
         below *= size
