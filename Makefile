@@ -58,8 +58,9 @@ bench: $(STAMP) ## peers side by side in one run; writes docs/benchmarks.md
 gpu: $(STAMP) ## everything that needs a real GPU: correctness, then benchmarks, then one results file
 	@$(BIN)/python -m bench.gpu
 
-docs: $(STAMP) ## write the pages that come from the code (the error catalogue)
-	$(BIN)/python -m recurc.diagnostics docs/errors
+docs: $(STAMP) ## write the pages that come from the code: error codes, list of files
+	$(BIN)/python -m recurc.error_index > docs/errors/index.md
+	$(BIN)/python docs/list_files.py > docs/files.md
 
 goldens: $(STAMP) ## write the golden files anew; read the difference before you commit it
 	$(PYTEST) -m "not slow and not gpu" --update-goldens

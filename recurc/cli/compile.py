@@ -103,10 +103,17 @@ def export_kernels(
         "reasons": [str(r) for r in plan.reasons],
         **described,
     }
+    manifest["files"] = {p.name: _digest(p) for p in sorted(out.iterdir()) if p.is_file() and p.name != "manifest.json"}
     manifest["self_test"] = _self_test(target, plan, spec, out, described)
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
     (out / "manifest.json").write_text(text, encoding="utf-8")
     return manifest
+
+
+def _digest(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _export(target: str, plan: Any, spec: Any, out: Path, arch: str) -> dict[str, Any]:

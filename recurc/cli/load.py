@@ -19,8 +19,14 @@ def load(file: Path, name: str | None = None) -> Recurrence:
 
     text = str(file)
     if text.startswith("zoo:"):
-        entry = text.removeprefix("zoo:")
-        if entry not in recurc.zoo.names():
-            raise FileError(f"the zoo has no {entry!r}; it has: {', '.join(recurc.zoo.names())}")
-        return recurc.load(recurc.zoo.path(entry), name=name)
+        return recurc.load(recurc.zoo.path(zoo_entry(text.removeprefix("zoo:"))), name=name)
     return recurc.load(readable(file), name=name)
+
+
+def zoo_entry(name: str) -> str:
+    """`name`, if the zoo has it; raises `FileError` with what it has."""
+    from recurc import zoo
+
+    if name not in zoo.names():
+        raise FileError(f"the zoo has no {name!r}; it has: {', '.join(zoo.names())}")
+    return name

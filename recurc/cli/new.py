@@ -18,18 +18,17 @@ from recurc.cli.files import FileError, write
 def command(name: str, entry: str | None, out: Path | None, force: bool) -> int:
     """Start a .rec file from a system of the zoo."""
     import recurc
+    from recurc.cli.load import zoo_entry
 
     stem = Path(name).stem
     if not stem.isidentifier():
         raise click.BadParameter(f"{stem!r} cannot name a recurrence: letters, digits and _ only", param_hint="NAME")
     known = recurc.zoo.names()
     source = entry or (stem if stem in known else "ema")
-    if source not in known:
-        raise FileError(f"the zoo has no {source!r}; it has: {', '.join(known)}")
     path = out or Path(name).with_suffix(".rec")
     if path.exists() and not force:
         raise FileError(f"{path} exists; --force replaces it")
-    text = recurc.zoo.text(source)
+    text = recurc.zoo.text(zoo_entry(source))
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     say(f"wrote {path}, from the zoo's {source}. Next: recurc check {path}, recurc explain {path}")
     return OK

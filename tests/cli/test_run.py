@@ -1,0 +1,251 @@
+"""`recurc run`, `graph`, `compile`, `bench`: files in, files out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Invoke, in_a_process
+
+
+def reference(x: np.ndarray, alpha: float) -> np.ndarray:
+    h, rows = np.zeros(x.shape[-1]), []
+    for row in x:
+        h = (1 - alpha) * h + alpha * row
+        rows.append(h)
+    return np.array(rows)
+
+
+@pytest.fixture
+def data(tmp_path: Path, rng: np.random.Generator) -> np.ndarray:
+    """x (T=19, D=3) as .npy, .npz, .csv and .parquet, and alpha."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    x = rng.standard_normal((19, 3))
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", x=x)
+    np.savez(tmp_path / "p.npz", alpha=0.25)
+    header = "a,b,c\n"
+    rows = "".join(",".join(repr(float(v)) for v in row) + "\n" for row in x)
+    (tmp_path / "x.csv").write_text(header + rows, encoding="utf-8")
+    pq.write_table(pa.table({name: x[:, i] for i, name in enumerate("abc")}), tmp_path / "x.parquet")
+    return x
+
+
+@pytest.mark.parametrize("source", ["x=x.npy", "x=x.npz", "x=x.csv", "x=x.parquet", "x.npz"])
+def test_every_file_format_gives_the_same_result(
+    recurc: Invoke, tmp_path: Path, ema: Path, data: np.ndarray, source: str
+) -> None:
+    name, equals, file = source.rpartition("=")
+    out = tmp_path / "out.npz"
+    got = recurc(
+        "run",
+        ema,
+        "--input",
+        f"{name}{equals}{tmp_path / file}",
+        "--params",
+        tmp_path / "p.npz",
+        "--backend",
+        "numpy",
+        "--out",
+        out,
+    )
+    assert got.code == 0, got.err
+    with np.load(out) as written:
+        want = reference(data, 0.25)
+        np.testing.assert_allclose(written["h"], want, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(written["h@final"], want[-1], rtol=1e-12, atol=1e-14)
+    assert got.out.startswith("h  (19, 3)")
+
+
+def test_columns_of_a_table_are_picked_by_name(recurc: Invoke, tmp_path: Path, ema: Path, data: np.ndarray) -> None:
+    out = tmp_path / "out.npz"
+    spec = f"x={tmp_path / 'x.csv'}:c,a"
+    assert (
+        recurc("run", ema, "--input", spec, "--params", tmp_path / "p.npz", "--backend", "reference", "--out", out).code
+        == 0
+    )
+    with np.load(out) as written:
+        np.testing.assert_allclose(written["h"], reference(data[:, [2, 0]], 0.25), rtol=1e-12)
+
+
+def test_params_come_from_the_initialisers_when_asked(recurc: Invoke, tmp_path: Path, data: np.ndarray) -> None:
+    arguments = ["run", "zoo:lstm", "--input", f"x={tmp_path / 'x.npy'}", "--backend", "numpy"]
+    refused = recurc(*arguments)
+    assert refused.code == 1 and "--init-seed" in refused.err and "W, U, b" in refused.err
+    unknown = recurc(*arguments, "--init-seed", 0)
+    assert unknown.code == 1 and "size of H" in unknown.err
+    first = recurc(*arguments, "--init-seed", 0, "--sizes", "H=5")
+    assert first.code == 0 and first.out == recurc(*arguments, "--init-seed", 0, "--sizes", "H=5").out
+    assert first.out != recurc(*arguments, "--init-seed", 1, "--sizes", "H=5").out
+
+
+def test_long_work_in_pieces_is_the_whole(
+    recurc: Invoke, tmp_path: Path, ema: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = rng.standard_normal((2, 101, 3))
+    np.save(tmp_path / "long.npy", x)
+    np.savez(tmp_path / "p.npz", alpha=0.3)
+
+    def output(name: str) -> np.ndarray:
+        out = tmp_path / name
+        spec = f"x={tmp_path / 'long.npy'}"
+        got = recurc("run", ema, "--input", spec, "--params", tmp_path / "p.npz", "--backend", "numpy", "--out", out)
+        assert got.code == 0, got.err
+        with np.load(out) as written:
+            return np.concatenate([written["h"].ravel(), written["h@final"].ravel()])
+
+    whole = output("whole.npz")
+    command = import_module("recurc.cli.run")
+    monkeypatch.setattr(command, "_CHUNK", 7)
+    monkeypatch.setattr(command, "_LONG", 1)
+    np.testing.assert_allclose(output("pieces.npz"), whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("x={}/nope.npy", "does not exist"),
+        ("y={}/x.npy", "nothing named 'y'"),
+        ("x={}/x.csv:z", "no column 'z'"),
+        ("x={}/words.csv", "is not a number"),
+        ("x={}/ragged.csv", "cells"),
+        ("x={}/empty.csv", "is empty"),
+        ("x={}/fake.npy", "not a NumPy array"),
+        ("x={}/fake.npz", "not an .npz"),
+        ("x={}/fake.parquet", "not a Parquet"),
+        ("x={}/x.txt", "is not one of"),
+        ("{}/x.npy", "NAME=FILE"),
+        ("x={}", "is a directory"),
+    ],
+)
+def test_data_that_cannot_be_used_is_named(
+    recurc: Invoke, tmp_path: Path, ema: Path, data: np.ndarray, spec: str, words: str
+) -> None:
+    for name in ("fake.npy", "fake.npz", "fake.parquet", "x.txt"):
+        (tmp_path / name).write_text("not what it says", encoding="utf-8")
+    (tmp_path / "words.csv").write_text("a\n1\nhello\n", encoding="utf-8")
+    (tmp_path / "ragged.csv").write_text("1,2\n3\n", encoding="utf-8")
+    (tmp_path / "empty.csv").write_text("", encoding="utf-8")
+    got = recurc("run", ema, "--input", spec.format(tmp_path), "--params", tmp_path / "p.npz")
+    assert got.code == 1, got.err
+    assert words in got.err and "Traceback" not in got.err
+
+
+def test_pickles_are_never_loaded(recurc: Invoke, tmp_path: Path, ema: Path, data: np.ndarray) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    got = recurc("run", ema, "--input", f"x={tmp_path / 'objects.npy'}", "--params", tmp_path / "p.npz")
+    assert got.code == 1 and "objects.npy" in got.err
+
+
+@pytest.mark.parametrize("place", ["{}/file/out.npz", "{}"])
+def test_an_output_that_cannot_be_written_is_named(
+    recurc: Invoke, tmp_path: Path, ema: Path, data: np.ndarray, place: str
+) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    out = place.format(tmp_path)
+    spec = f"x={tmp_path / 'x.npy'}"
+    got = recurc("run", ema, "--input", spec, "--params", tmp_path / "p.npz", "--backend", "numpy", "--out", out)
+    assert got.code == 1 and out in got.err and "Traceback" not in got.err
+    for arguments in (
+        ["graph", ema, "--out", f"{tmp_path}/file/g.dot"],
+        ["compile", ema, "--target", "numpy", "--sizes", "D=2", "--out", f"{tmp_path}/file"],
+    ):
+        refused = recurc(*arguments)
+        assert refused.code == 1 and str(tmp_path / "file") in refused.err
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".dot"])
+@pytest.mark.parametrize("system", ["lstm", "selective_scan"])
+def test_graphs_are_drawn(recurc: Invoke, tmp_path: Path, system: str, suffix: str) -> None:
+    out = tmp_path / f"g{suffix}"
+    got = recurc("graph", f"zoo:{system}", "--out", out, "--sizes", "D=8")
+    assert got.code == 0, got.err
+    head = {".svg": b"<?xml", ".png": b"\x89PNG", ".dot": b"digraph"}[suffix]
+    assert out.read_bytes().startswith(head)
+
+
+def test_a_graph_in_no_known_format_is_a_usage_error(recurc: Invoke, tmp_path: Path, ema: Path) -> None:
+    got = recurc("graph", ema, "--out", tmp_path / "g.gif")
+    assert got.code == 2 and ".svg" in got.err
+
+
+def test_a_plot_is_drawn(recurc: Invoke, tmp_path: Path, ema: Path, data: np.ndarray) -> None:
+    out = tmp_path / "plot.png"
+    spec = f"x={tmp_path / 'x.npy'}"
+    got = recurc("run", ema, "--input", spec, "--params", tmp_path / "p.npz", "--backend", "numpy", "--plot", out)
+    assert got.code == 0, got.err
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("system", ["ema", "lstm", "gru", "selective_scan", "aaren"])
+def test_the_numpy_program_runs_without_recurc_and_agrees(recurc: Invoke, tmp_path: Path, system: str) -> None:
+    sizes = "D=3,H=5" if system in ("lstm", "gru") else "D=3"
+    got = recurc("compile", f"zoo:{system}", "--target", "numpy", "--sizes", sizes, "--out", tmp_path / "k")
+    assert got.code == 0, got.err
+    assert "self-test: passed" in got.err
+    manifest = json.loads((tmp_path / "k" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["target"] == "numpy" and manifest["self_test"]["status"] == "passed"
+    (program,) = (tmp_path / "k").glob("*.py")
+    text = program.read_text(encoding="utf-8")
+    assert "import recurc" not in text and "from recurc" not in text
+    example = tmp_path / "k" / "example.npz"
+    with np.load(example) as stored:
+        wrong = {k: stored[k] + (1.0 if k.startswith("expected") else 0.0) for k in stored}
+    np.savez(example, **wrong)
+    done = subprocess.run(
+        [sys.executable, "-I", program.name, "example.npz"],
+        cwd=tmp_path / "k",
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode != 0, "the self-test does not notice wrong results"
+
+
+def test_compile_wants_every_size(recurc: Invoke, tmp_path: Path) -> None:
+    got = recurc("compile", "zoo:lstm", "--target", "numpy", "--sizes", "D=3", "--out", tmp_path / "k")
+    assert got.code == 1 and "H" in got.err
+
+
+def test_bench_prints_a_row_for_each(recurc: Invoke, ema: Path) -> None:
+    got = recurc("bench", ema, "--sizes", "D=4", "-B", 2, "-T", 16, "--seconds", 0.01)
+    assert got.code == 0, got.err
+    for words in ("reference", "numpy", "sequential", "scan", "torch eager"):
+        assert words in got.out
+
+
+def test_the_module_runs_as_a_program_and_checks_fast(tmp_path: Path, ema: Path) -> None:
+    import time
+
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        got = in_a_process("check", ema)
+        times.append(time.perf_counter() - start)
+        assert got.code == 0, got.err
+    assert min(times) < 1.5, f"`recurc check` took {min(times):.2f} s at best; it imports something heavy"
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m recurc zoo lstm | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Traceback" not in done.stderr and done.stdout.startswith("#")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(recurc: Invoke, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    got = recurc("new", "a", "--out", folder / "a.rec")
+    assert got.code == 1 and str(folder) in got.err
