@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
+
+from recurc.errors import RecurcError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,10 @@ class ErrorCode:
     def is_limitation(self) -> bool:
         """Whether the code names something legal that this version does not do."""
         return self.code.startswith("E09")
+
+    def to_json(self) -> dict[str, str]:
+        """The same as data."""
+        return asdict(self)
 
     def to_text(self) -> str:
         """The long form that `recurc explain CODE` prints."""
@@ -40,12 +46,12 @@ def codes() -> dict[str, ErrorCode]:
     return {code: ErrorCode(code, **entry) for code, entry in sorted(data.items())}
 
 
-def explain(code: str) -> str:
-    """The long form of a code such as `E0312`. Raises `KeyError` if there is none."""
+def entry(code: str) -> ErrorCode:
+    """The entry of a code such as `E0312`. Raises `RecurcError` if there is none."""
     found = codes().get(code.upper())
     if found is None:
-        raise KeyError(f"there is no error code {code!r}; they run from {min(codes())} to {max(codes())}")
-    return found.to_text()
+        raise RecurcError(f"there is no error code {code!r}; they run from {min(codes())} to {max(codes())}")
+    return found
 
 
 def index_page() -> str:

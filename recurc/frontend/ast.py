@@ -20,7 +20,9 @@ class Number:
     def value(self) -> int | float | complex:
         if self.text.endswith("j"):
             return complex(0.0, float(self.text[:-1]))
-        return int(self.text) if self.text.isascii() and self.text.isdigit() else float(self.text)
+        if self.text.isdigit():
+            return int(self.text) if len(self.text) <= 25 else 10**25  # too large in any case; see lower.py
+        return float(self.text)
 
 
 @dataclass(frozen=True, slots=True)

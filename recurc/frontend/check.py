@@ -136,27 +136,13 @@ class _Recurrence:
 
     # --- declarations
     def _consts(self) -> None:
-        """Consts may read each other in any order; a loop among them is reported."""
-        waiting = dict(self.scope.consts)
-        state: dict[str, str] = {}
-
-        def settle(name: str, span: Span) -> None:
-            if state.get(name) == "busy":
-                self.problems.report("E0402", f"const `{name}` needs itself", span, "give one of them a number")
-                state[name] = "done"
-                return
-            if name in state:
-                return
-            state[name] = "busy"
-            if len(state) < 200 and self.names.check(waiting[name].value):
-                for read, place in self.names.reads_now(waiting[name].value).items():
-                    if read in waiting:
-                        settle(read, place)
-                self._const(name, waiting[name])
-            state[name] = "done"
-
-        for name, binding in waiting.items():
-            settle(name, binding.span)
+        """Consts may read each other in any order; a loop among them is reported like one of equations."""
+        found = [
+            Definition((b.name,), b.value, b.span) for b in self.scope.consts.values() if self.names.check(b.value)
+        ]
+        for definition in self.names.order(found) or []:
+            name = definition.names[0].name
+            self._const(name, self.scope.consts[name])
 
     def _const(self, name: str, binding: ast.Binding) -> None:
         try:

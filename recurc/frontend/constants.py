@@ -27,6 +27,8 @@ def fold(expr: Expr) -> Expr:
     if value is None:
         with np.errstate(all="ignore"):
             value = OPS[expr.op].numpy(*(_operand(v) for v in values)).item()
+    if cmath.isinf(value) and not any(cmath.isinf(v) for v in values):
+        raise OverflowError("the result is too large for a float64")
     return Const(_checked(value, expr.dtype.kind), expr.dtype, expr.span)
 
 

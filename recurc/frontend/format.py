@@ -26,10 +26,11 @@ class _Line:
 
     number: int
     level: int = 0
-    tokens: list[Token] = field(default_factory=list[Token])
     comment: Token | None = None
     inside: tuple[str, ...] = ()  # brackets open where the line begins
     after_tilde: bool = False
+    carried: Token | None = None  # the last token of the line that goes on here
+    tokens: list[Token] = field(default_factory=list[Token])
 
 
 def format_text(text: str, file: str = "<text>") -> str:
@@ -72,7 +73,7 @@ def _layout(source: SourceFile) -> str:
     out: list[str] = []
     for i, (line, text) in enumerate(zip(lines, written, strict=True)):
         comment = _comment(line.comment)
-        full = (text + ("  " + comment if text and comment else comment)).rstrip()
+        full = (text + ("  " if text.strip() and comment else "") + comment).rstrip()
         if i:
             previous = lines[i - 1]
             blank = min(line.number - previous.number - 1, 2 if line.level == 0 else 1)
@@ -86,11 +87,11 @@ def _layout(source: SourceFile) -> str:
 def _lines(tokens: list[Token], comments: list[Token]) -> list[_Line]:
     """The lines that hold something, in order, each with its level."""
     found: dict[int, _Line] = {}
-    level, open_brackets, widths, tilde = 0, list[str](), [0], False
+    level, open_brackets, tilde = 0, list[str](), False
+    last: Token | None = None
     for token in tokens:
         if token.kind == "INDENT":
             level += 1
-            widths = [*widths[:level], len(token.text)]
         elif token.kind == "DEDENT":
             level -= 1
         elif token.kind == "NEWLINE":
@@ -98,8 +99,10 @@ def _lines(tokens: list[Token], comments: list[Token]) -> list[_Line]:
         else:
             number = token.span.line
             if number not in found:
-                found[number] = _Line(number, level, inside=tuple(open_brackets), after_tilde=tilde)
+                carried = last if open_brackets else None
+                found[number] = _Line(number, level, None, tuple(open_brackets), tilde, carried)
             found[number].tokens.append(token)
+            last = token
             tilde = tilde or token.kind == "TILDE"
             if token.kind in ("LPAR", "LSQB"):
                 open_brackets.append(token.text)
@@ -151,7 +154,7 @@ def _write(line: _Line) -> str:
         elif token.kind in ("RPAR", "RSQB") and brackets:
             brackets.pop()
         tilde = tilde or token.kind == "TILDE"
-        before, previous = previous, token
+        before, previous = previous or line.carried, token
     return text
 
 
@@ -164,6 +167,8 @@ def _gap(before: Token | None, previous: Token, token: Token, brackets: list[str
     last, this = previous.kind, token.kind
     if last in _DECLARATIONS:
         return _KEYWORD_WIDTH - len(previous.text) + 1
+    if this == "TRANSPOSE" and last == "NUMBER":
+        return 1  # `2.T` would read as a number
     if last in ("LPAR", "LSQB") or this in ("RPAR", "RSQB", "COMMA", "COLON", "TRANSPOSE"):
         return 0
     if this == "DOUBLE_STAR" or last == "DOUBLE_STAR":

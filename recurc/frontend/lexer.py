@@ -18,7 +18,7 @@ _INDENT = 4
 
 _TOKEN = re.compile(
     r"(?P<SPACE>[ \t]+)|(?P<COMMENT>\#[^\n]*)|(?P<NEWLINE>\n)|(?P<NAME>[^\W\d]\w*)"
-    r"|(?P<NUMBER>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?j?(?P<TAIL>[\w.]*))"
+    r"|(?P<NUMBER>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?j?(?P<TAIL>[\w.]*))"
     r'|(?P<TRANSPOSE>\.T\b)|(?P<STRING>"[^"\n]*")|(?P<SYMBOL>' + "|".join(map(re.escape, SYMBOLS)) + ")"
 )
 _OPEN, _CLOSE = {"(": ")", "[": "]"}, {")": "(", "]": "["}

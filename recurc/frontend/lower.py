@@ -102,7 +102,7 @@ class Lowerer:
                     "E0322",
                     "this integer does not fit into 64 bits",
                     node.span,
-                    f"write it as a real number: {node.text}.0",
+                    "write it as a real number, such as 1e20",
                 )
             return ir.Const(value, DType.I64, node.span)
         if math.isinf(value):
