@@ -1,8 +1,8 @@
 """The generated CUDA C++ computes what the definition says: run on the CPU, one fiber per CUDA thread.
 
-Bounds: for f32 and wider, the unit of rounding times a condition factor times 1 + log2 T (sums and decays of these systems
-neither grow nor cancel); half precisions compute in f32 and round once on the way out, so half a unit in the last place of
-the stored type relative to the value, on top of the f32 bound."""
+Bounds: for f32 and wider, the unit of rounding times a condition factor times 1 + log2 T (sums and decays of these
+systems neither grow nor cancel); half precisions compute in f32 and round once on the way out, so half a unit in the
+last place of the stored type relative to the value, on top of the f32 bound."""
 
 from __future__ import annotations
 

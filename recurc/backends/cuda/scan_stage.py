@@ -56,7 +56,8 @@ def emit_scan(stage: Scan, plan: Plan, spec: Specialization, kernel: str, scope:
         f"const i64 b = i64(blockIdx.x) / {tiles}, lane_of_sequence = i64(blockIdx.x) % {tiles} * {width} + column;"
     )
     scope.line(f"const bool active = lane_of_sequence < {per_sequence};  // idle threads repeat the last lane, unseen")
-    scope.line(f"const i64 lane = active ? lane_of_sequence : {per_sequence - 1};")
+    if per_sequence > 1:
+        scope.line(f"const i64 lane = active ? lane_of_sequence : {per_sequence - 1};")
     split_lanes(scope, lanes, "lane")
 
     body = Body(scope, lanes)
