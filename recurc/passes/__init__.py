@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from recurc.ir import Recurrence
@@ -69,9 +70,10 @@ def make_plan(
     (an `UnsupportedError`) for an illegal one, naming the reason and the legal ones."""
     from recurc.passes.cost import Shape
     from recurc.passes.lower import lower
-    from recurc.passes.schedule import choose
+    from recurc.passes.schedule import choose, stage_costs
 
     core = core_form(rec)
     analysis = _analysis(core, prove)
     shape = Shape(dict(sizes), batch, steps, real.itemsize)
-    return lower(core, analysis, choose(core, analysis, shape, target, schedule), shape)
+    plan = lower(core, analysis, choose(core, analysis, shape, target, schedule), shape)
+    return replace(plan, candidates=plan.candidates + stage_costs(plan, shape, target))

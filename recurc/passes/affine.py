@@ -1,9 +1,9 @@
 """The affine lattice: is an update affine in its group's old states, with which structure and coefficients?
 
 An abstract interpretation of the equations. A value is `Free` (no state of the group reaches it), `Linear` (a sum of
-coefficient times old state, plus a free offset) or `Nonlinear` (with the operator and the place that made it so). Thresholds
-and roundings are refused before anything else: a derivative test would call them affine. The rules per operator are
-the `affine` column of the op table; the rest of this file is about the nodes that change shape.
+coefficient times old state, plus a free offset) or `Nonlinear` (with the operator and the place that made it so).
+Thresholds and roundings are refused before anything else: a derivative test would call them affine. The rules per
+operator are the `affine` column of the op table; the rest of this file is about the nodes that change shape.
 """
 
 from __future__ import annotations

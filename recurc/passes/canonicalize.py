@@ -1,7 +1,8 @@
 """Canonicalise: one spelling for what means the same, and nothing computed twice or for no one.
 
-Every rule keeps the value bit for bit in float64, or to the last rounding where it says so, for infinities, NaN and signed
-zeros too: `0 * x` is not 0, `x + 0` is not x (it turns -0 into 0), and a choice by comparison is not `max` for a NaN.
+Every rule keeps the value bit for bit in float64, or to the last rounding where it says so, for infinities, NaN and
+signed zeros too: `0 * x` is not 0, `x + 0` is not x (it turns -0 into 0), and a choice by comparison is not `max` for a
+NaN.
 """
 
 from __future__ import annotations
@@ -177,7 +178,8 @@ def _unpermuted(side: Expr, labels: tuple[int, ...]) -> tuple[Expr, tuple[int, .
 
 
 def share_terms(rec: Recurrence) -> Recurrence:
-    """`rec` with a name for each costly term that occurs more than once; a term that is an equation is read by its name."""
+    """`rec` with a name for each costly term that occurs more than once; a term that is an equation is read by its
+    name."""
     states = {s.name for s in rec.states}
     whole: dict[Expr, Equation] = {}
     for equation in rec.equations:

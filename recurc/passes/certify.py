@@ -1,9 +1,9 @@
 """Certificates: evidence that a lifted operator is the step it replaces.
 
-The symbolic proof, at dims of size 2 with every value a symbol, shows four things: applying the lifted element is the step;
-applying a combination is applying one element after the other, for *generic* elements (not only lifted ones, so that
-the operator is closed); the operator is associative; the identity is neutral on both sides. The randomised check
-multiplies long random products in float64 with different parenthesisations and compares.
+The symbolic proof, at dims of size 2 with every value a symbol, shows four things: applying the lifted element is the
+step; applying a combination is applying one element after the other, for *generic* elements (not only lifted ones, so
+that the operator is closed); the operator is associative; the identity is neutral on both sides. The randomised check
+combines long random sequences in float64 with different parenthesisations and compares.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _proof(rec: Recurrence, monoid: Monoid) -> tuple[str, int]:
     return "", cases
 
 
-def _patterns(monoid: Monoid) -> Iterator[tuple[bool, bool, bool]]:
+def _patterns(monoid: Monoid) -> Iterator[tuple[bool, ...]]:
     """Which of three elements hold the value their operator treats apart: factor 0, or nothing yet (-inf)."""
     apart = any(isinstance(n, Apply) and n.op == "select" for e in monoid.combine for n in _nodes(e))
     yield from itertools.product((False, True), repeat=3) if apart else iter([(False, False, False)])
@@ -125,7 +125,9 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
 
     evaluate = Evaluator(joins, lookup, assumed)
     lifted = {c.name: evaluate(e) for c, e in zip(monoid.components, monoid.lift, strict=True)}
-    lifted = {c.name: _shaped(lifted[c.name], e.dims, c.dims) for c, e in zip(monoid.components, monoid.lift, strict=True)}
+    lifted = {
+        c.name: _shaped(lifted[c.name], e.dims, c.dims) for c, e in zip(monoid.components, monoid.lift, strict=True)
+    }
     old = {s: symbols(f"{s}__1", _dims(rec, s)) for s in monoid.states}
     applied = _applied(monoid, joins, lifted, old, {s: _dims(rec, s) for s in monoid.states}, assumed)
     for state, new in zip(monoid.states, applied, strict=True):
@@ -136,7 +138,7 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
 
 
 def _monoid_laws(
-    rec: Recurrence, monoid: Monoid, joins: Joins, apart: tuple[bool, bool, bool], assumed: Mapping[object, bool]
+    rec: Recurrence, monoid: Monoid, joins: Joins, apart: tuple[bool, ...], assumed: Mapping[object, bool]
 ) -> bool:
     from recurc.passes.symbolic import Evaluator, equal, symbols
 
@@ -197,12 +199,12 @@ def _element(monoid: Monoid, name: str, apart: bool) -> dict[str, Objects]:
 
 
 def _absorbing(monoid: Monoid) -> tuple[str, Any]:
-    import sympy
+    from recurc.passes.symbolic import algebra
 
     if monoid.cls == "OS":
         peak = next(c for c, i in zip(monoid.components, monoid.identity, strict=True) if _is_low(i))
-        return peak.name, -sympy.oo
-    return monoid.components[0].name, sympy.Integer(0)
+        return peak.name, -algebra().oo
+    return monoid.components[0].name, algebra().Integer(0)
 
 
 def _is_low(expr: Expr) -> bool:
@@ -232,7 +234,7 @@ _SIZES = (2, 3, 5, 2, 3)
 
 
 def randomised_error(monoid: Monoid, seed: int = _SEED) -> float:
-    """The largest relative difference between a fold from the left and other parenthesisations, over random elements."""
+    """The largest relative difference between a fold from the left and other parenthesisations of random elements."""
     rng = np.random.default_rng(seed)
     dims = list(dict.fromkeys(d for c in monoid.components for d in c.dims))
     sizes = {d: int(d) if d.isdigit() else _SIZES[i % len(_SIZES)] for i, d in enumerate(dims)}
@@ -270,7 +272,9 @@ def _value(expr: Expr) -> complex:
     return expr.value if isinstance(expr, Const) else float("nan")
 
 
-def _combine(monoid: Monoid, one: Mapping[str, Array], two: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+def _combine(
+    monoid: Monoid, one: Mapping[str, Array], two: Mapping[str, Array], sizes: Mapping[str, int]
+) -> dict[str, Array]:
     def lookup(read: Read) -> Array:
         which, _, name = read.name.partition(".")
         return (one if which == "1" else two)[name]

@@ -1,7 +1,8 @@
 """Classification: every group of states gets a class, the schedules legal for it, and the reasons in words.
 
 The order of the tests is that of certainty: no feedback; affine over + and *; linear over max, min or logaddexp; else
-nonlinear, by the sparsity of the Jacobian. A test that is unsure says no: the fallback, a loop over time, is always right.
+nonlinear, by the sparsity of the Jacobian. A test that is unsure says no: the fallback, a loop over time, is always
+right.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class _Context:
         mixes: list[Mix] = [m for f in forms.values() for c in f.coefs.values() for m in c.mixes]
         if len(members) > 1:
             return self._coupled(members, forms, bool(mixes))
-        name = members[0]
+        name = next(iter(members))
         state, form = self.states[name], forms[name]
         coef = form.coefs.get(name, Coef(None))
         if mixes:
@@ -136,10 +137,8 @@ class _Context:
             outer = all(not {rows, columns} <= f for f in factors) and {rows, columns} <= set().union(*factors)
             decay = set(factor.dims) - shared
             if outer and not decay:
-                return (
-                    "SR1",
-                    f"the decay of {name} is one number per {'matrix' if not shared else 'head'} and the write is an outer product",
-                )
+                per = "head" if shared else "matrix"
+                return "SR1", f"the decay of {name} is one number per {per} and the write is an outer product"
             if outer and decay < {rows, columns}:
                 return (
                     "DR1",
@@ -283,7 +282,7 @@ class _Context:
             reasons = (
                 *group.reasons,
                 Reason(
-                    f"{names} are rescaled by exp of how much {top} grows: sums of weighted terms, kept in range by {top}",
+                    f"{names}: sums of weighted terms, kept in range by exp of how much {top} grows",
                     self.span(members[1]),
                 ),
             )
@@ -294,7 +293,7 @@ class _Context:
         return groups
 
     def _joined(self, groups: list[Group], joint: Group) -> list[Group]:
-        """`groups` with the members of `joint` taken together, again in an order in which each reads only earlier ones."""
+        """`groups` with the members of `joint` taken together, in an order in which each reads only earlier ones."""
         rest = [g for g in groups if not set(g.states) & set(joint.states)]
         todo, ordered = [joint, *rest], list[Group]()
         home = {s: g.states for g in todo for s in g.states}

@@ -1,8 +1,8 @@
 """The cost model: what an expression, a stage and a schedule take, from sizes and a target's numbers.
 
-A time is the largest of three: memory traffic over the bandwidth reached, arithmetic over the rate reached, and T dependent steps.
-How much of a machine is reached depends on how many positions can run side by side (lanes): a loop over T has
-batch x lanes of them, a scan has those times the time segments.
+A time is the largest of three: memory traffic over the bandwidth reached, arithmetic over the rate reached, and T
+dependent steps. How much of a machine is reached depends on how many positions can run side by side (lanes): a loop
+over T has batch x lanes of them, a scan has those times the time segments.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
 
 
 def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
-    """An associative scan over time segments. On a CPU, segments run on other cores in two passes; on a GPU, a block per tile."""
+    """An associative scan over time segments: on a CPU on other cores, in two passes; on a GPU tile by tile."""
     assert group.monoid is not None
     side_by_side = work.lanes * shape.batch
     step = sum(expr_flops(e, shape) for e in group.monoid.apply)

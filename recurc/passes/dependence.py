@@ -75,7 +75,7 @@ def _direct_states(equations: Iterable[Equation], states: frozenset[str]) -> dic
 def _feeding_states(rec: Recurrence, states: frozenset[str]) -> set[str]:
     """Equations some state reads, directly or through others."""
     by_name = {e.name: e for e in rec.equations}
-    pending = [s for s in states]
+    pending = list(states)
     fed: set[str] = set()
     while pending:
         for read in reads(by_name[pending.pop()].expr):

@@ -1,13 +1,13 @@
 """Lowering: a recurrence, its analysis and the chosen schedules become a plan: stages over named buffers.
 
-The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan` per scan group, the sunk
-`Matmul`s where their operands are ready, and `Map`s where a stage needs a value no stage has made. Elementwise terms are
-never stored for their own sake: what reads no state is computed inside each stage that uses it, what a later stage reads of a
-state is stored by the stage that has it. Stages are filled from the last to the first, so that when a stage is
-filled, everything later stages want from it is known.
+The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan` per scan group, the
+sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a value no stage has made. Elementwise
+terms are never stored for their own sake: what reads no state is computed inside each stage that uses it, what a later stage
+reads of a state is stored by the stage that has it. Stages are filled from the last to the first, so that when a stage
+is filled, everything later stages want from it is known.
 
-Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an input is stored as
-`NAME@out`.
+Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
+input is stored as `NAME@out`.
 """
 
 from __future__ import annotations

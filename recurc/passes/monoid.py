@@ -65,8 +65,6 @@ def affine_monoid(cls: str, state: State, a: Expr, b: Expr | None, taken: set[st
     )
 
 
-
-
 def tropical_monoid(state: State, form: Tropical, taken: set[str]) -> Monoid:
     """h = join(h + shift, offset); without a shift the element is the offset alone."""
     assert form.join is not None and form.offset is not None

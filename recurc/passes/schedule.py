@@ -1,10 +1,10 @@
-"""The scheduler: a legal schedule for each group, by the cost model or as the caller forces it, with reasons in words."""
+"""The scheduler: a legal schedule for each group, by the cost model or as the caller forces it, and why, in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recurc.errors import RecurcError, UnsupportedError
+from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Group, Reason
 from recurc.ir import Contract, Equation, Expr, Recurrence, reads, walk
 from recurc.passes.cost import (
@@ -14,11 +14,13 @@ from recurc.passes.cost import (
     contract_flops,
     expr_flops,
     function_depth,
+    map_seconds,
+    matmul_seconds,
     read_elements,
     scan,
     sequential,
 )
-from recurc.plan import Candidate
+from recurc.plan import Candidate, Map, Matmul, Plan
 from recurc.targets import Target
 
 
@@ -196,22 +198,57 @@ def _reasons(group: Group, chosen: str, forced: str | None, work: Work, shape: S
     if len(group.schedules) == 1:
         return [Reason(f"{states}: {chosen}, the only legal schedule of class {group.cls}")]
     place = "cores and SIMD lanes" if target.kind == "cpu" else "the device"
+    side_by_side = f"{states}: batch x lanes = {lanes:,}"
+    room = f"{target.lanes:,} that {target.name} can run side by side"
+    if chosen == "sequential" and lanes >= target.lanes:
+        return [Reason(f"{side_by_side} keep {place} busy ({room}), so splitting time would only add work")]
     if chosen == "sequential":
-        return [
-            Reason(
-                f"{states}: batch x lanes = {lanes:,} side by side keeps {place} busy ({target.lanes:,}), so splitting time would only add work"
-            )
-        ]
-    rule = (
-        "On a CPU time-parallelism pays only when batch x lanes leaves cores or SIMD lanes idle: here "
-        if target.kind == "cpu"
-        else ""
-    )
-    return [
-        Reason(
-            f"{states}: {rule}batch x lanes = {lanes:,} against {target.lanes:,} that {target.name} can run side by side, so time is split over T = {shape.steps:,}"
-        )
-    ]
+        text = f"{side_by_side} of the {room}: some stay idle, but T = {shape.steps:,} is too short for a scan to pay"
+        return [Reason(text)]
+    rule = f"{states}: "
+    if target.kind == "cpu":
+        rule += "On a CPU time-parallelism pays only when batch x lanes leaves cores or SIMD lanes idle: here "
+    text = f"{rule}batch x lanes = {lanes:,} against {room}, so time is split over T = {shape.steps:,}"
+    return [Reason(text)]
 
 
-__all__ = ["Choice", "RecurcError", "ScheduleError", "choose", "group_work"]
+def stage_costs(plan: Plan, shape: Shape, target: Target) -> tuple[Candidate, ...]:
+    """What the stages cost that no group owns: hoisted and sunk matmuls, maps."""
+    found: list[Candidate] = []
+    times = shape.batch * shape.steps
+    for stage in plan.stages:
+        match stage:
+            case Matmul(target=name, expr=expr):
+                flops = contract_flops(expr, shape) * times
+                moved = _moved(stage, plan, shape)
+                seconds = matmul_seconds(flops, moved, target)
+                inside = _scaled_time(flops / target.flops / seconds)
+                why = f"one matrix product for all t; inside the loop the same work would take {inside} at vector rates"
+                found.append(Candidate(f"matmul {name}", seconds, moved, flops, why, True))
+            case Map(body=body, writes=writes, over_time=over_time):
+                flops = sum(expr_flops(e.expr, shape) for e in body) * (times if over_time else 1)
+                moved = _moved(stage, plan, shape)
+                why = "all t at once" if over_time else "params only, once per call"
+                name = f"map {', '.join(writes)}"
+                found.append(Candidate(name, map_seconds(flops, moved, target), moved, flops, why, True))
+            case _:
+                pass
+    return tuple(found)
+
+
+def _moved(stage: Map | Matmul, plan: Plan, shape: Shape) -> float:
+    """Bytes a stage reads and writes, each buffer once."""
+    exprs = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
+    names = {r.name for e in exprs for r in reads(e)} | set(stage.writes)
+    total = 0
+    for buffer in plan.buffers:
+        if buffer.name in names:
+            total += shape.elements(buffer.dims) * (shape.batch * shape.steps if buffer.has_time else 1)
+    return float(total * shape.itemsize)
+
+
+def _scaled_time(ratio: float) -> str:
+    return f"{ratio:.1f} times that" if ratio >= 1 else "no longer"
+
+
+__all__ = ["Choice", "ScheduleError", "choose", "group_work", "stage_costs"]

@@ -33,7 +33,7 @@ class Accumulators:
 def accumulators(
     rec: Recurrence, dep: Dependence, top: str, decay: Expr | None, score: Expr, affine: Mapping[str, Linear]
 ) -> Accumulators | None:
-    """The accumulators over the running maximum `top`, among the single-state affine groups `affine`; None if none fit."""
+    """The accumulators over the running maximum `top`, among the affine groups of one state; None if none fit."""
     match_ = _Matcher(rec, top)
     kept = match_.terms(Read(top, 1, (), DType.REAL))
     kept.update(match_.terms(decay))

@@ -1,8 +1,8 @@
 """IR as SymPy objects, at tiny sizes: what a symbolic proof computes with. No text is ever parsed.
 
-A value is an object array with one SymPy expression per position. `max`, `min` and `logaddexp` are kept in a normal form (the
-multiset of their operands, with additions distributed over it) behind one symbol each, so that two joins are equal when their
-symbols are. A condition that cannot be decided is guessed: `Undecided` asks the caller to try both.
+A value is an object array with one SymPy expression per position. `max`, `min` and `logaddexp` have a normal form (the
+multiset of their operands, with additions distributed over it) behind one symbol each, so that two joins are equal when
+their symbols are. A condition that cannot be decided is guessed: `Undecided` asks the caller to try both.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
-import sympy
 from numpy.typing import NDArray
 
 from recurc.errors import UnsupportedError
@@ -24,6 +24,14 @@ from recurc.types import Dims, axis_ids
 Objects = NDArray[Any]
 Lookup = Callable[[Read], Objects]
 TINY = 2
+
+
+@cache
+def algebra() -> Any:
+    """SymPy, imported when a proof is asked for and not before."""
+    import sympy
+
+    return sympy
 
 
 class Undecided(Exception):
@@ -42,7 +50,7 @@ def symbols(name: str, dims: Dims, **assumptions: bool) -> Objects:
     """One fresh-named symbol per position; equal names give equal symbols."""
     out = np.empty(tuple(size(d) for d in dims), object)
     for at in np.ndindex(out.shape):
-        out[at] = sympy.Symbol("_".join((name, *map(str, at))), **(assumptions or {"real": True}))
+        out[at] = algebra().Symbol("_".join((name, *map(str, at))), **(assumptions or {"real": True}))
     return out
 
 
@@ -54,10 +62,10 @@ class Joins:
         self._members: dict[Any, tuple[str, Counter[Any]]] = {}
 
     def join(self, op: str, *operands: Any) -> Any:
-        bottom = sympy.oo if op == "min" else -sympy.oo
+        bottom = algebra().oo if op == "min" else -algebra().oo
         members: Counter[Any] = Counter()
         for operand in operands:
-            members.update(self._of(op, sympy.expand(operand)))
+            members.update(self._of(op, algebra().expand(operand)))
         members.pop(bottom, None)
         if op != "logaddexp":
             members = Counter(dict.fromkeys(members, 1))
@@ -67,26 +75,27 @@ class Joins:
             return next(iter(members))
         key = (op, frozenset(members.items()))
         if key not in self._symbol:
-            symbol = sympy.Symbol(f"{op}_{len(self._symbol)}", real=True)
+            symbol = algebra().Symbol(f"{op}_{len(self._symbol)}", real=True)
             self._symbol[key] = symbol
             self._members[symbol] = (op, members)
         return self._symbol[key]
 
     def _of(self, op: str, value: Any) -> Counter[Any]:
         """What `value` joins: `join(a, b) + c` is `join(a + c, b + c)`."""
-        for term in sympy.Add.make_args(value):
+        for term in algebra().Add.make_args(value):
             known = self._members.get(term)
             if known is not None and known[0] == op:
                 found: Counter[Any] = Counter()
                 for member, times in known[1].items():
-                    for inner, count in self._of(op, sympy.expand(value - term + member)).items():
+                    moved = algebra().expand(value - term + member)
+                    for inner, count in self._of(op, moved).items():
                         found[inner] += times * count
                 return found
         return Counter({value: 1})
 
 
 class Evaluator:
-    """Evaluates IR over SymPy objects. `lookup` gives the value of a read; `assumed` the truth of undecided conditions."""
+    """Evaluates IR over SymPy objects. `lookup` gives the value of a read, `assumed` the truth of open conditions."""
 
     def __init__(self, joins: Joins, lookup: Lookup, assumed: Mapping[object, bool]) -> None:
         self._joins, self._lookup, self._assumed = joins, lookup, assumed
@@ -96,9 +105,9 @@ class Evaluator:
             case Const(value=value):
                 return _cell(_number(value))
             case Size(dim=dim):
-                return _cell(sympy.Integer(size(dim)))
+                return _cell(algebra().Integer(size(dim)))
             case Step():
-                return _cell(sympy.Symbol("t", integer=True, nonnegative=True))
+                return _cell(algebra().Symbol("t", integer=True, nonnegative=True))
             case Read():
                 return self._lookup(expr)
             case Apply(op="select"):
@@ -114,7 +123,7 @@ class Evaluator:
                 value = self(arg)
                 if at is None:
                     return value.transpose(axes)
-                kept = np.take(value, index, axis=at)  # pyright: ignore[reportArgumentType, reportCallIssue]
+                kept: Objects = np.take(value, np.asarray(index), axis=at)
                 return kept.transpose([a - (a > at) for a in axes])
 
     def _op(self, op: str, *v: Any) -> Any:
@@ -130,7 +139,7 @@ class Evaluator:
             case "div":
                 return v[0] / v[1]
             case "exp":
-                return sympy.exp(v[0])
+                return algebra().exp(v[0])
             case "max" | "min" | "logaddexp":
                 return self._joins.join(op, *v)
             case "cast":
@@ -138,24 +147,24 @@ class Evaluator:
             case "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "and" | "or" | "not":
                 return self._truth(op, *v)
             case _:
-                return sympy.Function(op)(*v)
+                return algebra().Function(op)(*v)
 
     def _truth(self, op: str, *v: Any) -> Any:
         if op in ("and", "or", "not"):
-            logic = {"and": sympy.And, "or": sympy.Or, "not": sympy.Not}[op]
+            logic = {"and": algebra().And, "or": algebra().Or, "not": algebra().Not}[op]
             return logic(*v)
         if op in ("eq", "ne"):
             gap = v[0] if v[1] == -v[1] else v[0] - v[1]
-            if sympy.oo in (v[0], v[1]) or -sympy.oo in (v[0], v[1]):
+            if algebra().oo in (v[0], v[1]) or -algebra().oo in (v[0], v[1]):
                 known: bool | None = bool(v[0] == v[1])
             else:
-                known = sympy.expand(gap).is_zero
+                known = algebra().expand(gap).is_zero
             if known is not None:
-                return sympy.true if known is (op == "eq") else sympy.false
+                return algebra().true if known is (op == "eq") else algebra().false
         key = (op, *v)
         if key not in self._assumed:
             raise Undecided(key)
-        return sympy.true if self._assumed[key] else sympy.false
+        return algebra().true if self._assumed[key] else algebra().false
 
     def _select(self, expr: Apply) -> Objects:
         condition, yes, no = expr.args
@@ -165,12 +174,12 @@ class Evaluator:
             if condition.args != (yes, no):
                 op = {"max": "min", "min": "max"}[op]
             a, b = (_onto(self(e), e.dims, expr.dims) for e in (yes, no))
-            return _each(lambda x, y: self._joins.join(op, x, y), a, b)
+            return _each(lambda *v: self._joins.join(op, *v), a, b)
         chosen = _onto(self(condition), condition.dims, expr.dims)
         values: list[Objects | None] = [None, None]
         out = np.empty(chosen.shape, object)
         for at in np.ndindex(chosen.shape):
-            which = 0 if chosen[at] == sympy.true else 1
+            which = 0 if chosen[at] == algebra().true else 1
             if values[which] is None:  # a branch nobody takes may be undefined, so it is not evaluated
                 branch = (yes, no)[which]
                 values[which] = _onto(self(branch), branch.dims, expr.dims)
@@ -187,18 +196,20 @@ class Evaluator:
             items = list(moved[at])
             match op:
                 case "sum":
-                    out[at] = sympy.Add(*items)
+                    out[at] = algebra().Add(*items)
                 case "prod":
-                    out[at] = sympy.Mul(*items)
+                    out[at] = algebra().Mul(*items)
                 case "max" | "min":
                     out[at] = self._joins.join(op, *items)
                 case _:
-                    out[at] = sympy.Function(op)(*items)
+                    out[at] = algebra().Function(op)(*items)
         return out
 
     def _contract(self, node: Contract) -> Objects:
         left, right = self(node.left), self(node.right)
-        sizes = dict(zip(node.left_axes, left.shape, strict=True)) | dict(zip(node.right_axes, right.shape, strict=True))
+        sizes = dict(zip(node.left_axes, left.shape, strict=True)) | dict(
+            zip(node.right_axes, right.shape, strict=True)
+        )
         summed = [k for k in sizes if k not in node.out_axes]
         out = np.empty(tuple(sizes[k] for k in node.out_axes), object)
         for at in np.ndindex(out.shape):
@@ -206,8 +217,10 @@ class Evaluator:
             terms: list[Any] = []
             for inner in itertools.product(*(range(sizes[k]) for k in summed)):
                 here = place | dict(zip(summed, inner, strict=True))
-                terms.append(left[tuple(here[k] for k in node.left_axes)] * right[tuple(here[k] for k in node.right_axes)])
-            out[at] = sympy.Add(*terms)
+                terms.append(
+                    left[tuple(here[k] for k in node.left_axes)] * right[tuple(here[k] for k in node.right_axes)]
+                )
+            out[at] = algebra().Add(*terms)
         return out
 
 
@@ -220,22 +233,22 @@ def equal(a: Objects, b: Objects) -> bool:
 def _same(x: Any, y: Any) -> bool:
     if x == y:
         return True
-    gap = sympy.expand(x - y)
-    return bool(gap == 0) or bool(sympy.together(gap) == 0) or bool(sympy.simplify(gap) == 0)
+    gap = algebra().expand(x - y)
+    return bool(gap == 0) or bool(algebra().together(gap) == 0) or bool(algebra().simplify(gap) == 0)
 
 
 def _number(value: complex) -> Any:
     if isinstance(value, bool):
-        return sympy.true if value else sympy.false
+        return algebra().true if value else algebra().false
     if isinstance(value, int):
-        return sympy.Integer(value)
+        return algebra().Integer(value)
     if isinstance(value, complex):
-        return _number(value.real) + sympy.I * _number(value.imag)
+        return _number(value.real) + algebra().I * _number(value.imag)
     if math.isnan(value):
         raise UnsupportedError("a proof about a constant that is not a number")
     if math.isinf(value):
-        return sympy.oo if value > 0 else -sympy.oo
-    return sympy.Rational(value)
+        return algebra().oo if value > 0 else -algebra().oo
+    return algebra().Rational(value)
 
 
 def _cell(value: Any) -> Objects:
