@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from recurc.backends.cpu.program import StageInput
+from recurc.backends.emit.lanes import stage_exprs
 from recurc.ir import Equation, Expr, Read, reads, rewrite
 from recurc.plan import Buffer, Carry, Loop, Map, Matmul, Plan, Role, Scan, Stage
 
@@ -37,7 +38,7 @@ def as_input(stage: Stage, name: str) -> StageInput:
 def scan_loops(stage: Scan, name: str) -> ScanLoops:
     monoid = stage.monoid
     steps = {c.name: f"{c.name}'step" for c in monoid.components}
-    totals = {c.name: f"{c.name}'total" for c in monoid.components}
+    totals = {c.name: f"{monoid.states[0]}.{c.name}'total" for c in monoid.components}  # two scans may both have an `a`
     dims = {c.name: e.dims for c, e in zip(monoid.components, monoid.lift, strict=True)}
     lifted = tuple(Equation(steps[c.name], e) for c, e in zip(monoid.components, monoid.lift, strict=True))
     needed = _needed(stage.pre, [e.expr for e in lifted])
@@ -110,3 +111,33 @@ def sequence_lagged(plan: Plan) -> bool:
         for expr in ([stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body])
         for r in reads(expr)
     )
+
+
+def absorb(plan: Plan, number: int) -> tuple[Loop, tuple[int, ...]] | None:
+    """The loop at `number` with the products only it reads computed inside it, and the stages that then fall away.
+
+    Each sum over an input joins the sum over the state in one accumulator, and what lay between is never stored."""
+    loop = plan.stages[number]
+    if not isinstance(loop, Loop):
+        return None
+    inside = {b.name for b in plan.buffers if b.role is Role.SEQUENCE}
+    found: dict[str, Expr] = {}
+    gone: list[int] = []
+    for k, stage in enumerate(plan.stages[:number]):
+        if not isinstance(stage, Matmul) or stage.target not in inside:
+            continue
+        others = [s for j, s in enumerate(plan.stages) if j not in (k, number)]
+        elsewhere = any(r.name == stage.target for s in others for e in stage_exprs(s) for r in reads(e))
+        own = [r for e in loop.body for r in reads(e.expr) if r.name == stage.target]
+        if elsewhere or any(r.lag or r.dims != stage.expr.dims for r in own):
+            continue
+        found[stage.target] = stage.expr
+        gone.append(k)
+    if not gone:
+        return None
+
+    def rule(node: Expr) -> Expr:
+        return found.get(node.name, node) if isinstance(node, Read) else node
+
+    body = tuple(replace(e, expr=rewrite(e.expr, rule)) for e in loop.body)
+    return replace(loop, body=body), tuple(gone)
