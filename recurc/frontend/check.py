@@ -207,6 +207,16 @@ class _Recurrence:
                 ((symbol.span, f"{symbol.name} is {want}"), (value.span, f"this is {have}")),
             )  # fmt: skip
             return None
+        order = tuple(d for d in symbol.dims if d in made.dims)
+        if made.dims != order:
+            if len(set(order)) < len(order) or len(set(made.dims)) < len(made.dims):
+                self.problems.report(
+                    "E0313", f"{symbol.name} is {want}, and its initial value {have}: which of the dims is meant?",
+                    value.span, f"give the initial value all the dims of {symbol.name}",
+                    ((symbol.span, f"{symbol.name} is {want}"), (value.span, f"this is {have}")),
+                )  # fmt: skip
+                return None
+            made = build.permute(made, order, value.span)
         try:
             return self._fit_type(symbol, made, value.span)
         except Stop:
