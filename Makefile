@@ -36,7 +36,7 @@ test-all: lint types test-triton36 ## the same with the slow tests, and machine 
 test-triton36: $(STAMP) ## compile the Triton kernels for real chips with Triton 3.6.0
 	@test -d $(TRITON36)/triton || $(PIP) --no-deps --target $(TRITON36) triton==3.6.0
 	PYTHONPATH=$(TRITON36) $(BIN)/python -c 'import triton; print("Triton", triton.__version__)'
-	PYTHONPATH=$(TRITON36) $(PYTEST) tests/gpu -m "machine_code and not gpu"
+	PYTHONPATH=$(TRITON36) $(PYTEST) tests/gpu -k triton -m "machine_code and not gpu"
 
 lint: $(STAMP) ## ruff: mistakes and formatting
 	$(BIN)/ruff check .
