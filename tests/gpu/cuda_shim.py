@@ -36,7 +36,7 @@ class ShimKernel:
         self.program: Program = emit(plan, spec)
         self.source = {"kernel.cu": self.program.source}
         self.seed, self.most_groups = seed, most_groups
-        self._library = _build(self.program)
+        self._library = _loaded(self.program)
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
         held = dict(arrays)
@@ -93,18 +93,28 @@ def _poison(storage: str) -> Any:
     return np.nan if storage in ("f32", "f64", "f16") else 255
 
 
-def _build(program: Program) -> ctypes.CDLL:
+def build_library(program: Program, library: Path) -> None:
+    """The program as a shared library that exports `run_KERNEL` for every kernel."""
     kernels = [launch.kernel for step in program.steps for launch in step.launches]
     entry = "".join(
         f'extern "C" int run_{k}(void** a, unsigned x, unsigned y, unsigned n, size_t s, int c, uint64_t seed) '
         f"{{ return shim::start({k}, a, x, y, n, s, c, seed); }}\n"
         for k in kernels
     )
+    source = library.with_suffix(".cpp")
+    source.write_text(f'#include "{HEADER}"\n{program.source}\n{entry}', encoding="utf-8")
+    command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
+    quiet = [
+        "-Wno-unused-variable",
+        "-Wno-unused-but-set-variable",
+    ]  # a value nobody reads is the recurrence's business
+    done = subprocess.run([*command, *quiet, source, "-o", library], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"g++ refused the generated source:\n{done.stderr}"
+    assert "warning" not in done.stderr, f"g++ warns about the generated source:\n{done.stderr}"
+
+
+def _loaded(program: Program) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
-        source.write_text(f'#include "{HEADER}"\n{program.source}\n{entry}', encoding="utf-8")
-        command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
-        done = subprocess.run([*command, source, "-o", library], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"g++ refused the generated source:\n{done.stderr}"
-        assert "warning" not in done.stderr, f"g++ warns about the generated source:\n{done.stderr}"
+        library = Path(folder) / "kernel.so"
+        build_library(program, library)
         return ctypes.CDLL(str(library))

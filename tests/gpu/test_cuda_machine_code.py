@@ -1,4 +1,4 @@
-"""The generated CUDA C++ compiles for real chips, without a GPU: registers, spills and shared memory of every kernel."""
+"""The generated CUDA C++ compiles for real chips without a GPU: registers, spills and shared memory of each kernel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or ""),
 ]
 
-SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "sm_90a": 232_448, "sm_100": 232_448}  # bytes one block may have
+SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}  # bytes one block may have
 SIZES = {
     "ema": (("D", 512),),
     "lstm": (("D", 256), ("H", 256)),
@@ -73,7 +73,7 @@ def _usage(cubin: bytes, folder: Path) -> tuple[dict[str, Usage], str]:
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
 @pytest.mark.parametrize("key", plans(), ids="-".join)
 def test_kernels_compile_and_keep_everything_in_registers(key: tuple[str, str], arch: str, tmp_path: Path) -> None:
-    for real in (DType.F32, DType.BF16):
+    for real in (DType.F32, DType.BF16) if arch == "sm_90" else (DType.F32,):
         program = emit(plans()[key], Specialization(SIZES[key[0]], real))
         cubin, report = _cubin(key, real, arch)
         assert "warning" not in report, report

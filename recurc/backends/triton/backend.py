@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recurc import ir
@@ -22,7 +22,7 @@ class TritonBackend:
     """`options` override the heuristics (tile sizes, segments, form of the recurrent product)."""
 
     name: str = "triton"
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
 
     def unavailable(self) -> str | None:
         """Why this machine cannot run Triton kernels (a package, a GPU), or None."""

@@ -47,6 +47,7 @@ class Arg:
     type: str
     passed: str
     value: int | bool | None = None  # of a constexpr, as the heuristics choose it
+    aligned: bool = False  # a multiple of 16 for contiguous arrays
 
 
 @dataclass(frozen=True)

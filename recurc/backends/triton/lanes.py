@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 from recurc.backends.triton.kernel import Arg, KernelText, power_of_two
 from recurc.backends.triton.values import EXTENTS, ROW, SEQ, Context, TileCode, dim_of
 from recurc.types import Dims
 
+Made = TypeVar("Made", bound=TileCode)
 LARGEST_TILE = 1 << 16  # elements of one value in a program; beyond it a kernel would not fit any GPU
 
 
@@ -83,7 +85,7 @@ class LaneCode(TileCode):
         return f"({' * '.join(factors)},)"
 
 
-def two_runs(make: Callable[[tuple[str, ...] | None], TileCode]) -> TileCode:
+def two_runs(make: Callable[[tuple[str, ...] | None], Made]) -> Made:
     """Emission twice: a trial that finds the axes, then the real one with the axes in their final order."""
     trial = make(None)
     return make(tuple(a for a in trial.axes if a not in trial.lead))

@@ -1,4 +1,4 @@
-"""A `Loop` stage whose states never leave the registers: one program per batch tile and block of lanes, one pass over t."""
+"""A `Loop` stage whose states stay in registers: a program per batch tile and block of lanes, one pass over t."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ def emit_loop(context: Context, stage: Loop, name: str) -> StageText:
     held = whole * math.prod(blocks.values())
     block_seq = min(max(32 // held, 1), 32) if held < 32 else 1
     code = two_runs(lambda axes: _write(context, stage, axes, blocks, block_seq))
-    assert isinstance(code, LaneCode)
-    body = [
-        *code.prologue(),
-        *code.sequence_lines(),
-        *code.index_lines(),
-    ]
+    body = [*code.prologue(), *code.sequence_lines(), *code.index_lines()]
     code.args["steps"] = Arg("steps", "i32", "steps")
     text = ["    " + line for line in body] + code.setup.lines
     text += [f"    for step in tl.range(0, steps, num_stages={_PREFETCH}):", "        t = tl.cast(step, tl.int64)"]
@@ -38,7 +33,7 @@ def emit_loop(context: Context, stage: Loop, name: str) -> StageText:
         "Fused loop over t: each program keeps the states of its lanes in registers.",
         f"States: {', '.join(c.name for c in stage.carries)}. Stored at every step: {', '.join(stage.writes)}.",
     )
-    grid = code.grid("triton.cdiv(batch, %d)" % block_seq)
+    grid = code.grid(f"triton.cdiv(batch, {block_seq})")
     return (finish(code, name, "loop", about, text, grid, warps(held * block_seq, 8)),)
 
 
@@ -50,14 +45,17 @@ def whole_elements(code: TileCode, lanes: tuple[str, ...]) -> int:
 
 
 class _LoopCode(LaneCode):
-    after: Lines
+    """A lane tile with lines after the loop."""
+
+    def __init__(self, context: Context, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int) -> None:
+        super().__init__(context, (SEQ,), axes, lanes, block_seq)
+        self.step, self.after = Lines(2), Lines(1)
 
 
 def _write(
     context: Context, stage: Loop, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int
 ) -> _LoopCode:
-    code = _LoopCode(context, (SEQ,), axes, lanes, block_seq)
-    code.step, code.after = Lines(2), Lines(1)
+    code = _LoopCode(context, axes, lanes, block_seq)
     code.equations = {e.name: e for e in stage.body}
     for equation in stage.body:
         code.scope(("value", equation.name), equation.name)

@@ -20,7 +20,6 @@ def emit_map(context: Context, stage: Map, name: str) -> StageText:
     held = whole * math.prod(blocks.values())
     rows = max(1024 // held, 1) if stage.over_time else 1
     code = two_runs(lambda axes: _write(context, stage, axes, blocks, rows))
-    assert isinstance(code, LaneCode)
     code.args["BLOCK_ROWS"] = Arg("BLOCK_ROWS", "constexpr", str(rows), rows)
     code.args["steps"] = Arg("steps", "i32", "steps" if stage.over_time else "1")
     lines = [

@@ -29,14 +29,18 @@ def emit_matmul(context: Context, stage: Matmul, name: str, options: Options) ->
     columns = [k for k in expr.out_axes if k not in data_axes]
     rows = [k for k in expr.out_axes if k in data_axes and k not in shared]
     summed = [k for k in dims if k not in expr.out_axes]
-    size = lambda labels: math.prod(context.size(dims[k]) for k in labels)  # noqa: E731
+
+    def size(labels: list[int]) -> int:
+        return math.prod(context.size(dims[k]) for k in labels)
+
     block_n = min(max(power_of_two(size(columns)), 16), 64)
     block_k = min(max(power_of_two(size(summed)), 16), 32)
-    block_m = 64
     axes = label_ids(expr, axis_ids(expr.dims))
     code = _Gemm(context, {k: str(a) for k, a in axes.items()})
     dtype = dot_type(context, stored(data, context.spec.real), stored(weight, context.spec.real))
     accumulator = triton_type(dtype.accumulator)
+    block_m = 64 if dtype.itemsize <= 4 else 32
+    block_n = block_n if dtype.itemsize <= 4 else min(block_n, 32)
 
     code.args |= {
         "batch": Arg("batch", "i32", "batch"),
@@ -47,21 +51,22 @@ def emit_matmul(context: Context, stage: Matmul, name: str, options: Options) ->
         "BLOCK_K": Arg("BLOCK_K", "constexpr", str(block_k), block_k),
     }
     n_blocks, inner = math.ceil(size(columns) / block_n), size(rows)
+    line = "line" if rows else "m"
     lines = ["pid = tl.program_id(0)"]
-    lines += [f"n = (pid % {n_blocks}) * BLOCK_N + tl.arange(0, BLOCK_N)", f"pid = (pid // {n_blocks}).to(tl.int64)"]
+    lines += [f"n = (pid % {n_blocks}) * BLOCK_N + tl.arange(0, BLOCK_N)", f"pid = pid // {n_blocks}"]
     lines += code.unfold("pid", shared, dims, rest="pid")
     lines += [
-        f"# a row is (sequence, t{', ' + ', '.join(dims[k] for k in rows) if rows else ''}); params of each sequence keep its rows apart",
-        f"rows = (1 if PER_SEQUENCE else tl.cast(batch, tl.int64)) * steps * {inner}",
+        f"# a row is (sequence, t{''.join(', ' + dims[k] for k in rows)}); params of each sequence keep its rows apart",
+        f"rows = (1 if PER_SEQUENCE else batch) * steps * {inner}",
         "row_blocks = tl.cdiv(rows, BLOCK_M)",
-        "own = pid // row_blocks",
+        "own = (pid // row_blocks).to(tl.int64)",
         "m = (pid % row_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)",
         "in_m = m < rows",
         f"in_n = n < {size(columns)}",
         "m = tl.minimum(m, rows - 1)",
         *code.unfold("m", rows, dims, rest="line", suffix="[:, None]"),
-        f"{'line' if rows else 'm'}_seq = own + {'line' if rows else 'm'} // steps",
-        f"seq, t = {'line' if rows else 'm'}_seq[:, None], ({'line' if rows else 'm'} % steps)[:, None]",
+        f"seq = own + ({line} // steps).to(tl.int64)[:, None]",
+        f"t = ({line} % steps).to(tl.int64)[:, None]",
         *code.unfold("n", columns, dims, suffix="[None, :]"),
         f"total = tl.zeros((BLOCK_M, BLOCK_N), {accumulator})",
     ]
@@ -88,7 +93,8 @@ def emit_matmul(context: Context, stage: Matmul, name: str, options: Options) ->
         f"({outer}{n_blocks} * (batch * triton.cdiv(steps * {inner}, {block_m}) if per_sequence "
         f"else triton.cdiv(batch * steps * {inner}, {block_m})),)"
     )
-    return (finish(code, name, "matmul", about, text, grid, 4),)
+    limit = f'assert batch * steps * {inner} < 2**31, "too many rows for one matrix product: use smaller batches"'
+    return (limit, finish(code, name, "matmul", about, text, grid, 4))
 
 
 def dot_type(context: Context, *operands: DType) -> DType:

@@ -16,6 +16,10 @@ def rc_max(x, y):
 def rc_min(x, y):
     return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
 ''',
+    "rc_not": '''
+def rc_not(x):
+    return x == 0
+''',
     "rc_exp": '''
 def rc_exp(x):
     return tl.exp(x)
@@ -75,7 +79,8 @@ def rc_atan2(y, x):
          - 1.228866684490136173410e2) * s - 6.485021904942025371773e1
     q = ((((s + 2.485846490142306297962e1) * s + 1.650270098316988542046e2) * s + 4.328810604912902668951e2) * s
          + 4.853903996359136964868e2) * s + 1.945506571482613964425e2
-    angle = u + u * s * p / q + tl.where(far, 0.785398163397448309616, 0.0)
+    angle = u + u * s * p / q
+    angle = tl.where(far, angle + 0.785398163397448309616, angle)
     angle = tl.where(ay > ax, 1.570796326794896619231 - angle, angle)
     angle = tl.where(x < 0.0, 3.141592653589793238463 - angle, angle)
     return tl.where(y < 0.0, -angle, angle)
@@ -90,7 +95,7 @@ def rc_abs(x):
 ''',
     "rc_sign": '''
 def rc_sign(x):
-    return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
+    return tl.where(x > 0, 1, tl.where(x < 0, -1, 0)).to(x.dtype)
 ''',
     "rc_floor": '''
 def rc_floor(x):
@@ -117,7 +122,7 @@ def rc_mod(x, y):
     "rc_floordiv": '''
 def rc_floordiv(x, y):
     if x.dtype.is_floating():
-        q = tl.floor(x / y)
+        q = tl.floor((x - rc_mod(x, y)) / y + 0.5)
     else:
         q = x // y
         q = tl.where((x % y != 0) & ((x < 0) != (y < 0)), q - 1, q)
@@ -154,7 +159,8 @@ def rc_tanh(x):
     else:
         s = x * x
         p = (((-5.70498872745e-3 * s + 2.06390887954e-2) * s - 5.37397155531e-2) * s + 1.33314422036e-1) * s
-        magnitude = tl.where(size < 0.625, size + size * s * (p - 3.33332819422e-1), 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0))
+        near = size + size * s * (p - 3.33332819422e-1)
+        magnitude = tl.where(size < 0.625, near, 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0))
     return tl.where(x < 0.0, -magnitude, magnitude)
 ''',
     "rc_softplus": '''

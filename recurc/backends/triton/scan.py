@@ -19,6 +19,7 @@ from recurc.backends.triton.kernel import (
     Scratch,
     StageText,
     pointer_type,
+    power_of_two,
     triton_type,
 )
 from recurc.backends.triton.lanes import LaneCode, finish, lane_blocks, two_runs, warps
@@ -29,7 +30,7 @@ from recurc.errors import CompilerBug
 from recurc.plan import Role, Scan
 from recurc.types import Dims, DType, Kind, axis_ids
 
-_TILE = 4096  # elements of one component in a program
+_TILE = 2048  # elements of a program's tile, for an element of 8 bytes: 16 in each thread, so that nothing spills
 
 
 def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> StageText:
@@ -37,15 +38,20 @@ def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> Sta
     lanes = lane_dims(stage)
     parts = {k: context.scope((k, name), f"{name}_{k}") for k in ("segments", "segment_steps", "combine")}
     whole = whole_elements(_ScanCode(context, stage, None, dict.fromkeys(lanes, 1), 16, parts).scan(), lanes)
-    blocks = lane_blocks(context, lanes, whole, max(_TILE // (32 * whole), 1), 16)
+    components = stage.monoid.components
+    wide = max(context.compute(c.dtype).itemsize for c in components) * len(components)
+    tile = max(_TILE // max(power_of_two(wide) // 8, 1), 64)
+    blocks = lane_blocks(context, lanes, whole, tile // 32, 16)
     held = whole * math.prod(blocks.values())
-    block_t = options.block_t or min(max(_TILE // held, 16), 512)
-    num_warps = warps(held * block_t, 32)
-    made = lambda axes: _ScanCode(context, stage, axes, blocks, block_t, parts)  # noqa: E731
+    block_t = options.block_t or min(max(tile // held, 16), 512)
+    num_warps = warps(held * block_t, max(128 // power_of_two(wide), 1))
+
+    def made(axes: tuple[str, ...] | None) -> _ScanCode:
+        return _ScanCode(context, stage, axes, blocks, block_t, parts)
+
     scan = two_runs(lambda axes: made(axes).scan())
     reduce = two_runs(lambda axes: made(axes).reduce())
     starts = two_runs(lambda axes: made(axes).starts())
-    assert isinstance(scan, _ScanCode) and isinstance(reduce, _ScanCode) and isinstance(starts, _ScanCode)
     count, per = parts["segments"], parts["segment_steps"]
     programs = " * ".join(["batch", *(str(scan.blocks(d)) for d in scan.cut())])
     some = next(b for b in context.plan.buffers if b.role in (Role.OUTPUT, Role.FINAL))
@@ -166,8 +172,8 @@ class _ScanCode(LaneCode):
     def element(self, tensor: str, passed: str, dtype: DType, dims: Dims, segment: str = "segment") -> str:
         """The address of a (segments, B, *dims) scratch tensor's elements."""
         base = self.argument(f"{tensor}_ptr", pointer_type(dtype), passed)
-        parts = [base, f"{segment} * {self.argument(f'{tensor}_ss', 'i64', f'_stride({passed}, 0)')}"]
-        parts.append(f"seq * {self.argument(f'{tensor}_sb', 'i64', f'_stride({passed}, 1)')}")
+        parts = [base, f"{segment} * {self.argument(f'{tensor}_ss', 'i64', f'_stride({passed}, 0)', dims)}"]
+        parts.append(f"seq * {self.argument(f'{tensor}_sb', 'i64', f'_stride({passed}, 1)', dims)}")
         return " + ".join([*parts, *self.offset(dims, axis_ids(dims))])
 
     def lane_masks(self, dims: Dims) -> list[str]:

@@ -77,7 +77,7 @@ class Lines:
     """Text lines under a common indentation."""
 
     indent: int = 1
-    lines: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list[str])
 
     def add(self, text: str, comment: str = "") -> None:
         self.lines.append("    " * self.indent + text + (f"  # {comment}" if comment else ""))

@@ -203,6 +203,8 @@ class TileCode:
         here, there = self.context.compute(source), settled.accumulator
         if target.kind is Kind.BOOL:
             return f"({text} != 0)"
+        if source.kind is Kind.BOOL:
+            return f"tl.where({bare(text)}, 1, 0).to({triton_type(there)})"
         rounds = settled is not there and not target.is_generic and self.context.spec.dtype(source) is not settled
         if here is there and not rounds:
             return text
@@ -225,7 +227,8 @@ class TileCode:
                 case "prod":
                     text = f"rc_prod({bare(text)}, {at})"
                 case "any" | "all":
-                    text = f"(tl.{'max' if expr.op == 'any' else 'min'}({text}.to(tl.int32), axis={at}, keep_dims=True) != 0)"
+                    best = "max" if expr.op == "any" else "min"
+                    text = f"(tl.{best}({text}.to(tl.int32), axis={at}, keep_dims=True) != 0)"
                 case _:
                     text = f"tl.{expr.op}({bare(text)}, axis={at}, keep_dims=True).to(tl.int64)"
             covers -= {axis}
@@ -316,14 +319,8 @@ class TileCode:
             for axis in moves.values():
                 self.position(axis)
             source = {b: a for a, b in moves.items()}
-            free = [a for a in self.axes if a not in source.values()]
-            order = [source[a] if a in source else None for a in self.axes]
-            kept = [a for a in self.axes if a not in source and a not in moves]
-            spare = [a for a in free if a not in kept]
-            order = [
-                a if a is not None else (here if here in kept else spare.pop(0))
-                for a, here in zip(order, self.axes, strict=True)
-            ]
+            spare = [a for a in source if a not in moves]  # axes of length 1 that take the places left empty
+            order = [source[a] if a in source else spare.pop() if a in moves else a for a in self.axes]
             text = f"tl.permute({text}, ({', '.join(str(self.position(a)) for a in order)}))"
             covers = (covers - set(moves)) | set(moves.values())
         return Code(text, frozenset(covers))
@@ -335,12 +332,11 @@ class TileCode:
         name = self.context.scope(("buffer", buffer.name), buffer.name)
         base = self.argument(f"{name}_ptr", pointer_type(stored(buffer, self.context.spec.real)), name)
         parts = [base]
-        if buffer.role in (Role.PARAM, Role.ONCE):
-            parts.append(f"own * {self.argument(f'{name}_sb', 'i64', f'_stride({name}, 0)')}")
-        else:
-            parts.append(f"{self.batch} * {self.argument(f'{name}_sb', 'i64', f'_stride({name}, 0)')}")
+        by_batch = self.argument(f"{name}_sb", "i64", f"_stride({name}, 0)", buffer.dims)
+        parts.append(f"{'own' if buffer.role in (Role.PARAM, Role.ONCE) else self.batch} * {by_batch}")
         if buffer.has_time:
-            parts.append(f"{time or self.time} * {self.argument(f'{name}_st', 'i64', f'_stride({name}, 1)')}")
+            by_time = self.argument(f"{name}_st", "i64", f"_stride({name}, 1)", buffer.dims)
+            parts.append(f"{time or self.time} * {by_time}")
         return " + ".join([*parts, *self.offset(buffer.dims, ids)])
 
     def offset(self, dims: Dims, ids: Ids) -> list[str]:
@@ -355,9 +351,11 @@ class TileCode:
             text = f"{outer} * {self.context.constant(dim)} + {self.index(axis)}"
         return [text]
 
-    def argument(self, name: str, type: str, passed: str) -> str:
+    def argument(self, name: str, type: str, passed: str, dims: Dims = ()) -> str:
+        """A parameter of the kernel; for a stride, `dims` are those it steps over."""
         given = self.scope(("argument", name), name)
-        self.args.setdefault(given, Arg(given, type, passed))
+        aligned = type == "i64" and math.prod(self.context.size(d) for d in dims) % 16 == 0
+        self.args.setdefault(given, Arg(given, type, passed, aligned=aligned))
         return given
 
     def load(self, buffer: Buffer, lag: int, ids: Ids) -> Code:
