@@ -12,7 +12,7 @@ from recurc.backends.cpu.loop import print_loop
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
 from recurc.backends.cpu.program import Program, StageInput, analyse
-from recurc.backends.cpu.stages import ScanLoops, as_input, scan_loops, sequence_lagged
+from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, scan_loops, sequence_lagged
 from recurc.backends.emit.indexed import dim_of
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.text import Text
@@ -41,6 +41,7 @@ class StageCode:
     stage: Stage
     units: list[Unit]
     scan: ScanLoops | None = None
+    whole: Unit | None = None  # a loop with the products before it computed inside
 
 
 @dataclass
@@ -59,7 +60,7 @@ def external_buffers(plan: Plan) -> tuple[Buffer, ...]:
 
 def print_module(plan: Plan, spec: Specialization, vector_bytes: int) -> Module:
     printer = _ModulePrinter(plan, spec, vector_bytes)
-    packed = frozenset(p for s in printer.stages for u in s.units for p in tiles.packed_params(u.body))
+    packed = frozenset(p for s in printer.stages for u in _all_units(s) for p in tiles.packed_params(u.body))
     return Module(printer.file(), tuple(b.name for b in external_buffers(plan)), packed)
 
 
@@ -78,6 +79,7 @@ class _ModulePrinter:
         self.spell = Spelling(self.names, spec, self.buffers)
         sequences = any(b.role is Role.SEQUENCE for b in plan.buffers)
         self.chunked = sequences and not self.loops and not sequence_lagged(plan)
+        self.absorbed: set[int] = set()  # stages that fall away where the loop behind them runs whole
         self.stages = [self._stage(k, s) for k, s in enumerate(plan.stages)]
 
     # --- stages -----------------------------------------------------------------------------------------------
@@ -97,7 +99,15 @@ class _ModulePrinter:
             Matmul: "One matrix product over all sequences and steps.",
             Loop: "One pass over t; states stay close.",
         }[type(stage)]
-        return StageCode(stage, [self._unit(as_input(stage, f"stage{number}"), title, what)])
+        code = StageCode(stage, [self._unit(as_input(stage, f"stage{number}"), title, what)])
+        taken = absorb(self.plan, number) if code.units[0].program.tiled else None
+        if taken is not None:
+            more = "The products before it are computed inside: their sums join the sums over the states."
+            whole = self._unit(as_input(taken[0], f"stage{number}"), f"{title}_whole", f"{what}\n{more}")
+            if whole.program.tiled and len(whole.program.nests) == len(code.units[0].program.nests):
+                code.whole = whole
+                self.absorbed |= set(taken[1])
+        return code
 
     def _unit(self, stage: StageInput, hint: str, what: str) -> Unit:
         program = analyse(stage, self.buffers, self.spec)
@@ -111,7 +121,7 @@ class _ModulePrinter:
     # --- the file ---------------------------------------------------------------------------------------------
 
     def file(self) -> str:
-        functions = "\n\n".join(u.text for s in self.stages for u in s.units)
+        functions = "\n\n".join(u.text for s in self.stages for u in _all_units(s))
         entry = self._entry()
         code = f"{functions}\n\n{entry}"
         fields = sorted(set(re.findall(r"\b(?:call|self)(?:->|\.)(\w+)", code)) - {"batch", "steps"})
@@ -188,17 +198,23 @@ class _ModulePrinter:
             text("const int by_batch = batch % count == 0 || batch >= 4 * count;")
         text("long b0 = 0, b1 = batch;")
         text("if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);")
-        packs = [u for s in self.stages for u in s.units if u.program.tiled]
-        for unit in packs:
-            text(*tiles.pack_calls(unit.body, unit.function))
+        if self.absorbed:
+            text("const int whole = runs_whole(batch, steps, threads);")
+        packs = 0
+        for number, code in enumerate(self.stages):
+            for unit in _all_units(code):
+                if unit.program.tiled:
+                    packs += 1
+                    guard = "if (whole) " if unit is code.whole else "if (!whole) " if code.whole or number in self.absorbed else ""
+                    text(*tiles.pack_calls(unit.body, unit.function, guard))
         if packs:
             if self._teams():
                 text("if (thread == 0) team.members = count;")
             text("RC_BARRIER")
-        over_time = [s for s in self.stages if not (isinstance(s.stage, Map) and not s.stage.over_time)]
+        over_time = [(k, s) for k, s in enumerate(self.stages) if not (isinstance(s.stage, Map) and not s.stage.over_time)]
         if not self.chunked:
             text("const long t0 = 0, t1 = steps;")
-            for code in over_time:
+            for _, code in over_time:
                 self._call_stage(code, text)
             return
         text("const int64_t chunk = chunk_steps(batch, steps, threads);")
@@ -206,8 +222,12 @@ class _ModulePrinter:
             text("const long t1 = t0 + chunk < steps ? t0 + chunk : steps;")
             for buffer in self._sequences():
                 text(f"self.{self.spell(buffer.name)}.origin = t0;")
-            for code in over_time:
-                self._call_stage(code, text)
+            for number, code in over_time:
+                if number in self.absorbed:
+                    with text.braces("if (!whole)"):
+                        self._call_stage(code, text)
+                else:
+                    self._call_stage(code, text)
 
     def _teams(self) -> bool:
         return any(u.program.tiled and u.program.stage.carries for s in self.stages for u in s.units)
@@ -232,6 +252,20 @@ class _ModulePrinter:
             else:
                 text(f"self.{source} = {initial};", f"self.{target} = {end};")
         lane_end = self._lane_end(unit)
+        if code.whole is not None:
+            with text.braces("if (whole && by_batch)", "} else if (whole) {"):
+                text(f"{code.whole.function}(&self, b0, b1, t0, t1, 0, {lane_end}, 0);")
+            team = Text(1)
+            self._team_call(code.whole, team)
+            text.block(team)
+            text("} else if (by_batch) {")
+            text(f"    {unit.function}(&self, b0, b1, t0, t1, 0, {lane_end}, 0);")
+            text("} else {")
+            plain = Text(1)
+            self._team_call(unit, plain)
+            text.block(plain)
+            text("}")
+            return
         with text.braces("if (by_batch)", "} else {"):
             text(f"{unit.function}(&self, b0, b1, t0, t1, 0, {lane_end}{', 0' if unit.program.tiled else ''});")
         inner = Text(1)
@@ -239,13 +273,20 @@ class _ModulePrinter:
             inner("long from, to;", "rc_split(t1 - t0, 1, thread, count, &from, &to);")
             inner(f"{unit.function}(&self, 0, batch, t0 + from, t0 + to, 0, {lane_end}{', 0' if unit.program.tiled else ''});")
         elif unit.program.tiled:
-            inner("long lane0, lane1;", f"rc_split({lane_end}, LANES, thread, count, &lane0, &lane1);")
-            inner(f"{unit.function}(&self, 0, batch, t0, t1, lane0, lane1, &team);")
+            self._team_call(unit, inner)
+            text.block(inner)
+            text("}")
+            return
         else:
             self._items(unit, inner, "batch", "item, item + 1", "t0, t1")
         inner("RC_BARRIER")
         text.block(inner)
         text("}")
+
+    def _team_call(self, unit: Unit, text: Text) -> None:
+        """All threads through every step together, each with its share of the outputs."""
+        text("long lane0, lane1;", f"rc_split({self._lane_end(unit)}, LANES, thread, count, &lane0, &lane1);")
+        text(f"{unit.function}(&self, 0, batch, t0, t1, lane0, lane1, &team);", "RC_BARRIER")
 
     def _items(self, unit: Unit, text: Text, count: str, rows: str, steps: str) -> None:
         """Sequences times lane blocks, dealt to the threads."""
@@ -324,9 +365,19 @@ class _ModulePrinter:
 
     def _layout(self, text: Text) -> None:
         sequences = self._sequences()
+        if self.absorbed:
+            text("// Whether the products before a loop are computed inside it: with a few sequences every weight loaded")
+            text("// serves all of them, with one or two it is better loaded once for many steps.")
+            with text.braces("INLINE int runs_whole(int64_t batch, int64_t steps, int threads)"):
+                text("(void)steps;", "return batch >= 4 && batch >= 2 * threads;")
+            text("")
         if self.chunked:
             text("// How many steps go through all stages together, so that what passes between them stays in the caches.")
             with text.braces("INLINE int64_t chunk_steps(int64_t batch, int64_t steps, int threads)"):
+                if self.absorbed and all(isinstance(self.plan.stages[k], Matmul) for k in self.absorbed):
+                    made = {w for k in self.absorbed for w in self.plan.stages[k].writes}
+                    if all(b.name in made for b in sequences):
+                        text("if (runs_whole(batch, steps, threads)) return steps;  // nothing is passed on")
                 row = " + ".join(f"{self.spell.count(b.dims)} * sizeof({self._stored(b)})" for b in sequences)
                 text(f"const int64_t row = batch * (int64_t)({row}), fit = threads * INT64_C({2 << 20}) / row;")
                 text("const int64_t whole = fit < 24 ? 24 : fit / 24 * 24;  // full tiles of rows")
@@ -355,8 +406,9 @@ class _ModulePrinter:
                 for carry in code.units[0].program.stage.carries if self.chunked and not code.units[0].program.tiled else ():
                     saved = Buffer(f"{carry.name}@saved", carry.dims, carry.dtype, Role.FINAL)
                     self._take(saved, "batch", None, text)
-                if code.units[0].program.tiled:
-                    text(*tiles.layout(code.units[0].body, code.units[0].function))
+                for unit in _all_units(code):
+                    if unit.program.tiled:
+                        text(*tiles.layout(unit.body, unit.function, states=unit is not code.whole))
             text("(void)call, (void)batch, (void)steps, (void)threads, (void)base;", "return used;")
         text("")
         with text.braces("int64_t recurc_workspace(int64_t batch, int64_t steps, int threads)"):
@@ -368,6 +420,10 @@ class _ModulePrinter:
         batch = "0" if rows == "1" else f"{steps} * {count}" if steps else count
         time = count if steps else "0"
         text(f"call->{self.spell(buffer.name)} = (rc_array){{rc_take(base, &used, {product} * (int64_t)sizeof({kind})), {batch}, {time}, 0}};")
+
+
+def _all_units(code: StageCode) -> list[Unit]:
+    return [*code.units, *([code.whole] if code.whole else [])]
 
 
 def _kind(stage: Stage) -> str:

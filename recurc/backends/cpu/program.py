@@ -10,6 +10,7 @@ from recurc.backends.emit.indexed import (
     Call, Fold, Load, Node, Stmt, Var, dim_of, free_vars, hoist_uniform, loads, nodes, statements, unrollable,
 )  # fmt: skip
 from recurc.backends.emit.lanes import crossed_dims
+from recurc.backends.cpu.weights import Weights, find_weights
 from recurc.backends.emit.nests import Nest, build_nests
 from recurc.ir import Equation, Expr
 from recurc.plan import Buffer, Carry, Role
@@ -27,17 +28,6 @@ class StageInput:
     body: tuple[Equation, ...]
     writes: tuple[str, ...]
     identity: Mapping[str, Expr] = field(default_factory=dict[str, Expr])  # carries that start from a constant
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Folds of one nest over one variable, each a sum of products of a param element and a scalar: a small matrix
-    product. The params are packed so that the loop reads vectors one after the other."""
-
-    folds: tuple[Stmt, ...]
-    over: Var
-    params: tuple[Load, ...]  # the different param elements, in packing order
-    factors: tuple[tuple[int, Node], ...]  # for each fold: which param, and the scalar factor
 
 
 @dataclass(frozen=True)
@@ -87,8 +77,11 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
         if not load.lag and load.name in made and load.index != made[load.name][1].index
     )  # fmt: skip
     weights: dict[int, tuple[Weights, ...]] = {}
+    kept = {c.name for c in stage.carries} | set(stage.writes)
     for k, nest in enumerate(nests):
-        found = _weights(nest, lane, buffers, spec) if lane in nest.vars and not outside else ()
+        elsewhere = {load.name for j, n in enumerate(nests) if j != k for s in n.stmts for load in loads(s.value)}
+        nest.inlinable = frozenset(s.name for s in nest.stmts) - elsewhere - crossing - {n for n in elements if elements[n][0] in kept}
+        found = find_weights(nest, lane, buffers, spec) if lane in nest.vars and not outside else ()
         if found:
             weights[k] = found
     return Program(stage, lane, apart, outside, nests, elements, doubled, crossing, weights, dims, real)
@@ -192,40 +185,3 @@ def _doubled(carry: str, nests: Sequence[Nest], elements: Mapping[str, tuple[str
                 if k > place or load.index != definition.index:
                     return True
     return False
-
-
-# --- matrix products ------------------------------------------------------------------------------------------------
-
-
-def _weights(nest: Nest, lane: Var | None, buffers: Mapping[str, Buffer], spec: Specialization) -> tuple[Weights, ...]:
-    groups: dict[Var, list[tuple[Stmt, Load, Node]]] = {}
-    for stmt in nest.stmts:
-        match stmt.value:
-            case Fold("sum", (over,), arg) if over not in nest.vars:
-                pair = _product(arg, lane, over, buffers, spec)
-                if pair is not None:
-                    groups.setdefault(over, []).append((stmt, *pair))
-            case _:
-                pass
-    out: list[Weights] = []
-    for over, found in groups.items():
-        params = tuple(dict.fromkeys(load for _, load, _ in found))
-        factors = tuple((params.index(load), factor) for _, load, factor in found)
-        out.append(Weights(tuple(s for s, _, _ in found), over, params, factors))
-    return tuple(out)
-
-
-def _product(arg: Node, lane: Var | None, over: Var, buffers: Mapping[str, Buffer], spec: Specialization) -> tuple[Load, Node] | None:
-    """A param element along the lanes times a scalar."""
-    match arg:
-        case Call("mul", (a, b)):
-            for weight, factor in ((a, b), (b, a)):
-                if (
-                    isinstance(weight, Load) and lane in weight.index and over in weight.index and lane not in free_vars(factor)
-                    and weight.name in buffers and buffers[weight.name].role in (Role.PARAM, Role.ONCE)
-                    and spec.dtype(buffers[weight.name].dtype).kind is Kind.REAL
-                ):  # fmt: skip
-                    return weight, factor
-        case _:
-            pass
-    return None

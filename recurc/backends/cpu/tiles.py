@@ -11,8 +11,8 @@ from __future__ import annotations
 from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.loop import copy_state, step_pointers
 from recurc.backends.cpu.names import at, stride_of
-from recurc.backends.cpu.program import Weights
-from recurc.backends.emit.indexed import Node, Var, dim_of, loads
+from recurc.backends.cpu.weights import Weights
+from recurc.backends.emit.indexed import Load, Node, Var, dim_of, loads
 from recurc.backends.emit.text import Text
 
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team"
@@ -96,13 +96,13 @@ def _pack_function(body: Body, function: str) -> str:
     return str(text)
 
 
-def pack_calls(body: Body, function: str) -> list[str]:
+def pack_calls(body: Body, function: str, guard: str) -> list[str]:
     """How the entry packs, the outputs split between the threads."""
     lane = body.program.lane
     assert lane is not None
     size = body.spell.size(dim_of(lane))
     return [
-        "{",
+        f"{guard}{{",
         "    long from, to;",
         f"    rc_split({size}, LANES, thread, count, &from, &to);",
         f"    {function}_pack(&self, from, to);",
@@ -110,13 +110,13 @@ def pack_calls(body: Body, function: str) -> list[str]:
     ]
 
 
-def layout(body: Body, function: str) -> list[str]:
-    """Room for the panels and for the states of all sequences."""
+def layout(body: Body, function: str, states: bool) -> list[str]:
+    """Room for the panels and, if `states`, for the states of all sequences."""
     lines = [
         f"call->{_field(body, function, n, g)} = (rc_array){{rc_take(base, &used, {_panel_bytes(body, w)}), 0, 0, 0}};"
         for n, g, w in _groups(body)
     ]
-    for name, array, copies in _rows_arrays(body):
+    for name, array, copies in _rows_arrays(body) if states else ():
         count = body.array_count(array)
         lines.append(
             f"call->{name} = (rc_array){{rc_take(base, &used, {copies} * batch * ({count}) * (int64_t)sizeof(real)), {count}, 0, 0}};"
@@ -144,9 +144,9 @@ def rows_per_tile(body: Body, nest: int) -> int:
     """Rows whose sums fit the vector registers beside the panel vectors."""
     registers = 32 if body.lanes * body.program.real.itemsize == 64 else 16
     groups = body.program.weights.get(nest, ())
-    folds = max((len(w.folds) for w in groups), default=2)
+    sums = len({name for w in groups for name in w.into}) or 4
     params = max((len(w.params) for w in groups), default=2)
-    return max(1, min(12, (registers - params - 1) // folds))
+    return max(1, min(12, (registers - params - 2) // sums))
 
 
 def _parameters(body: Body, nest: int, types: bool) -> str:
@@ -242,28 +242,30 @@ def _products(body: Body, function: str, nest: int, group: int, weights: Weights
     """The sums of a tile: panel vectors times one scalar of each row."""
     spell = body.spell
     field = _field(body, function, nest, group)
-    sums = [body.local(s) for s in weights.folds]
-    text(*(f"vec {name}[{rows}];" for name in sums))
-    text("UNROLL")
-    with text.braces("for (int q = 0; q < nb; q++)"):
-        text(" ".join(f"{name}[q] = rc_spread_{body.suffix}(0);" for name in sums))
-    text(f"const vec *panel = (const vec *)call->{field}.data + {_panel(body, weights)};")
+    own = [body.local(s) for s, into in zip(weights.folds, weights.into, strict=True) if into == s.name]
+    if own:
+        text(*(f"vec {name}[{rows}];" for name in own))
+        text("UNROLL")
+        with text.braces("for (int q = 0; q < nb; q++)"):
+            text(*(f"{name}[q] = rc_spread_{body.suffix}(0);" for name in own))
+    panel = body.spell(f"panel@{weights.over}") if group else "panel"
+    text(f"const vec *{panel} = (const vec *)call->{field}.data + {_panel(body, weights)};")
     over, count = spell.var(weights.over), len(weights.params)
-    step = f"panel += {count}" if count > 1 else "panel++"
+    step = f"{panel} += {count}" if count > 1 else f"{panel}++"
     text("ONE_BY_ONE")
     with text.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++, {step})"):
         vectors = [spell(f"{load.name}@{k}") for k, load in enumerate(weights.params)]
-        text("const vec " + ", ".join(f"{v} = panel[{k}]" for k, v in enumerate(vectors)) + ";")
+        text("const vec " + ", ".join(f"{v} = {panel}[{k}]" for k, v in enumerate(vectors)) + ";")
         text("UNROLL")
         with text.braces("for (int q = 0; q < nb; q++)"):
             names, old, states = _reads_of(body, [factor for _, factor in weights.factors])
             _row_pointers(body, text, names, old, states, writes=False)
             known: dict[Node, str] = {}
-            for stmt, (which, factor) in zip(weights.folds, weights.factors, strict=True):
+            for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
                 if factor not in known:
-                    known[factor] = spell(f"{stmt.name}@factor")
+                    known[factor] = spell(f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor")
                     text(f"const real {known[factor]} = {body.printer(factor)};")
-                text(f"{body.local(stmt)}[q] += {vectors[which]} * {known[factor]};")
+                text(f"{body.local(body.made[into][1])}[q] += {vectors[which]} * {known[factor]};")
 
 
 def _rows_function(body: Body, function: str, number: int) -> str:

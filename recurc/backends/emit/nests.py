@@ -15,6 +15,7 @@ class Nest:
 
     vars: tuple[Var, ...]
     stmts: list[Stmt] = field(default_factory=list[Stmt])
+    inlinable: frozenset[str] = frozenset()  # values read in this nest only, and not stored
 
     def accumulated(self, stmt: Stmt) -> bool:
         return isinstance(stmt.value, Fold) and bool(set(stmt.value.over) & set(self.vars))
