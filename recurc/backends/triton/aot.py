@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 from recurc.backends.triton.kernel import KernelText
 from recurc.errors import BackendError
@@ -28,10 +29,8 @@ def compile_kernel(function: Any, kernel: KernelText, arch: str) -> MachineCode:
     Pointers are taken to be aligned to 16 bytes, as torch allocates them, and strides to be those of contiguous
     arrays as far as divisibility by 16 goes. Raises `BackendError` if `arch` is not
     a chip's name, if Triton runs as an interpreter here, or if it cannot compile the kernel."""
-    import triton  # pyright: ignore[reportMissingTypeStubs]
-    from triton.backends.compiler import GPUTarget  # pyright: ignore[reportMissingTypeStubs]
-    from triton.compiler import ASTSource  # pyright: ignore[reportMissingTypeStubs]
-    from triton.compiler.errors import CompilationError  # pyright: ignore[reportMissingTypeStubs]
+    triton, compiler = cast(Any, import_module("triton")), cast(Any, import_module("triton.compiler"))
+    target = cast(Any, import_module("triton.backends.compiler")).GPUTarget
 
     chip = re.fullmatch(r"sm_(\d+)a?", arch)
     if chip is None:
@@ -43,11 +42,11 @@ def compile_kernel(function: Any, kernel: KernelText, arch: str) -> MachineCode:
     aligned = {
         (i,): [["tt.divisibility", 16]] for i, a in enumerate(kernel.args) if a.type.startswith("*") or a.aligned
     }
-    source: Any = ASTSource(function, signature, constants, aligned)
+    source = compiler.ASTSource(function, signature, constants, aligned)
     options = {"num_warps": kernel.num_warps, "num_stages": kernel.num_stages, "enable_fp_fusion": True}
     try:
-        made: Any = triton.compile(source, target=GPUTarget("cuda", int(chip[1]), 32), options=options)
-    except (CompilationError, RuntimeError) as problem:
+        made = triton.compile(source, target=target("cuda", int(chip[1]), 32), options=options)
+    except (compiler.CompilationError, RuntimeError) as problem:
         raise BackendError(f"Triton cannot compile {kernel.name} for {arch}: {problem}") from problem
     meta = made.metadata
     return MachineCode(meta.name, made.asm["cubin"], meta.shared, meta.num_warps, signature, constants)

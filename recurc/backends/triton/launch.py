@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,11 +33,9 @@ def unavailable() -> str | None:
     for package in ("torch", "triton"):
         if importlib.util.find_spec(package) is None:
             return f"the package {package} is not installed (pip install 'recurc[gpu]')"
-    import triton  # pyright: ignore[reportMissingTypeStubs]
-
-    version = tuple(int(part) for part in str(triton.__version__).split(".")[:2])
-    if version < _OLDEST:
-        return f"Triton {triton.__version__} is too old; {'.'.join(map(str, _OLDEST))} or later is needed"
+    given = version("triton")
+    if tuple(int(part) for part in given.split(".")[:2]) < _OLDEST:
+        return f"Triton {given} is too old; {'.'.join(map(str, _OLDEST))} or later is needed"
     if interpreted():
         return None
     import torch
@@ -88,8 +88,7 @@ class TritonKernel:
 
     def _tensor(self, name: str, array: Any, device: Any) -> Any:
         """The array on the device, in the buffer's storage type."""
-        import torch
-
+        torch = cast(Any, import_module("torch"))
         dtype = getattr(torch, _TORCH_NAMES[stored(self._plan.buffer(name), self._spec.real)])
         if isinstance(array, torch.Tensor):
             return array.to(device=device, dtype=dtype)

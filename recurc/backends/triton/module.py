@@ -185,7 +185,7 @@ def _written(context: Context, steps: tuple[Step, ...], depth: int, device: str)
             case KernelText():
                 out.append(f"{pad}{step.name}[{step.grid}](")
                 out += [f"{pad}    {_passed(a)}," for a in step.args]
-                out += [f"{pad}    num_warps={step.num_warps},", f"{pad})"]
+                out += [f"{pad}    num_warps={step.num_warps},", f"{pad}    num_stages={step.num_stages},", f"{pad})"]
             case Choice():
                 out.append(f"{pad}if {step.condition}:")
                 out += _written(context, step.then, depth + 1, device)

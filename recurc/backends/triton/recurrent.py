@@ -114,7 +114,9 @@ def emit_recurrent(context: Context, stage: Loop, name: str, options: Options) -
         f"States {', '.join(c.name for c in stage.carries)} go through scratch memory.",
         "A barrier separates the phases of a step.",
     )
-    kernel = finish(code, name, "recurrent", about, ["    " + line for line in head] + lines, grid, 4)
+    half = context.spec.real.itemsize <= 2
+    kernel = finish(code, name, "recurrent", about, ["    " + line for line in head] + lines, grid, 8 if half else 4)
+    kernel = replace(kernel, num_stages=3 if half else 2)  # as deep as registers allow without spilling
     return (*layout.before(), kernel, *layout.after())
 
 
