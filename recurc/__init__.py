@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from recurc.errors import RecError as RecError
     from recurc.errors import RecurcError as RecurcError
     from recurc.errors import ShapeError as ShapeError
+    from recurc.errors import TraceError as TraceError
     from recurc.errors import UnsupportedError as UnsupportedError
+    from recurc.frontend.declare import Input as Input
+    from recurc.frontend.declare import Param as Param
+    from recurc.frontend.declare import State as State
+    from recurc.frontend.declare import init as init
+    from recurc.jitted import jit as jit
 
 __version__ = "0.1.0"
 
@@ -35,7 +41,12 @@ _HOMES = {
     "RecError": "recurc.errors",
     "RecurcError": "recurc.errors",
     "ShapeError": "recurc.errors",
+    "TraceError": "recurc.errors",
     "UnsupportedError": "recurc.errors",
+    "Input": "recurc.frontend.declare",
+    "Param": "recurc.frontend.declare",
+    "State": "recurc.frontend.declare",
+    "jit": "recurc.jitted",
 }
 
 
@@ -43,12 +54,18 @@ def __getattr__(name: str) -> Any:
     if name == "zoo":
         return import_module("recurc.zoo")
     home = _HOMES.get(name)
-    if home is None:
+    if home is not None:
+        value = getattr(import_module(home), name)
+    elif name.startswith("_"):
         raise AttributeError(f"module 'recurc' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
+    else:  # the functions of the language: recurc.sigmoid, recurc.sum, ...
+        functions = import_module("recurc.functions").NAMED
+        if name not in functions:
+            raise AttributeError(f"module 'recurc' has no attribute {name!r}")
+        value = functions[name]
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, "zoo"])
+    return sorted([*globals(), *_HOMES, *import_module("recurc.functions").NAMED, "zoo"])

@@ -39,3 +39,7 @@ class BackendError(RecurcError, RuntimeError):
 
 class CompilerBug(RecurcError, AssertionError):
     """An invariant of the compiler broke. Never the user's fault; please report it."""
+
+
+class TraceError(RecurcError, TypeError):
+    """A Python step function does something that has no meaning as a recurrence, such as `if` on a traced value."""

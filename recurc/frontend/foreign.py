@@ -1,0 +1,153 @@
+"""NumPy's and torch's functions on traced values, by what they mean; `axis` and `dim` take dim names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import numpy as np
+
+from recurc import build
+from recurc.errors import TraceError
+from recurc.frontend.functions import FUNCTIONS, Form
+from recurc.frontend.traced import Traced, elementwise, operate
+from recurc.ops import OPS
+
+_REDUCTIONS = {
+    "sum": "sum", "prod": "prod", "amax": "max", "max": "max", "amin": "min", "min": "min", "any": "any", "all": "all",
+    "mean": "mean", "argmax": "argmax", "argmin": "argmin", "softmax": "softmax", "logsumexp": "logsumexp",
+    "norm": "norm",
+}  # fmt: skip
+# Names the libraries have for operators that the op table names otherwise.
+_ALIASES = {
+    "maximum": "max", "minimum": "min", "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div",
+    "power": "pow", "float_power": "pow", "remainder": "mod", "floor_divide": "floordiv", "negative": "neg",
+    "absolute": "abs", "arctan2": "atan2", "rint": "round", "around": "round", "conjugate": "conj", "clip": "clamp",
+    "where": "select", "logical_and": "and", "logical_or": "or", "logical_not": "not", "bitwise_and": "and",
+    "bitwise_or": "or", "bitwise_not": "not", "invert": "not", "equal": "eq", "not_equal": "ne", "less": "lt",
+    "less_equal": "le", "greater": "gt", "greater_equal": "ge", "rsub": "sub", "sgn": "sign", "swish": "silu",
+    "log_sigmoid": "logsigmoid", "special_expit": "sigmoid", "expit": "sigmoid", "special_erf": "erf",
+    "special_log1p": "log1p", "special_expm1": "expm1",
+}  # fmt: skip
+# Arguments that torch.nn.functional passes on even where the caller did not.
+_DEFAULTS = {"inplace": False, "alpha": 1.0, "_stacklevel": 3, "approximate": "none", "beta": 1, "threshold": 20}
+_SWAPPED = {"rsub", "__rsub__", "__rtruediv__", "__rdiv__", "__rpow__", "__rmod__", "__rfloordiv__", "__rmatmul__"}
+
+
+@lru_cache(maxsize=1)
+def _ufuncs() -> dict[Any, str]:
+    found = {op.numpy: name for name, op in OPS.items() if isinstance(op.numpy, np.ufunc)}
+    return found | {
+        getattr(np, alias): op for alias, op in _ALIASES.items() if isinstance(getattr(np, alias, None), np.ufunc)
+    }
+
+
+def numpy_ufunc(ufunc: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+    if method != "__call__" or kwargs:
+        raise _refusal(
+            f"np.{ufunc.__name__}" + (f".{method}" if method != "__call__" else f" with {', '.join(kwargs)}")
+        )
+    if ufunc is np.matmul:
+        return operate(build.matmul, *args)
+    if ufunc is np.square:
+        return elementwise("mul", args[0], args[0])
+    if ufunc is np.reciprocal:
+        return elementwise("div", 1.0, args[0])
+    name = _ufuncs().get(ufunc)
+    if name is None:
+        raise _refusal(f"np.{ufunc.__name__}")
+    return elementwise(name, *args)
+
+
+def numpy_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+    return _named(f"np.{function.__name__}", function.__name__, args, kwargs)
+
+
+def torch_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+    name = getattr(function, "__name__", str(function))
+    if name == "square":
+        return elementwise("mul", args[0], args[0])
+    if name == "reciprocal":
+        return elementwise("div", 1.0, args[0])
+    return _named(f"torch.{name}", name, args, kwargs)
+
+
+def _named(shown: str, name: str, given: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+    """A function of either library by its name, with the arguments the two have in common."""
+    args = list(given)
+    plain = name.strip("_")
+    if name in _SWAPPED:
+        args, plain = [args[1], args[0]], plain.removeprefix("r")
+    plain = {"truediv": "div"}.get(plain, plain.removeprefix("r") if plain in ("radd", "rmul") else plain)
+    kwargs = {k: v for k, v in kwargs.items() if v is not None and not (k in _DEFAULTS and v == _DEFAULTS[k])}
+    if plain in ("dot", "matmul", "mm", "mv", "bmm") and not kwargs:
+        return operate(build.matmul, *args)
+    if plain in ("outer", "ger") and not kwargs:
+        return operate(build.outer, *args)
+    if plain == "lerp" and not kwargs:
+        start, end, weight = args
+        return start + weight * (end - start)
+    if plain in ("max", "min") and len(args) == 2 and isinstance(args[1], Traced):
+        return elementwise(plain, *args)
+    if plain in _REDUCTIONS:
+        return _reduction(shown, _REDUCTIONS[plain], args, kwargs)
+    op = plain if plain in OPS else _ALIASES.get(plain)
+    if op == "clamp":
+        low = kwargs.pop("min", kwargs.pop("a_min", args[1] if len(args) > 1 else None))
+        high = kwargs.pop("max", kwargs.pop("a_max", args[2] if len(args) > 2 else None))
+        return _clamped(args[0], low, high)
+    if op is None or kwargs or len(args) != OPS[op].arity:
+        # Defaults written out, such as softplus(x, 1.0, 20.0), would be silently ignored here: refuse them.
+        raise _refusal(shown if not kwargs else f"{shown} with {', '.join(kwargs)}")
+    return elementwise(op, *args)
+
+
+def _clamped(value: Any, low: Any, high: Any) -> Traced:
+    if low is not None and high is not None:
+        return elementwise("clamp", value, low, high)
+    return elementwise("max", value, low) if low is not None else elementwise("min", value, high)
+
+
+def _reduction(shown: str, name: str, args: list[Any], kwargs: dict[str, Any]) -> Traced:
+    over = kwargs.pop("axis", kwargs.pop("dim", args[1] if len(args) > 1 else None))
+    keep = kwargs.pop("keepdims", kwargs.pop("keepdim", False))
+    if keep or kwargs or len(args) > 2:
+        raise _refusal(f"{shown} with {', '.join(kwargs) or 'keepdims'}")
+    return reduction(name, args[0], _dims(shown, over))
+
+
+def reduction(name: str, value: Any, over: tuple[str, ...], **options: float) -> Traced:
+    """A reduction of the language over named dims; none named: all."""
+    made = FUNCTIONS[name]
+    if made.form is Form.REDUCTION and made.make is not None:
+        return operate(partial(made.make, over=over, **options), value)
+    return operate(partial(build.reduce, name, over=over), value)
+
+
+def method(value: Traced, name: str) -> Callable[..., Traced] | None:
+    """A function of the language as a method of a traced value."""
+    made = FUNCTIONS.get(name)
+    if made is None or made.form in (Form.SPECIAL, Form.UNSUPPORTED) or name in ("where", "polar"):
+        return None
+
+    def call(*args: Any, **kwargs: Any) -> Traced:
+        return _named(f".{name}", name, (value, *args), kwargs)
+
+    return call
+
+
+def _dims(shown: str, over: Any) -> tuple[str, ...]:
+    names: tuple[Any, ...] = ()
+    if over is not None:
+        names = tuple(cast("tuple[Any, ...]", over)) if isinstance(over, (tuple, list)) else (over,)
+    for dim in names:
+        if not isinstance(dim, str):
+            raise TraceError(
+                f'{shown} over axis {dim!r}: name the dim, as in {shown}(x, "D"); batch and time have no axis here'
+            )
+    return tuple(names)
+
+
+def _refusal(what: str) -> TraceError:
+    return TraceError(f"{what} is not supported on traced values; recurc.* has the functions of the language")
