@@ -119,7 +119,7 @@ def relative_error(got: Array, wanted: Array) -> float:
 def best_of(call: Callable[[], object], budget: float = 0.3) -> float:
     """The shortest of as many runs as fit into `budget` seconds, at least three."""
     times: list[float] = []
-    while len(times) < 3 or sum(times) < budget and len(times) < 1000:
+    while len(times) < 3 or (sum(times) < budget and len(times) < 1000):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
@@ -152,6 +152,7 @@ def sizes_of(rec: recurc.Recurrence, example: Example) -> dict[str, int]:
 
 def report(outcomes: list[Outcome], notes: list[str], out: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False, width=max(Console().width, 132))
@@ -160,7 +161,7 @@ def report(outcomes: list[Outcome], notes: list[str], out: Path) -> None:
         table.add_column(heading, justify="right" if heading in ("time", "error") else "left")
     for o in outcomes:
         system = f"[bold]{o.example.title}[/bold]\n[dim]{o.shape}[/dim]"
-        schedule = f"{o.schedule}\n[dim]{o.why}[/dim]"
+        schedule = f"{o.schedule}\n[dim]{escape(o.why)}[/dim]"
         figures = f"{o.milliseconds:.2f} ms", f"{o.error:.1e}"
         table.add_row(system, o.classes, schedule, o.gpu_schedule, o.backend, *figures)
     console.print(table)
@@ -168,7 +169,7 @@ def report(outcomes: list[Outcome], notes: list[str], out: Path) -> None:
     for o in outcomes:
         console.print(f"[bold]{o.example.title}[/bold]: {o.finding}")
     for note in notes:
-        console.print(f"not written: {note}")
+        console.print(f"not written: {note}", markup=False)
     files = sum(1 for p in out.rglob("*") if p.is_file())
     console.print(
         f"\n{files} files in {out}: graphs/ what feeds what, data/ data and output, kernels/ generated programs"

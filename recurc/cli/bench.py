@@ -114,12 +114,13 @@ def _median(call: Callable[[], Any], budget: float) -> float:
 def _print(title: str, rows: list[_Row]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     best = min((r.seconds for r in rows if r.seconds), default=1.0)
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False)
     for heading in ("backend", "schedule", "time", "of the best", ""):
         table.add_column(heading, justify="right" if heading in ("time", "of the best") else "left")
     for r in rows:
         figures = (f"{r.seconds * 1e3:.3f} ms", f"{r.seconds / best:.1f}x") if r.seconds else ("-", "")
-        table.add_row(r.what, r.schedule, *figures, r.note)
+        table.add_row(r.what, r.schedule, *figures, Text(r.note))
     Console(highlight=False).print(table)

@@ -51,13 +51,14 @@ def _row(name: str) -> dict[str, object]:
 def _table(rows: list[dict[str, object]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("name", "states", "class", "schedules", "what it is"):
         table.add_column(heading, no_wrap=heading == "name")
     for row in rows:
         listed = [", ".join(str(x) for x in _list(row[key])) for key in ("states", "classes", "schedules")]
-        table.add_row(str(row["name"]), *listed, str(row["about"]))
+        table.add_row(*(Text(cell) for cell in (str(row["name"]), *listed, str(row["about"]))))
     Console(highlight=False).print(table)
 
 
