@@ -49,7 +49,9 @@ def rec(
     )
 
 
-def one_state(update: Expr, inputs: dict[str, Dims], params: dict[str, Dims] | None = None, initial: float = 0.0) -> Recurrence:
+def one_state(
+    update: Expr, inputs: dict[str, Dims], params: dict[str, Dims] | None = None, initial: float = 0.0
+) -> Recurrence:
     return rec("One", inputs, params or {}, {"h": (("D",), initial)}, {"h": update}, ("h",))
 
 
@@ -77,7 +79,10 @@ def sru(v_f: bool) -> Recurrence:
 
 def gru_reset_before() -> Recurrence:
     hh, xx = old("h", "H"), v("x", "H")
-    dot = lambda w, e: matmul(v(w, "H", "H"), e)
+
+    def dot(w: str, e: Expr) -> Expr:
+        return matmul(v(w, "H", "H"), e)
+
     return rec(
         "GRU", {"x": ("H",)}, {"R": ("H", "H"), "Z": ("H", "H"), "N": ("H", "H")}, {"h": (("H",), 0.0)},
         {
@@ -142,7 +147,8 @@ def mlstm() -> Recurrence:
             "m": apply("max", add(v("f"), m1), v("i")), "keep": keep, "new": new,
             "C": add(mul(v("keep"), old("C", "K", "V")), mul(v("new"), mul(v("k", "K"), v("val", "V")))),
             "n": add(mul(v("keep"), old("n", "K")), mul(v("new"), v("k", "K"))),
-            "y": div(matmul(v("q", "K"), v("C", "K", "V")), apply("max", apply("abs", matmul(v("q", "K"), v("n", "K"))), apply("exp", neg(m)))),
+            "weight": apply("max", apply("abs", matmul(v("q", "K"), v("n", "K"))), apply("exp", neg(m))),
+            "y": div(matmul(v("q", "K"), v("C", "K", "V")), v("weight")),
         }, ("y",),
     )  # fmt: skip
 
@@ -154,7 +160,8 @@ def value_reads_maximum() -> Recurrence:
         "Odd", {"s": (), "x": ("D",)}, {}, {"m": ((), -3.0), "w": (("D",), 0.0)},
         {
             "m": apply("max", m1, v("s")),
-            "w": add(mul(apply("exp", sub(m1, m)), old("w", "D")), mul(apply("exp", sub(v("s"), m)), mul(x, apply("tanh", m)))),
+            "new": mul(apply("exp", sub(v("s"), m)), mul(x, apply("tanh", m))),
+            "w": add(mul(apply("exp", sub(m1, m)), old("w", "D")), v("new", "D")),
         }, ("w",),
     )  # fmt: skip
 
@@ -171,9 +178,13 @@ def momentum() -> Recurrence:
 
 def stacked() -> Recurrence:
     """Two layers: the second one's projection of the first runs between two loops."""
-    w = lambda name: v(name, "H", "H")
+
+    def w(name: str) -> Expr:
+        return v(name, "H", "H")
+
     return rec(
-        "Stacked", {"x": ("D",)}, {"W": ("H", "D"), "U": ("H", "H"), "W2": ("H", "H"), "U2": ("H", "H"), "out": ("V", "H")},
+        "Stacked", {"x": ("D",)},
+        {"W": ("H", "D"), "U": ("H", "H"), "W2": ("H", "H"), "U2": ("H", "H"), "out": ("V", "H")},
         {"h": (("H",), 0.0), "g": (("H",), 0.0)},
         {
             "h": apply("tanh", add(matmul(v("W", "H", "D"), x), matmul(w("U"), old("h", "H")))),
@@ -187,8 +198,12 @@ def stacked() -> Recurrence:
 
 def lags() -> Recurrence:
     """Reads of three steps before, of a state and of an input."""
-    update = add(sub(mul(number(0.5), old("h", "D")), mul(number(0.25), old("h", "D", k=3))), add(x, old("x", "D", k=2)))
-    return rec("Lags", {"x": ("D",)}, {}, {"h": (("D",), 0.5)}, {"h": update, "d": old("x", "D")}, ("h", "d"), {"x": 2.0})
+    update = add(
+        sub(mul(number(0.5), old("h", "D")), mul(number(0.25), old("h", "D", k=3))), add(x, old("x", "D", k=2))
+    )
+    return rec(
+        "Lags", {"x": ("D",)}, {}, {"h": (("D",), 0.5)}, {"h": update, "d": old("x", "D")}, ("h", "d"), {"x": 2.0}
+    )
 
 
 def delay() -> Recurrence:
@@ -197,7 +212,9 @@ def delay() -> Recurrence:
 
 def stateless() -> Recurrence:
     y = matmul(v("W", "H", "D"), apply("gelu", x))
-    return rec("Plain", {"x": ("D",)}, {"W": ("H", "D")}, {}, {"y": y, "s": apply("silu", v("y", "H"))}, ("s", "y", "x"))
+    return rec(
+        "Plain", {"x": ("D",)}, {"W": ("H", "D")}, {}, {"y": y, "s": apply("silu", v("y", "H"))}, ("s", "y", "x")
+    )
 
 
 def normed() -> Recurrence:
@@ -210,11 +227,14 @@ def normed() -> Recurrence:
 
 
 def counter() -> Recurrence:
-    step = Const(1, DType.I64)
-    t = apply("cast", Step()) if False else Step()
+    """An integer state, and the index of the step."""
+    count = Read("n", 0, (), DType.I64)
     return Recurrence(
         "Counter", (DimDecl("D"),), (Input("x", ("D",)),), (), (State("n", (), DType.I64, Const(0, DType.I64)),),
-        (Equation("n", add(Read("n", 1, (), DType.I64), step)), Equation("y", mul(x, add(Read("n", 0, (), DType.I64), t)))), ("y",),
+        (
+            Equation("n", add(Read("n", 1, (), DType.I64), Const(1, DType.I64))),
+            Equation("y", mul(x, add(count, Step()))),
+        ), ("y",),
     )  # fmt: skip
 
 
@@ -227,6 +247,19 @@ def dense(square: Expr) -> Recurrence:
     return rec("Dense", {"x": ("H",)}, {"A": ("H", "H")}, {"h": (("H",), 0.0)}, {"h": add(square, v("x", "H"))}, ("h",))
 
 
+def ema() -> Recurrence:
+    return one_state(add(mul(sub(ONE, v("a")), h), mul(v("a"), x)), {"x": ("D",)}, {"a": ()})
+
+
+def summed() -> Expr:
+    """A scalar state spread over a dim and summed over it again."""
+    return reduce("sum", mul(mul(old("h"), v("w", "D")), number(0.2)), ("D",))
+
+
+def flipped() -> Expr:
+    return mul(number(0.5), transpose(old("h", "H", "H")))
+
+
 def state_rate() -> Recurrence:
     """An EMA whose rate depends on the state."""
     return one_state(add(mul(sub(ONE, sig(h)), h), mul(sig(h), x)), {"x": ("D",)})
@@ -235,7 +268,7 @@ def state_rate() -> Recurrence:
 Z01 = sig(z)
 Case = tuple[Callable[[], Recurrence], tuple[str, ...], tuple[tuple[str, ...], ...]]
 ZOO: dict[str, Case] = {
-    "ema": (lambda: one_state(add(mul(sub(ONE, v("a")), h), mul(v("a"), x)), {"x": ("D",)}, {"a": ()}), ("EA",), (BOTH,)),
+    "ema": (ema, ("EA",), (BOTH,)),
     "gate": (lambda: one_state(add(mul(sub(ONE, Z01), h), mul(Z01, x)), XZ), ("EA",), (BOTH,)),
     "lerp": (lambda: one_state(add(h, mul(Z01, sub(x, h))), XZ), ("EA",), (BOTH,)),
     "quotient": (lambda: one_state(add(div(mul(h, Z01), number(2.0)), x), XZ), ("EA",), (BOTH,)),
@@ -244,7 +277,7 @@ ZOO: dict[str, Case] = {
     "choice": (lambda: one_state(select(apply("gt", z, number(0.0)), h, x), XZ), ("EA",), (BOTH,)),
     "resets": (resets, ("EA",), (BOTH,)),
     "summed": (
-        lambda: rec("Summed", {"w": ("D",), "x": ()}, {}, {"h": ((), 0.0)}, {"h": add(reduce("sum", mul(mul(old("h"), v("w", "D")), number(0.2)), ("D",)), v("x"))}, ("h",)),
+        lambda: rec("Summed", {"w": ("D",), "x": ()}, {}, {"h": ((), 0.0)}, {"h": add(summed(), v("x"))}, ("h",)),
         ("EA",), (BOTH,),
     ),
     "normed": (normed, ("EA",), (BOTH,)),
@@ -255,7 +288,7 @@ ZOO: dict[str, Case] = {
     "masked_max": (lambda: one_state(select(apply("gt", z, number(0.0)), apply("max", h, x), h), XZ), ("ID",), (BOTH,)),
     "max_plus": (lambda: one_state(apply("max", add(h, z), x), XZ), ("SL",), (BOTH,)),
     "log_sum_exp": (lambda: one_state(apply("logaddexp", sub(h, number(0.1)), x), XZ), ("SL",), (BOTH,)),
-    "clamped": (lambda: one_state(apply("min", apply("max", add(h, x), number(-1.0)), number(1.0)), XZ), ("CL",), (LOOP,)),
+    "clamped": (lambda: one_state(apply("clamp", add(h, x), number(-1.0), number(1.0)), XZ), ("CL",), (LOOP,)),
     "vector_attention": (lambda: linear_attention(("K", "V")), ("EA",), (BOTH,)),
     "scalar_decay": (lambda: linear_attention(()), ("SR1",), (BOTH,)),
     "row_decay": (lambda: linear_attention(("K",)), ("DR1",), (BOTH,)),
@@ -267,7 +300,7 @@ ZOO: dict[str, Case] = {
     "momentum": (momentum, ("BA",), (LOOP,)),
     "dense": (lambda: dense(matmul(v("A", "H", "H"), old("h", "H"))), ("DA",), (LOOP,)),
     "transposed": (
-        lambda: rec("T", {"x": ("H", "H")}, {}, {"h": (("H", "H"), 0.0)}, {"h": add(mul(number(0.5), transpose(old("h", "H", "H"))), v("x", "H", "H"))}, ("h",)),
+        lambda: rec("", {"x": ("H", "H")}, {}, {"h": (("H", "H"), 0.0)}, {"h": add(flipped(), v("x", "H", "H"))}, ("h",)),
         ("DA",), (LOOP,),
     ),
     "lags": (lags, ("SH", "BA"), (LOOP, LOOP)),
@@ -287,7 +320,9 @@ ZOO: dict[str, Case] = {
 }  # fmt: skip
 
 
-def random_arrays(recurrence: Recurrence, rng: np.random.Generator, batch: int, steps: int, sizes: dict[str, int] | None = None) -> dict[str, np.ndarray]:
+def random_arrays(
+    recurrence: Recurrence, rng: np.random.Generator, batch: int, steps: int, sizes: dict[str, int] | None = None
+) -> dict[str, np.ndarray]:
     """float64 inputs `(B, T, *dims)`, params `(1, *dims)`, initial values `(B, *dims)` of states and delayed inputs."""
     known = sizes or SIZES
 
@@ -305,7 +340,14 @@ def random_arrays(recurrence: Recurrence, rng: np.random.Generator, batch: int, 
     return arrays
 
 
-def agree(recurrence: Recurrence, plan: Plan, arrays: dict[str, np.ndarray], batch: int, steps: int, sizes: dict[str, int] | None = None) -> None:
+def agree(
+    recurrence: Recurrence,
+    plan: Plan,
+    arrays: dict[str, np.ndarray],
+    batch: int,
+    steps: int,
+    sizes: dict[str, int] | None = None,
+) -> None:
     """Runs the plan in the plan interpreter and the recurrence by its definition, in float64, and compares everything.
 
     The bound is 2^10 roundings of values of order one: sums of up to 64 terms, 64 steps, a few functions each."""

@@ -8,13 +8,14 @@ operator are the `affine` column of the op table; the rest of this file is about
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from recurc.build import reduce
-from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Size, Step
+from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Size, Step, reads
 from recurc.ops import OPS, Affine, apply, convert
 from recurc.passes.dependence import Dependence
+from recurc.passes.terms import LARGEST, too_large
 from recurc.source import Span
 from recurc.types import Dims, DType, Kind
 
@@ -75,9 +76,32 @@ class Forms:
         self._memo: dict[str, Form] = {}
 
     def of_equation(self, name: str) -> Form:
-        if name not in self._memo:
-            self._memo[name] = self.form(self._equations[name])
+        for needed in self.behind(name, self._memo):
+            self._memo[needed] = self._bounded(needed, self.form(self._equations[needed]))
         return self._memo[name]
+
+    def behind(self, name: str, known: Container[str]) -> list[str]:
+        """`name` and the equations it reads within the step that depend on the group and are not `known`, in an order
+        in which each reads only earlier ones (so that a long chain of them needs no deep recursion)."""
+        if name in known:
+            return []
+        pending, found = [name], {name}
+        while pending:
+            for read in reads(self._equations[pending.pop()]):
+                new = read.lag == 0 and read.name not in found and read.name not in known
+                if new and not self.is_free(read.name):
+                    found.add(read.name)
+                    pending.append(read.name)
+        return [n for n in self._equations if n in found]
+
+    def _bounded(self, name: str, form: Form) -> Form:
+        """Coefficients are written out; ones that grow beyond measure are given up (a loop needs none)."""
+        if isinstance(form, Linear):
+            parts = [form.offset, *(c.factor for c in form.coefs.values())]
+            mixes = sum(len(c.mixes) for c in form.coefs.values())
+            if mixes > LARGEST or any(too_large(p) for p in parts if p is not None):
+                return Nonlinear(f"the coefficients of {name} are too large to write out", self._equations[name].span)
+        return form
 
     def is_free(self, name: str) -> bool:
         return name not in self.group and not (self.dep.on_states.get(name, frozenset()) & self.group)

@@ -124,8 +124,8 @@ def _identity(node: Apply) -> Expr | None:
             return a
         case Apply(op="cast", args=(a,)) if a.dtype is node.dtype:
             return a
-        case Apply(op="pow", args=(a, Const(value=power))):
-            return _power(a, power)
+        case Apply(op="pow", args=(a, b)) if _is(b, 1):
+            return a
         case Apply(op="select", args=(Const(value=bool(chosen)), a, b)):
             return a if chosen else b
         case Apply(op="select", args=(condition, a, b)) if node.dtype.kind is Kind.INT:
@@ -137,16 +137,6 @@ def _identity(node: Apply) -> Expr | None:
 
 def _negative_zero(zero: Const) -> bool:
     return isinstance(zero.value, float) and str(zero.value) == "-0.0"
-
-
-def _power(base: Expr, power: complex) -> Expr | None:
-    """Small whole powers as products; the cube and the fourth power differ from `pow` in the last roundings."""
-    if isinstance(power, complex) or power not in (1, 2, 3, 4):
-        return None
-    if power == 1:
-        return base
-    square = apply("mul", base, base)
-    return {2: square, 3: apply("mul", square, base), 4: apply("mul", square, square)}[int(power)]
 
 
 _PICKS = {"gt": "max", "ge": "max", "lt": "min", "le": "min"}

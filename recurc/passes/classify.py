@@ -241,8 +241,9 @@ class _Context:
         group = frozenset(members)
         forms = Forms(self.rec, self.dep, group)
         inside = {d for m in members for d in self.states[m].dims}
+        feeding = self._feeding(group)
         for equation in self.rec.equations:
-            if equation.name not in group and not self._feeds(equation.name, group):
+            if equation.name not in feeding:
                 continue
             for node in walk(equation.expr):
                 crossed = _crossed(node, lambda e: isinstance(forms.form(e), Free))
@@ -250,7 +251,8 @@ class _Context:
                     return tuple(d for d in sorted(crossed & inside)), node.span
         return None
 
-    def _feeds(self, name: str, group: frozenset[str]) -> bool:
+    def _feeding(self, group: frozenset[str]) -> set[str]:
+        """The group's equations and those they read within the step."""
         pending, seen = list(group), set(group)
         while pending:
             for read in reads(self.equations[pending.pop()].expr):
@@ -262,7 +264,7 @@ class _Context:
                 ):
                     seen.add(read.name)
                     pending.append(read.name)
-        return name in seen
+        return seen
 
     # --- several groups -------------------------------------------------------------------------------------------
 

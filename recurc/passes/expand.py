@@ -7,10 +7,15 @@ caller who gives `h` another initial value gives the same one to its chain (`shi
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 from recurc.errors import UnsupportedError
-from recurc.ir import Apply, Equation, Expr, Input, Read, Recurrence, State, reads, rewrite
-from recurc.ops import OPS, convert
+from recurc.ir import Apply, Const, Equation, Expr, Input, Read, Recurrence, Size, State, Step, reads, rewrite
+from recurc.ops import OPS, apply, convert
 from recurc.passes.manager import Pass
+from recurc.passes.terms import fresh, too_large
+from recurc.passes.verify import used_names
 
 _LONGEST_LAG = 4096
 
@@ -28,10 +33,11 @@ def shift_states(rec: Recurrence) -> dict[str, str]:
 def expand(rec: Recurrence) -> Recurrence:
     """`rec` without shorthand operators and with lags 0 and 1 only.
 
-    Raises `UnsupportedError` for a lag above 4096 steps."""
+    An operand that a shorthand uses more than once gets a name (an equation of its own), so that nested shorthand stays
+    linear in size. Raises `UnsupportedError` for a lag above 4096 steps."""
     longest = _longest_lags(rec)
     chains: list[State] = []
-    shifts: list[Equation] = []
+    equations: list[Equation] = []
     for name, lag in longest.items():
         if lag > _LONGEST_LAG:
             raise UnsupportedError(f"{name}[t-{lag}]: a lag above {_LONGEST_LAG} steps is not supported yet")
@@ -43,14 +49,19 @@ def expand(rec: Recurrence) -> Recurrence:
             source = name if k == 1 else lag_name(name, k - 1)
             shift = lag_name(name, k)
             chains.append(State(shift, origin.dims, origin.dtype, convert(_plain(before), origin.dtype), origin.span))
-            shifts.append(Equation(shift, Read(source, 1, origin.dims, origin.dtype, origin.span), origin.span))
+            equations.append(Equation(shift, Read(source, 1, origin.dims, origin.dtype, origin.span), origin.span))
+    names = _Namer(rec)
+    for equation in rec.equations:
+        expr = rewrite(equation.expr, names.rule)
+        equations += names.taken_out()
+        equations.append(Equation(equation.name, expr, equation.span))
     return Recurrence(
         rec.name,
         rec.dims,
         tuple(Input(i.name, i.dims, i.dtype, i.before and _plain(i.before), i.span) for i in rec.inputs),
         rec.params,
         (*(State(s.name, s.dims, s.dtype, _plain(s.initial), s.span) for s in rec.states), *chains),
-        (*shifts, *(Equation(e.name, rewrite(e.expr, _rule), e.span) for e in rec.equations)),
+        tuple(equations),
         rec.outputs,
         rec.doc,
         rec.span,
@@ -66,22 +77,75 @@ def _longest_lags(rec: Recurrence) -> dict[str, int]:
     return longest
 
 
-def _rule(node: Expr) -> Expr:
-    if isinstance(node, Read) and node.lag > 1:
-        return Read(lag_name(node.name, node.lag - 1), 1, node.dims, node.dtype, node.span)
-    return _shorthand(node)
+class _Namer:
+    """Expands the nodes of one equation after another; operands used twice become equations before it."""
+
+    def __init__(self, rec: Recurrence) -> None:
+        self._taken = used_names(rec)
+        self._named: dict[Expr, str] = {}
+        self._new: list[Equation] = []
+
+    def taken_out(self) -> list[Equation]:
+        new, self._new = self._new, []
+        return new
+
+    def rule(self, node: Expr) -> Expr:
+        if isinstance(node, Read) and node.lag > 1:
+            return Read(lag_name(node.name, node.lag - 1), 1, node.dims, node.dtype, node.span)
+        if isinstance(node, Apply) and (OPS[node.op].expands is not None or _is_power(node)):
+            return _expanded(node, self._operand)
+        return node
+
+    def _operand(self, arg: Expr, op: str) -> Expr:
+        if arg not in self._named:
+            name = fresh(f"{op}_in", self._taken)
+            self._taken.add(name)
+            self._named[arg] = name
+            self._new.append(Equation(name, arg, arg.span))
+        return Read(self._named[arg], 0, arg.dims, arg.dtype, arg.span)
 
 
-def _shorthand(node: Expr) -> Expr:
-    if isinstance(node, Apply):
+def _is_power(node: Apply) -> bool:
+    """Whether `node` is the square, cube or fourth power, which are products (the last two to the last roundings)."""
+    power = node.args[1] if node.op == "pow" else None
+    return isinstance(power, Const) and not isinstance(power.value, bool) and power.value in (2, 3, 4)
+
+
+def _expanded(node: Apply, operand: Callable[[Expr, str], Expr] | None) -> Expr:
+    """The expansion of one node; an operand it uses more than once is replaced by `operand(arg, op)`."""
+    held = [Read(f"#{i}", 0, a.dims, a.dtype) for i, a in enumerate(node.args)]
+    if node.op == "pow":
+        power = node.args[1]
+        assert isinstance(power, Const)
+        square = apply("mul", held[0], held[0])
+        result = {2: square, 3: apply("mul", square, held[0]), 4: apply("mul", square, square)}[int(power.value.real)]
+    else:
         expands = OPS[node.op].expands
-        if expands is not None:
-            return respan(rewrite(expands(*node.args), _shorthand), node)
+        assert expands is not None
+        result = rewrite(expands(*held), _plain_rule)
+    result = respan(result, node)
+    uses = Counter(r.name for r in reads(result))
+    real: dict[str, Expr] = {}
+    for place, arg in zip(held, node.args, strict=True):
+        leaf = isinstance(arg, Read | Const | Size | Step)
+        real[place.name] = arg if leaf or operand is None or uses[place.name] < 2 else operand(arg, node.op)
+    return rewrite(result, lambda n: real.get(n.name, n) if isinstance(n, Read) else n)
+
+
+def _plain_rule(node: Expr) -> Expr:
+    if isinstance(node, Apply) and OPS[node.op].expands is not None:
+        return _expanded(node, None)
     return node
 
 
 def _plain(expr: Expr) -> Expr:
-    return rewrite(expr, _shorthand)
+    """`expr`, an initial value, without shorthand. There is no step to hold an operand's name, so size is bounded.
+
+    Raises `UnsupportedError` if nested shorthand makes it too large."""
+    result = rewrite(expr, _plain_rule)
+    if too_large(result):
+        raise UnsupportedError("an initial value nests shorthand functions (silu, gelu, elu, ...) too deeply")
+    return result
 
 
 def respan(expr: Expr, origin: Expr) -> Expr:

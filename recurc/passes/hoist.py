@@ -26,7 +26,7 @@ from recurc.ir import (
 from recurc.ops import OPS
 from recurc.passes.cost import Shape, contract_flops
 from recurc.passes.dependence import Dependence
-from recurc.passes.monoid import fresh
+from recurc.passes.terms import fresh
 from recurc.passes.verify import used_names
 
 _SMALLEST_MATMUL = 512.0  # operations per step; below, a GEMM's extra buffer costs more than the loop does

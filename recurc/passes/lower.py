@@ -2,9 +2,9 @@
 
 The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan` per scan group, the
 sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a value no stage has made. Elementwise
-terms are never stored for their own sake: what reads no state is computed inside each stage that uses it, what a later stage
-reads of a state is stored by the stage that has it. Stages are filled from the last to the first, so that when a stage
-is filled, everything later stages want from it is known.
+terms are never stored for their own sake: what reads no state is computed inside each stage that uses it, what a later
+stage reads of a state is stored by the stage that has it. Stages are filled from the last to the first, so that when a
+stage is filled, everything later stages want from it is known.
 
 Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
 input is stored as `NAME@out`.
@@ -63,6 +63,7 @@ class _Lowering:
         self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g in analysis.groups if g.monoid is not None}
         self.order = self._stage_order(self._segments(analysis, choice))
         self.place = {name: i for i, item in enumerate(self.order) for name in _provides(item)}
+        self.position = self._positions()
         self.wanted: list[dict[str, None]] = [{} for _ in self.order]  # values each stage stores
         self.materialised: dict[str, int] = {}  # values a Map stores, and before which stage
         self.used_once: dict[str, None] = {}
@@ -123,19 +124,13 @@ class _Lowering:
             order.extend(m for m in self.hoisted.matmuls if after[m] == i)
         return order
 
-    def position(self, name: str) -> int:
-        """The last stage `name` waits for; -1 for inputs, params and what is computed from them alone."""
-        if name in self.place:
-            return self.place[name]
-        if name not in self.hoisted.equations:
-            return -1
-        return max((self.position_memo(r.name) for r in reads(self.hoisted.equations[name])), default=-1)
-
-    def position_memo(self, name: str) -> int:
-        memo: dict[str, int] = self.__dict__.setdefault("_positions", {})
-        if name not in memo:
-            memo[name] = self.position(name)
-        return memo[name]
+    def _positions(self) -> dict[str, int]:
+        """Equation -> the last stage it waits for; -1 if it is computed from inputs and params alone."""
+        found = dict(self.place)
+        plain = [Equation(n, e) for n, e in self.hoisted.equations.items() if n not in found]
+        for equation in topological(plain):
+            found[equation.name] = max((found.get(r.name, -1) for r in reads(equation.expr)), default=-1)
+        return found
 
     # --- filling stages, last to first ------------------------------------------------------------------------------
 
@@ -166,7 +161,7 @@ class _Lowering:
     def _materialise_operand(self, matmul: str, index: int) -> None:
         operand = self.hoisted.operand_of[matmul]
         if operand in self.hoisted.equations and operand not in self.states:
-            at = self.position_memo(operand)
+            at = self.position[operand]
             if at < 0 or isinstance(self.order[at], str):
                 self.materialised[operand] = min(index, self.materialised.get(operand, index))
 
@@ -176,7 +171,7 @@ class _Lowering:
         elif output in self.hoisted.matmuls:
             self.used_matmuls[output] = None
         elif output in self.hoisted.equations:
-            at = self.position_memo(output)
+            at = self.position[output]
             if at >= 0 and isinstance(self.order[at], _Segment):
                 self.wanted[at][output] = None
             elif output not in self.materialised:
@@ -218,7 +213,7 @@ class _Lowering:
             return True  # an input or a param
         if self.materialised.get(name, index + 1) <= index:
             return True
-        at = self.position_memo(name)
+        at = self.position[name]
         if 0 <= at < index and isinstance(self.order[at], _Segment) and not self._cheaper_again(name, at):
             self.wanted[at][name] = None
             return True
@@ -228,13 +223,14 @@ class _Lowering:
         """Whether a later stage should recompute `name` from stored states rather than have it stored."""
         if name in self.wanted[at]:
             return False
-        pending, needed = [name], dict[str, int]()
+        pending, seen, needed = [name], {name}, dict[str, int]()
         while pending:
             for read in reads(self.hoisted.equations[pending.pop()]):
                 if read.name in self.states:
                     stored = read.name in self.wanted[self.place[read.name]]
                     needed[read.name] = 0 if stored else self.shape.elements(read.dims)
-                elif read.name in self.hoisted.equations:
+                elif read.name in self.hoisted.equations and read.name not in seen:
+                    seen.add(read.name)
                     pending.append(read.name)
         return sum(needed.values()) < self.shape.elements(self.hoisted.equations[name].dims)
 
@@ -256,7 +252,7 @@ class _Lowering:
         for read in reads(expr):
             if self._from_buffer(read.name, index):
                 continue
-            at = self.position_memo(read.name)
+            at = self.position.get(read.name, -1)
             if not (0 <= at < index and isinstance(self.order[at], _Segment)):
                 raise CompilerBug(f"the operand {read.name} of {name} is in no buffer")
             self.wanted[at][read.name] = None  # a matmul reads buffers only, so it is stored after all

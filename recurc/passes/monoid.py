@@ -9,7 +9,6 @@ OS       max-stabilised sums        (g, m, u..)   m = max(m1 + g2, m2), each par
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from recurc.facts import Component, Monoid
 from recurc.ir import Const, Expr, Read, State
@@ -17,15 +16,8 @@ from recurc.ops import apply, convert, number
 from recurc.passes.affine import one, zero
 from recurc.passes.semiring import BOTTOM, Tropical
 from recurc.passes.softmax import Accumulators
+from recurc.passes.terms import fresh
 from recurc.types import Dims
-
-
-def fresh(hint: str, taken: Iterable[str]) -> str:
-    """`hint`, or `hint_2`, `hint_3`... whichever no one has."""
-    used, name, number_ = set(taken), hint, 2
-    while name in used:
-        name, number_ = f"{hint}_{number_}", number_ + 1
-    return name
 
 
 def _in_order(dims: Dims, state: Dims) -> Dims:

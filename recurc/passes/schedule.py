@@ -116,7 +116,8 @@ def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
     members = set(group.states)
     needed = _needed(equations, group.states, set(states) - members)
     exprs = [e.expr for e in needed]
-    recurrent = [c for e in exprs for c in _recurrent(e, members, equations, set(states))]
+    moving = _moving(needed, members)
+    recurrent = [c for e in exprs for c in _recurrent(e, moving)]
     heavy = sum(contract_flops(c, shape) for c in recurrent)
     contracted = sum(contract_flops(n, shape) for e in exprs for n in walk(e) if isinstance(n, Contract))
     inputs = {i.name for i in rec.inputs} | (set(states) - members)
@@ -146,23 +147,18 @@ def _needed(equations: dict[str, Equation], roots: tuple[str, ...], known: set[s
     return [e for name, e in equations.items() if name in seen]
 
 
-def _recurrent(expr: Expr, members: set[str], equations: dict[str, Equation], states: set[str]) -> list[Contract]:
-    """Contractions that a state of the group reaches within the step, so they cannot leave the loop."""
+def _recurrent(expr: Expr, moving: set[str]) -> list[Contract]:
+    """Contractions of a value in `moving`: a state of the group reaches them, so they stay in the loop."""
+    return [n for n in walk(expr) if isinstance(n, Contract) and any(r.name in moving for r in reads(n))]
 
-    def moves(node: Expr, depth: int = 0) -> bool:
-        for read in reads(node):
-            if read.name in members:
-                return True
-            if (
-                read.name in equations
-                and read.name not in states
-                and depth < 64
-                and moves(equations[read.name].expr, depth + 1)
-            ):
-                return True
-        return False
 
-    return [n for n in walk(expr) if isinstance(n, Contract) and moves(n)]
+def _moving(equations: list[Equation], members: set[str]) -> set[str]:
+    """The group's states and the equations that read them, directly or through others."""
+    moving = set(members)
+    for equation in equations:
+        if any(r.name in moving for r in reads(equation.expr)):
+            moving.add(equation.name)
+    return moving
 
 
 def _reaches(equations: dict[str, Equation], name: str, members: set[str]) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from recurc.ir import Apply, Expr, Read, Reaxis
 from recurc.ops import apply, number
 from recurc.passes.affine import Forms, Free, Nonlinear, reorders_only, shown
+from recurc.passes.terms import too_large
 
 # What a join leaves its other operand as it is with.
 BOTTOM = {"max": -math.inf, "logaddexp": -math.inf, "min": math.inf}
@@ -44,10 +45,19 @@ def tropical(forms: Forms, state: str) -> Value:
 class _Interpreter:
     def __init__(self, forms: Forms, state: str) -> None:
         self._forms, self._state = forms, state
-        self._equations = {e.name: e.expr for e in forms.rec.equations}
+        self._equations = {e.name: e for e in forms.rec.equations}
+        self._memo: dict[str, Value] = {}
 
     def equation(self, name: str) -> Value:
-        return self.value(self._equations[name])
+        for needed in self._forms.behind(name, self._memo):
+            value = self.value(self._equations[needed].expr)
+            parts = (value.shift, value.offset) if isinstance(value, Tropical) else ()
+            if any(too_large(p) for p in parts if p is not None):
+                value = Nonlinear(
+                    f"the coefficients of {needed} are too large to write out", self._equations[needed].span
+                )
+            self._memo[needed] = value
+        return self._memo[name]
 
     def value(self, expr: Expr) -> Value:
         match expr:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from recurc.ir import Apply, Contract, Equation, Expr, Reduce, children, walk, with_children
 from recurc.ops import OPS
-from recurc.passes.monoid import fresh
+from recurc.passes.terms import fresh
 
 _COSTLY = 6
 

@@ -19,6 +19,8 @@ from recurc.passes.affine import Linear, one
 from recurc.passes.dependence import Dependence
 from recurc.types import DType
 
+_NAMES = 6  # equations one expression is followed through; a chain that doubles at each would never end
+
 
 @dataclass(frozen=True)
 class Accumulators:
@@ -74,25 +76,27 @@ class _Matcher:
         self._equations = {e.name: e.expr for e in rec.equations if e.name not in {s.name for s in rec.states}}
         self._top = top
 
-    def _resolved(self, expr: Expr) -> Expr:
-        while isinstance(expr, Read) and not expr.lag and expr.name in self._equations:
-            expr = self._equations[expr.name]
-        return expr
+    def _resolved(self, expr: Expr, names: int) -> tuple[Expr, int]:
+        """What `expr` stands for, seeing through at most `names` equations; and how many are left."""
+        while names and isinstance(expr, Read) and not expr.lag and expr.name in self._equations:
+            expr, names = self._equations[expr.name], names - 1
+        return expr, names
 
-    def terms(self, expr: Expr | None, sign: int = 1) -> Counter[object]:
+    def terms(self, expr: Expr | None, sign: int = 1, names: int = _NAMES) -> Counter[object]:
         """The signed terms of a sum."""
         found: Counter[object] = Counter()
         if expr is None:
             return found
-        match self._resolved(expr):
+        resolved, names = self._resolved(expr, names)
+        match resolved:
             case Apply(op="add", args=(a, b)):
-                found.update(self.terms(a, sign))
-                found.update(self.terms(b, sign))
+                found.update(self.terms(a, sign, names))
+                found.update(self.terms(b, sign, names))
             case Apply(op="sub", args=(a, b)):
-                found.update(self.terms(a, sign))
-                found.update(self.terms(b, -sign))
+                found.update(self.terms(a, sign, names))
+                found.update(self.terms(b, -sign, names))
             case Apply(op="neg", args=(a,)):
-                found.update(self.terms(a, -sign))
+                found.update(self.terms(a, -sign, names))
             case Read(name=name, lag=lag):
                 found[(name, lag)] += sign
             case other:
@@ -100,27 +104,27 @@ class _Matcher:
         return found
 
     def is_exp_of(self, expr: Expr, wanted: Counter[object]) -> bool:
-        expr = self._resolved(expr)
+        expr, _ = self._resolved(expr, _NAMES)
         return isinstance(expr, Apply) and expr.op == "exp" and _same(self.terms(expr.args[0]), wanted)
 
-    def exp_factor(self, expr: Expr, wanted: Counter[object]) -> Expr | None:
+    def exp_factor(self, expr: Expr, wanted: Counter[object], names: int = _NAMES) -> Expr | None:
         """What remains of the product `expr` when the factor exp(`wanted`) is taken out; None without that factor."""
         if self.is_exp_of(expr, wanted):
             return one(expr.dtype)
-        expr = self._resolved(expr)
+        expr, names = self._resolved(expr, names)
         match expr:
             case Apply(op="mul", args=(a, b)):
                 for this, other, first in ((a, b, True), (b, a, False)):
-                    rest = self.exp_factor(this, wanted)
+                    rest = self.exp_factor(this, wanted, names)
                     if rest is not None:
                         if rest == one(rest.dtype):
                             return other
                         return apply("mul", rest, other) if first else apply("mul", other, rest)
             case Apply(op="div", args=(a, b)):
-                rest = self.exp_factor(a, wanted)
+                rest = self.exp_factor(a, wanted, names)
                 return None if rest is None else apply("div", rest, b)
             case Apply(op="neg", args=(a,)):
-                rest = self.exp_factor(a, wanted)
+                rest = self.exp_factor(a, wanted, names)
                 return None if rest is None else apply("neg", rest)
             case _:
                 pass

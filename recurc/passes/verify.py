@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def _verify(rec: Recurrence, rules: StageRules) -> None:
     declared = [*(i.name for i in rec.inputs), *(p.name for p in rec.params)]
     states = {s.name: s for s in rec.states}
     names = [*declared, *(e.name for e in rec.equations)]
-    doubled = {n for n in names if names.count(n) > 1}
+    doubled = [n for n, times in Counter(names).items() if times > 1]
     if doubled:
         raise _Broken(f"defined twice: {', '.join(sorted(doubled))}")
     missing = set(states) - {e.name for e in rec.equations}

@@ -1,4 +1,4 @@
-"""Certificates: every lifted operator of the zoo is proved, and an operator with a flipped sign or a lost term is not."""
+"""Certificates: every lifted operator of the zoo is proved, and one with a flipped operator is not."""
 
 from __future__ import annotations
 

@@ -17,11 +17,15 @@ from recurc.types import DType
 from tests.passes_zoo import SIZES, ZOO, agree, random_arrays
 from tests.systems import SYSTEMS
 
-CASES = [(name, s) for name, (_, _, legal) in ZOO.items() for s in sorted({x for group in legal for x in group} or {"auto"})]
+CASES = [
+    (name, s) for name, (_, _, legal) in ZOO.items() for s in sorted({x for group in legal for x in group} or {"auto"})
+]
 BIG = {"D": 40, "H": 24, "K": 18, "V": 34}
 
 
-def plan_of(name: str, schedule: str, sizes: dict[str, int], batch: int = 2, steps: int = 9, target: str = "cpu") -> Plan:
+def plan_of(
+    name: str, schedule: str, sizes: dict[str, int], batch: int = 2, steps: int = 9, target: str = "cpu"
+) -> Plan:
     build = ZOO[name][0] if name in ZOO else SYSTEMS[name]
     return make_plan(build(), sizes, batch, steps, DType.F64, targets.named(target), schedule)
 
@@ -155,3 +159,21 @@ def test_the_verifier_catches_a_scan_whose_element_reads_its_own_state() -> None
     bad = replace(scan.monoid, lift=(scan.monoid.lift[0], Read("h", 1, ("D",), DType.REAL)))
     with pytest.raises(CompilerBug, match="reads h"):
         verify_plan(replace(plan, stages=(replace(scan, monoid=bad),)))
+
+
+def test_a_reset_forgets_an_infinite_past_in_a_scan_too(rng: np.random.Generator) -> None:
+    recurrence = ZOO["resets"][0]()
+    arrays = random_arrays(recurrence, rng, 2, 9)
+    arrays["z"][:, :5] = 0.0
+    arrays["z"][:, 5] = 1.0
+    arrays["x"][:, 2] = np.inf
+    for schedule in ("sequential", "scan"):
+        agree(recurrence, plan_of("resets", schedule, SIZES), arrays, 2, 9)
+
+
+def test_scores_of_minus_infinity_weigh_nothing_in_a_scan(rng: np.random.Generator) -> None:
+    recurrence = SYSTEMS["aaren"]()
+    arrays = random_arrays(recurrence, rng, 2, 9)
+    arrays["s"][:, 3:6] = -np.inf
+    plan = plan_of("aaren", "scan", SIZES)
+    agree(recurrence, plan, arrays, 2, 9)

@@ -95,10 +95,14 @@ def test_an_illegal_schedule_is_refused_with_the_legal_ones_and_the_reason(name:
 @pytest.mark.parametrize(
     ("schedule", "says"),
     [
-        ("chunkwise", "no schedule `chunkwise`"), ("q=scan", "no state `q`"), ("h=newton", "not legal"), ("", "no schedule"),
-        ("h=", "not legal"), ("h=scan,h", "not legal"),
+        ("chunkwise", "no schedule `chunkwise`"),
+        ("", "no schedule"),
+        ("q=scan", "no state `q`"),
+        ("h=newton", "not legal"),
+        ("h=", "not legal"),
+        ("h=scan,h", "not legal"),
     ],
-)  # fmt: skip
+)
 def test_a_misspelt_schedule_is_refused_by_name(schedule: str, says: str) -> None:
     with pytest.raises(UnsupportedError, match=says):
         plan("ema", CPU, schedule)
