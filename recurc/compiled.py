@@ -166,7 +166,7 @@ class Compiled:
             slot = given[name].slot
             flipped = run.reverse and slot.role == "input"
             stored = storage(slot.dtype.settled(run.settled.real))
-            if given[name].seen.weak and not given[name].seen.shape and stored != np.uint16:
+            if not given[name].tensor and not given[name].seen.shape and stored != np.uint16:
                 return lambda value: np.array(value, stored)  # one number, which every sequence reads
 
             def make(value: Any) -> Any:

@@ -32,8 +32,8 @@ def signature(
             kind = cast(object, type(value))
             if kind is np.ndarray:
                 key += (name, value.shape, value.strides, value.dtype, value.flags.aligned)
-            elif kind is float:
-                key += (name, float)
+            elif kind is float or isinstance(value, np.generic):
+                key += (name, kind)
             elif (
                 torch is not None
                 and kind is torch.Tensor
