@@ -219,7 +219,11 @@ class Body:
         for nest in self.program.nests:
             for stmt in nest.stmts:
                 for load in loads(stmt.value):
-                    if load.name in self.spell.buffers and load.name not in self.carries and (load.lag or load.name not in self.made):
+                    if (
+                        load.name in self.spell.buffers
+                        and load.name not in self.carries
+                        and (load.lag or load.name not in self.made)
+                    ):
                         found.setdefault(load.name, set()).add(load.lag)
         return found
 
@@ -250,7 +254,9 @@ class Body:
         first, rest = variables[0], variables[1:]
         name, dim = self.spell.var(first), dim_of(first)
         if first == self.program.lane:
-            bounds = ("lane0", "lane1") if self.program.lanes_apart or self.program.tiled else ("0", self.spell.size(dim))
+            bounds = (
+                ("lane0", "lane1") if self.program.lanes_apart or self.program.tiled else ("0", self.spell.size(dim))
+            )
             with text.braces(f"for (long {name} = {bounds[0]}; {name} < {bounds[1]}; {name} += LANES)"):
                 if self.ragged:
                     text(f"const long lanes = rc_lanes({bounds[1]} - {name});")
@@ -328,9 +334,15 @@ class Body:
             axis = index.index(lane)
             if axis != len(index) - 1:
                 count = "lanes" if self.ragged else "LANES"
-                text(f"rc_scatter_{self.suffix}({at(pointer, place)}, {stride_of(axis, buffer.dims, self.spell)}, {value}, {count});")
+                text(
+                    f"rc_scatter_{self.suffix}({at(pointer, place)}, {stride_of(axis, buffer.dims, self.spell)}, {value}, {count});"
+                )
             elif self.ragged:
                 text(f"rc_store_part_{self.suffix}({at(pointer, place)}, {value}, lanes);")
+            elif self.streams(name):
+                target = at(pointer, place)
+                text(f"if ({self.spell(f'{name}@stream')}) rc_stream_{self.suffix}({target}, {value});")
+                text(f"else rc_store_{self.suffix}({target}, {value});")
             else:
                 text(f"rc_store_{self.suffix}({at(pointer, place)}, {value});")
         else:
@@ -338,6 +350,14 @@ class Body:
             if self.program.lanes_outside and lane is not None:
                 once = f"if ({self.spell.var(lane)} == 0) "
             text(f"{once}{element(pointer, place)} = {value};")
+
+    def streams(self, name: str) -> bool:
+        """Whether an output may go around the caches: whole rows are written in order, and nothing here reads them."""
+        program, buffer = self.program, self.spell.buffers[name]
+        lane = program.lane
+        if buffer.role is not Role.OUTPUT or lane is None or program.lanes_outside or program.tiled or self.ragged:
+            return False
+        return bool(buffer.dims) and axis_ids(buffer.dims)[-1] == lane and name not in self.buffers_read()
 
     # --- folds ------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ def print_loop(body: Body, function: str, why: str) -> str:
                     _through_time(body, text)
             else:
                 _through_time(body, text)
+        if any(body.streams(name) for name in program.stage.writes):
+            text("rc_streamed();")
     return str(text)
 
 
@@ -57,7 +59,15 @@ def _sequence_pointers(body: Body, text: Text) -> None:
         if not lags or buffer.has_time:
             continue
         field = spell(name)
-        text(f"const {spell.stored(name)} *{body.pointer(name)} = (const {spell.stored(name)} *)call->{field}.data + b * call->{field}.batch;")
+        text(
+            f"const {spell.stored(name)} *{body.pointer(name)} = (const {spell.stored(name)} *)call->{field}.data + b * call->{field}.batch;"
+        )
+    for name in body.program.stage.writes:
+        if body.streams(name):
+            row = f"{spell.count(spell.buffers[name].dims)} * sizeof({spell.stored(name)})"
+            text(
+                f"const int {spell(f'{name}@stream')} = rc_streams(&call->{spell(name)}, b, call->batch * call->steps * (int64_t)({row}), sizeof({spell.stored(name)}));"
+            )
     for carry in body.program.stage.carries:
         if carry.name not in body.program.stage.identity:
             pointer, field = spell(f"{carry.name}@in"), spell(f"{carry.name}@in")
@@ -97,7 +107,9 @@ def step_pointers(
         constant = "" if writes and name in body.program.stage.writes else "const "
         row = f"({kind} *)call->{field}.data + {sequence} * call->{field}.batch"
         if 0 in used[name] or name in body.program.stage.writes:
-            text(f"{constant}{kind} *{body.pointer(name)} = {row} + ({step} - call->{field}.origin) * call->{field}.time;")
+            text(
+                f"{constant}{kind} *{body.pointer(name)} = {row} + ({step} - call->{field}.origin) * call->{field}.time;"
+            )
         if 1 in used[name]:
             first = spell(f"{name}@initial")
             before = f"{row} + ({step} - 1 - call->{field}.origin) * call->{field}.time"
@@ -137,7 +149,9 @@ def _preload_one(body: Body, load: Load, text: Text) -> None:
 def _declare(body: Body, text: Text) -> None:
     program = body.program
     for carry in program.stage.carries:
-        for new in (False, True) if carry.name in program.doubled and body.carry_array(carry.name, False).dims else (False,):
+        for new in (
+            (False, True) if carry.name in program.doubled and body.carry_array(carry.name, False).dims else (False,)
+        ):
             array = body.carry_array(carry.name, new)
             _declare_array(body, array.name, array, carry.dtype, text, bool(new or carry.name in program.doubled))
     for _, stmt in body.made.values():
@@ -194,7 +208,9 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
             from recurc.backends.cpu.names import stride_of
 
             stride = stride_of(axes.index(lane), dims, spell)
-            inner(f"rc_scatter_{body.suffix}({at(pointer, place)}, {stride}, {value}, {'lanes' if body.ragged else 'LANES'});")
+            inner(
+                f"rc_scatter_{body.suffix}({at(pointer, place)}, {stride}, {value}, {'lanes' if body.ragged else 'LANES'});"
+            )
         else:
             guard = ""
             if program.lanes_apart and lane is not None:
@@ -209,7 +225,11 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
             if lane in axes:
                 value = f"rc_spread_{body.suffix}({value})"
         elif lane in axes and axes[-1] == lane:
-            value = f"rc_load_part_{body.suffix}({at(pointer, place)}, lanes)" if body.ragged else f"rc_load_{body.suffix}({at(pointer, place)})"
+            value = (
+                f"rc_load_part_{body.suffix}({at(pointer, place)}, lanes)"
+                if body.ragged
+                else f"rc_load_{body.suffix}({at(pointer, place)})"
+            )
         elif lane in axes:
             from recurc.backends.cpu.names import stride_of
 

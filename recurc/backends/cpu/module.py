@@ -90,7 +90,9 @@ class _ModulePrinter:
             loops = self.loops[number]
             units = [
                 self._unit(loops.fold, f"{title}_fold", "Folds the elements of one segment of steps into one."),
-                self._unit(loops.carry, f"{title}_carry", "Carries the states over the segments; a step here is a segment."),
+                self._unit(
+                    loops.carry, f"{title}_carry", "Carries the states over the segments; a step here is a segment."
+                ),
                 self._unit(loops.run, f"{title}_run", "Runs one segment from the states before it."),
             ]
             return StageCode(stage, units, loops)
@@ -150,7 +152,9 @@ class _ModulePrinter:
         if rec.doc:
             lines += [line.strip() for line in rec.doc.strip().splitlines()]
         lines.append("")
-        lines.append("Sizes: " + (", ".join(f"{d} = {n}" for d, n in self.spec.sizes) or "none") + "; batch and steps are free.")
+        lines.append(
+            "Sizes: " + (", ".join(f"{d} = {n}" for d, n in self.spec.sizes) or "none") + "; batch and steps are free."
+        )
         for group, schedule in zip(plan.analysis.groups, plan.schedules, strict=False):
             lines.append(f"States {', '.join(group.states)}: class {group.cls}, schedule {schedule}.")
             lines += [f"  {reason}" for reason in group.reasons]
@@ -171,7 +175,9 @@ class _ModulePrinter:
         text("")
         name = "recurc_run"
         text("// Runs the plan. `workspace` has recurc_workspace(batch, steps, threads) bytes, aligned to 64.")
-        with text.braces(f"void {name}(const rc_array *arrays, int64_t batch, int64_t steps, int threads, char *workspace)"):
+        with text.braces(
+            f"void {name}(const rc_array *arrays, int64_t batch, int64_t steps, int threads, char *workspace)"
+        ):
             text("struct call call = {.batch = batch, .steps = steps};")
             for number, buffer in enumerate(external_buffers(self.plan)):
                 text(f"call.{self.spell(buffer.name)} = arrays[{number}];")
@@ -205,13 +211,21 @@ class _ModulePrinter:
             for unit in _all_units(code):
                 if unit.program.tiled:
                     packs += 1
-                    guard = "if (whole) " if unit is code.whole else "if (!whole) " if code.whole or number in self.absorbed else ""
+                    guard = (
+                        "if (whole) "
+                        if unit is code.whole
+                        else "if (!whole) "
+                        if code.whole or number in self.absorbed
+                        else ""
+                    )
                     text(*tiles.pack_calls(unit.body, unit.function, guard))
         if packs:
             if self._teams():
                 text("if (thread == 0) team.members = count;")
             text("RC_BARRIER")
-        over_time = [(k, s) for k, s in enumerate(self.stages) if not (isinstance(s.stage, Map) and not s.stage.over_time)]
+        over_time = [
+            (k, s) for k, s in enumerate(self.stages) if not (isinstance(s.stage, Map) and not s.stage.over_time)
+        ]
         if not self.chunked:
             text("const long t0 = 0, t1 = steps;")
             for _, code in over_time:
@@ -271,7 +285,9 @@ class _ModulePrinter:
         inner = Text(1)
         if isinstance(code.stage, Map | Matmul):
             inner("long from, to;", "rc_split(t1 - t0, 1, thread, count, &from, &to);")
-            inner(f"{unit.function}(&self, 0, batch, t0 + from, t0 + to, 0, {lane_end}{', 0' if unit.program.tiled else ''});")
+            inner(
+                f"{unit.function}(&self, 0, batch, t0 + from, t0 + to, 0, {lane_end}{', 0' if unit.program.tiled else ''});"
+            )
         elif unit.program.tiled:
             self._team_call(unit, inner)
             text.block(inner)
@@ -293,7 +309,9 @@ class _ModulePrinter:
         lane_end = self._lane_end(unit)
         parts = "1"
         if unit.program.lanes_apart:
-            text(f"const long vectors = ({lane_end} + LANES - 1) / LANES, wanted = (4 * count + {count} - 1) / {count};")
+            text(
+                f"const long vectors = ({lane_end} + LANES - 1) / LANES, wanted = (4 * count + {count} - 1) / {count};"
+            )
             text("const long parts = vectors < wanted ? vectors : wanted;")
             parts = "parts"
         text("long first, last;", f"rc_split({count} * {parts}, 1, thread, count, &first, &last);")
@@ -341,7 +359,9 @@ class _ModulePrinter:
     def _segments(self, unit: Unit, text: Text, setup: Text, steps: str) -> None:
         body = Text()
         body("const long segment = item % segments, b = item / segments;")
-        body("const long from = segment * length < steps ? segment * length : steps, to = from + length < steps ? from + length : steps;")
+        body(
+            "const long from = segment * length < steps ? segment * length : steps, to = from + length < steps ? from + length : steps;"
+        )
         body.block(setup)
         rows = Text()
         self._items(unit, rows, "batch * segments", "b, b + 1", steps)
@@ -366,13 +386,17 @@ class _ModulePrinter:
     def _layout(self, text: Text) -> None:
         sequences = self._sequences()
         if self.absorbed:
-            text("// Whether the products before a loop are computed inside it: with a few sequences every weight loaded")
+            text(
+                "// Whether the products before a loop are computed inside it: with a few sequences every weight loaded"
+            )
             text("// serves all of them, with one or two it is better loaded once for many steps.")
             with text.braces("INLINE int runs_whole(int64_t batch, int64_t steps, int threads)"):
                 text("(void)steps;", "return batch >= 4 && batch >= 2 * threads;")
             text("")
         if self.chunked:
-            text("// How many steps go through all stages together, so that what passes between them stays in the caches.")
+            text(
+                "// How many steps go through all stages together, so that what passes between them stays in the caches."
+            )
             with text.braces("INLINE int64_t chunk_steps(int64_t batch, int64_t steps, int threads)"):
                 if self.absorbed and all(isinstance(self.plan.stages[k], Matmul) for k in self.absorbed):
                     made = {w for k in self.absorbed for w in self.plan.stages[k].writes}
@@ -388,7 +412,9 @@ class _ModulePrinter:
                 text("int64_t wanted = (2 * threads + batch - 1) / batch;", "wanted = wanted < 2 ? 2 : wanted;")
                 text("return wanted < steps ? wanted : steps;")
         text("", "// Places of what the plan makes for itself; returns how much room they take.")
-        with text.braces("static int64_t lay_out(struct call *call, int64_t batch, int64_t steps, int threads, char *base)"):
+        with text.braces(
+            "static int64_t lay_out(struct call *call, int64_t batch, int64_t steps, int threads, char *base)"
+        ):
             text("int64_t used = 0;")
             if self.chunked:
                 text("const int64_t chunk = chunk_steps(batch, steps, threads);")
@@ -403,7 +429,9 @@ class _ModulePrinter:
                     for b in (*code.scan.totals, *code.scan.starts):
                         self._take(b, "batch", f"segments_{number}", text)
                     continue
-                for carry in code.units[0].program.stage.carries if self.chunked and not code.units[0].program.tiled else ():
+                for carry in (
+                    code.units[0].program.stage.carries if self.chunked and not code.units[0].program.tiled else ()
+                ):
                     saved = Buffer(f"{carry.name}@saved", carry.dims, carry.dtype, Role.FINAL)
                     self._take(saved, "batch", None, text)
                 for unit in _all_units(code):
@@ -419,7 +447,9 @@ class _ModulePrinter:
         product = " * ".join(x for x in (rows, steps, count) if x)
         batch = "0" if rows == "1" else f"{steps} * {count}" if steps else count
         time = count if steps else "0"
-        text(f"call->{self.spell(buffer.name)} = (rc_array){{rc_take(base, &used, {product} * (int64_t)sizeof({kind})), {batch}, {time}, 0}};")
+        text(
+            f"call->{self.spell(buffer.name)} = (rc_array){{rc_take(base, &used, {product} * (int64_t)sizeof({kind})), {batch}, {time}, 0}};"
+        )
 
 
 def _all_units(code: StageCode) -> list[Unit]:

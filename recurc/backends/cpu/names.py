@@ -12,8 +12,46 @@ from recurc.plan import Buffer
 from recurc.types import Dims, DType
 
 RESERVED = frozenset(
-    "batch steps t b t0 t1 b0 b1 q q0 nb lanes real vec LANES call self thread threads rows row I int8_t int32_t int64_t uint8_t "
-    "NAN INFINITY memcpy memset omp_get_num_threads from to lane0 lane1 origin rc_array panel".split()
+    [
+        "batch",
+        "steps",
+        "t",
+        "b",
+        "t0",
+        "t1",
+        "b0",
+        "b1",
+        "q",
+        "q0",
+        "nb",
+        "lanes",
+        "real",
+        "vec",
+        "LANES",
+        "call",
+        "self",
+        "thread",
+        "threads",
+        "rows",
+        "row",
+        "I",
+        "int8_t",
+        "int32_t",
+        "int64_t",
+        "uint8_t",
+        "NAN",
+        "INFINITY",
+        "memcpy",
+        "memset",
+        "omp_get_num_threads",
+        "from",
+        "to",
+        "lane0",
+        "lane1",
+        "origin",
+        "rc_array",
+        "panel",
+    ]
 )
 STORED = {DType.BOOL: "uint8_t", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recurc.backends.base import Specialization
+from recurc.backends.cpu.weights import Weights, find_weights, merge_sums
 from recurc.backends.emit.indexed import (
-    Call, Fold, Load, Node, Stmt, Var, dim_of, free_vars, hoist_uniform, loads, nodes, statements, unrollable,
+    Fold,
+    Load,
+    Stmt,
+    Var,
+    dim_of,
+    free_vars,
+    hoist_uniform,
+    loads,
+    nodes,
+    statements,
+    unrollable,
 )  # fmt: skip
 from recurc.backends.emit.lanes import crossed_dims
-from recurc.backends.cpu.weights import Weights, find_weights
 from recurc.backends.emit.nests import Nest, build_nests
 from recurc.ir import Equation, Expr
-from recurc.plan import Buffer, Carry, Role
+from recurc.plan import Buffer, Carry
 from recurc.types import Dims, DType, Kind
 
 _TILE_BYTES = 24 * 1024  # states of one vector of lanes that still leave room in the first-level cache
@@ -80,11 +90,19 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
     kept = {c.name for c in stage.carries} | set(stage.writes)
     for k, nest in enumerate(nests):
         elsewhere = {load.name for j, n in enumerate(nests) if j != k for s in n.stmts for load in loads(s.value)}
-        nest.inlinable = frozenset(s.name for s in nest.stmts) - elsewhere - crossing - {n for n in elements if elements[n][0] in kept}
+        nest.inlinable = (
+            frozenset(s.name for s in nest.stmts)
+            - elsewhere
+            - crossing
+            - {n for n in elements if elements[n][0] in kept}
+        )
         found = find_weights(nest, lane, buffers, spec) if lane in nest.vars and not outside else ()
         if found:
             weights[k] = found
-    return Program(stage, lane, apart, outside, nests, elements, doubled, crossing, weights, dims, real)
+    program = Program(stage, lane, apart, outside, nests, elements, doubled, crossing, weights, dims, real)
+    if program.tiled:
+        return replace(program, weights={k: merge_sums(nests[k], w) for k, w in weights.items()})
+    return program
 
 
 def _element(name: str, stage: StageInput) -> tuple[str, tuple[int, ...]]:
@@ -98,7 +116,9 @@ def _element(name: str, stage: StageInput) -> tuple[str, tuple[int, ...]]:
 # --- the lane variable ------------------------------------------------------------------------------------------
 
 
-def _choose_lane(stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization) -> Var | None:
+def _choose_lane(
+    stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization
+) -> Var | None:
     """The variable most arrays with time are contiguous in, among those every value can be a vector along."""
     scores: dict[Var, float] = {}
     crossed: set[str] = set().union(*(crossed_dims(e.expr) for e in stage.body)) if stage.body else set()
@@ -125,12 +145,18 @@ def _choose_lane(stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str,
     return None
 
 
-def _vectorisable(lane: Var, stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization) -> bool:
+def _vectorisable(
+    lane: Var, stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization
+) -> bool:
     real = spec.real.accumulator
     carried = {c.name for c in stage.carries}
     for stmt in stmts:
         for node in nodes(stmt.value):
-            if isinstance(node, Fold) and lane in node.over and (node.op not in ("sum", "prod", "max", "min") or lane not in free_vars(node.arg)):
+            if (
+                isinstance(node, Fold)
+                and lane in node.over
+                and (node.op not in ("sum", "prod", "max", "min") or lane not in free_vars(node.arg))
+            ):
                 return False
             if lane not in free_vars(node) and not (isinstance(node, Fold) and lane in node.over):
                 continue
@@ -140,7 +166,11 @@ def _vectorisable(lane: Var, stmts: Sequence[Stmt], stage: StageInput, buffers: 
             if isinstance(node, Load):
                 if dtype is DType.BOOL:
                     return False
-                if node.name in buffers and node.name not in carried and spec.dtype(buffers[node.name].dtype).accumulator is not real:
+                if (
+                    node.name in buffers
+                    and node.name not in carried
+                    and spec.dtype(buffers[node.name].dtype).accumulator is not real
+                ):
                     return False
                 if sum(i == lane for i in node.index) > 1:
                     return False

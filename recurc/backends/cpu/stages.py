@@ -46,7 +46,8 @@ def scan_loops(stage: Scan, name: str) -> ScanLoops:
     earlier = {f"1.{c.name}": (totals[c.name], 1, c.dims) for c in monoid.components}
     later = {f"2.{c.name}": (steps[c.name], 0, dims[c.name]) for c in monoid.components}
     combined = tuple(
-        Equation(totals[c.name], _renamed(e, earlier | later)) for c, e in zip(monoid.components, monoid.combine, strict=True)
+        Equation(totals[c.name], _renamed(e, earlier | later))
+        for c, e in zip(monoid.components, monoid.combine, strict=True)
     )
     fold = StageInput(
         f"{name}@fold",

@@ -171,7 +171,9 @@ def _row_pointers(body: Body, text: Text, names: set[str], old: set[str], states
         buffer = spell.buffers[name]
         if not buffer.has_time:
             kind, field = spell.stored(name), spell(name)
-            text(f"const {kind} *{body.pointer(name)} = (const {kind} *)call->{field}.data + {sequence} * call->{field}.batch;")
+            text(
+                f"const {kind} *{body.pointer(name)} = (const {kind} *)call->{field}.data + {sequence} * call->{field}.batch;"
+            )
     step_pointers(body, text, sequence, step, only=names, writes=writes)
     for carry in body.program.stage.carries:
         if carry.name not in old | states:
@@ -190,7 +192,9 @@ def _row_pointers(body: Body, text: Text, names: set[str], old: set[str], states
     for _, stmt in body.made.values():
         if stmt.name in states and body.needs_array(stmt) and not body.is_carry(stmt):
             array, _ = body.value_array(stmt, stmt.index)
-            text(f"real *{array.name} = (real *)call->{spell(f'{stmt.name}@rows')}.data + {sequence} * ({body.array_count(array)});")
+            text(
+                f"real *{array.name} = (real *)call->{spell(f'{stmt.name}@rows')}.data + {sequence} * ({body.array_count(array)});"
+            )
 
 
 def _reads_of(body: Body, exprs: list[Node]) -> tuple[set[str], set[str], set[str]]:
@@ -273,7 +277,10 @@ def _rows_function(body: Body, function: str, number: int) -> str:
     text = Text()
     rows = rows_per_tile(body, number)
     arguments = _parameters(body, number, False)
-    with text.braces(f"static void {function}_rows{number}(int nb, {_parameters(body, number, True)})"), text.braces("switch (nb)"):
+    with (
+        text.braces(f"static void {function}_rows{number}(int nb, {_parameters(body, number, True)})"),
+        text.braces("switch (nb)"),
+    ):
         for count in range(1, rows + 1):
             text(f"case {count}: {function}_tile{number}({count}, {arguments}); break;")
     return str(text)
@@ -301,7 +308,9 @@ def _tiled_loops(body: Body, function: str, number: int, head: str, row: str, te
     with inner.braces(head) if head else inner.braces(""):
         inner(f"const long rows = rc_even({last} - {first}, {rows});")
         with inner.braces(f"for (long {row} = {first}; {row} < {last}; {row} += rows)"):
-            inner(f"{function}_rows{number}({row} + rows < {last} ? rows : {last} - {row}, {_parameters(body, number, False)});")
+            inner(
+                f"{function}_rows{number}({row} + rows < {last} ? rows : {last} - {row}, {_parameters(body, number, False)});"
+            )
     body.loops(nest.vars, inner, text)
 
 

@@ -25,7 +25,9 @@ class Weights:
     into: tuple[str, ...]  # for each fold: the sum it adds to, its own or that of an earlier group
 
 
-def find_weights(nest: Nest, lane: Var | None, buffers: Mapping[str, Buffer], spec: Specialization) -> tuple[Weights, ...]:
+def find_weights(
+    nest: Nest, lane: Var | None, buffers: Mapping[str, Buffer], spec: Specialization
+) -> tuple[Weights, ...]:
     groups: dict[Var, list[tuple[Stmt, Load, Node]]] = {}
     for stmt in nest.stmts:
         match stmt.value:
@@ -41,10 +43,12 @@ def find_weights(nest: Nest, lane: Var | None, buffers: Mapping[str, Buffer], sp
         factors = tuple((params.index(load), factor) for _, load, factor in found)
         folds = tuple(s for s, _, _ in found)
         out.append(Weights(folds, over, params, factors, tuple(s.name for s in folds)))
-    return _merge_sums(nest, tuple(out)) if len(out) > 1 else tuple(out)
+    return tuple(out)
 
 
-def _product(arg: Node, lane: Var | None, over: Var, buffers: Mapping[str, Buffer], spec: Specialization) -> tuple[Load, Node] | None:
+def _product(
+    arg: Node, lane: Var | None, over: Var, buffers: Mapping[str, Buffer], spec: Specialization
+) -> tuple[Load, Node] | None:
     """A param element along the lanes times a scalar."""
     match arg:
         case Call("mul", (a, b)):
@@ -63,7 +67,7 @@ def _product(arg: Node, lane: Var | None, over: Var, buffers: Mapping[str, Buffe
 # --- sums that are only added to each other -------------------------------------------------------------------------
 
 
-def _merge_sums(nest: Nest, groups: tuple[Weights, ...]) -> tuple[Weights, ...]:
+def merge_sums(nest: Nest, groups: tuple[Weights, ...]) -> tuple[Weights, ...]:
     """`W @ x + U @ h[t-1]`: sums that are only added share one accumulator. Rewrites the nest's statements."""
     sums = {s.name for w in groups for s in w.folds}
     _inline_sums(nest, sums)
@@ -103,13 +107,19 @@ def _inline_sums(nest: Nest, sums: set[str]) -> None:
         changed = False
         uses = Counter(load.name for s in nest.stmts for load in loads(s.value) if not load.lag)
         for stmt in nest.stmts:
-            if stmt.name not in nest.inlinable or uses[stmt.name] != 1 or not all(isinstance(t, Load) for t in _terms(stmt.value)):
+            if (
+                stmt.name not in nest.inlinable
+                or uses[stmt.name] != 1
+                or not all(isinstance(t, Load) for t in _terms(stmt.value))
+            ):
                 continue
             if not any(load.name in sums for load in loads(stmt.value)):
                 continue
             at = Load(stmt.name, 0, stmt.index, stmt.value.dtype)
             nest.stmts = [
-                s if s.name == stmt.name or isinstance(s.value, Fold) else replace(s, value=_replaced(s.value, at, stmt.value))
+                s
+                if s.name == stmt.name or isinstance(s.value, Fold)
+                else replace(s, value=_replaced(s.value, at, stmt.value))
                 for s in nest.stmts
             ]
             left = Counter(load.name for s in nest.stmts for load in loads(s.value) if not load.lag)

@@ -62,7 +62,10 @@ class Printer:
         vector = self.is_vector(node)
         texts = [self.term(a) for a in args]
         if vector and op not in _INFIX:
-            texts = [t if self.is_vector(a) else self.spread(t, a.dtype, args[-1].dtype) for t, a in zip(texts, args, strict=True)]
+            texts = [
+                t if self.is_vector(a) else self.spread(t, a.dtype, args[-1].dtype)
+                for t, a in zip(texts, args, strict=True)
+            ]
         return spelling.replace("$", self.suffix(args[-1].dtype, vector)).format(*texts)
 
     def spread(self, text: str, dtype: DType, width: DType) -> str:

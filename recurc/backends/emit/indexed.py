@@ -311,7 +311,13 @@ def _rename_elements(node: Node, local: Mapping[str, Dims], unrolled: Mapping[st
 
 
 def _split_folds(
-    node: Node, owner: str, order: tuple[Var, ...], span: Span | None, out: list[Stmt], known: dict[Node, str], top: bool = True
+    node: Node,
+    owner: str,
+    order: tuple[Var, ...],
+    span: Span | None,
+    out: list[Stmt],
+    known: dict[Node, str],
+    top: bool = True,
 ) -> Node:
     match node:
         case Call(args=args):
@@ -321,6 +327,7 @@ def _split_folds(
             if top:
                 return inner
             index = tuple(v for v in order if v in free_vars(inner))
+            inner = _canonical(inner, index)
             if inner not in known:
                 name = f"{owner}@{op}"
                 while any(s.name == name for s in out):
@@ -332,9 +339,33 @@ def _split_folds(
             return node
 
 
+def _canonical(fold: Fold, index: tuple[Var, ...]) -> Fold:
+    """The fold over the first axis ids its own index leaves free: alone, a sum over `H'1` is a sum over `H`."""
+    inside = {v for n in nodes(fold.arg) if isinstance(n, Fold) for v in n.over}
+    fresh = _fresh(tuple(dim_of(v) for v in fold.over), frozenset(index) | inside)
+    if fresh == fold.over:
+        return fold
+    table = dict(zip(fold.over, fresh, strict=True))
+    return Fold(fold.op, fresh, _renamed_vars(fold.arg, table), fold.dtype)
+
+
+def _renamed_vars(node: Node, table: Mapping[Var, Var]) -> Node:
+    match node:
+        case Load(index=index):
+            return replace(node, index=tuple(table.get(i, i) if isinstance(i, str) else i for i in index))
+        case Call(args=args):
+            return replace(node, args=tuple(_renamed_vars(a, table) for a in args))
+        case Fold(arg=arg):
+            return replace(node, arg=_renamed_vars(arg, table))
+        case _:
+            return node
+
+
 # --- what does not depend on the lanes, computed once ---------------------------------------------------------------
 
-_CHEAP = frozenset({"neg", "add", "sub", "mul", "cast", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "select"})
+_CHEAP = frozenset(
+    {"neg", "add", "sub", "mul", "cast", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "select"}
+)
 
 
 def hoist_uniform(stmts: Sequence[Stmt], lane: Var | None) -> list[Stmt]:
@@ -350,7 +381,9 @@ def hoist_uniform(stmts: Sequence[Stmt], lane: Var | None) -> list[Stmt]:
 
     def visit(node: Node, stmt: Stmt, scope: frozenset[Var]) -> Node:
         match node:
-            case Call("div", (a, b), dtype) if lane in free_vars(a) and lane not in free_vars(b) and dtype.kind is Kind.REAL:
+            case Call("div", (a, b), dtype) if (
+                lane in free_vars(a) and lane not in free_vars(b) and dtype.kind is Kind.REAL
+            ):
                 if isinstance(b, Number) or not free_vars(b) <= scope:
                     return replace(node, args=(visit(a, stmt, scope), b))
                 inverse = Call("div", (Number(1.0, dtype), b), dtype)
@@ -361,7 +394,15 @@ def hoist_uniform(stmts: Sequence[Stmt], lane: Var | None) -> list[Stmt]:
                     shared[node] = f"{stmt.name}@{_label(node)}"
                     while any(s.name == shared[node] for s in (*out, *stmts)):
                         shared[node] += "_"
-                    out.append(Stmt(shared[node], index, node, stmt.span, f"{_label(node)} in {stmt.name}, the same in every lane"))
+                    out.append(
+                        Stmt(
+                            shared[node],
+                            index,
+                            node,
+                            stmt.span,
+                            f"{_label(node)} in {stmt.name}, the same in every lane",
+                        )
+                    )
                 return Load(shared[node], 0, index, node.dtype)
             case Call(args=args):
                 return replace(node, args=tuple(visit(a, stmt, scope) for a in args))

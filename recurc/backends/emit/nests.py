@@ -48,7 +48,11 @@ def build_nests(stmts: Sequence[Stmt], outer: Collection[Var] = ()) -> list[Nest
             if fold is not None and not own and have == frozenset(fold.over) and any(p == place for p, _ in inside):
                 choice = place
                 break
-            reads_inner = fold is not None and any(p == place for p, _ in inside) and not _at_own_place(stmt, nests[place], made, place)
+            reads_inner = (
+                fold is not None
+                and any(p == place for p, _ in inside)
+                and not _at_own_place(stmt, nests[place], made, place)
+            )
             if have == own and not reads_inner:
                 choice = place
                 break
@@ -67,7 +71,9 @@ def _at_own_place(stmt: Stmt, nest: Nest, made: dict[str, tuple[int, Stmt]], pla
     assert isinstance(stmt.value, Fold)
     over = set(stmt.value.over)
     return not any(
-        made[load.name][0] == place and over & set(load.index) for load in loads(stmt.value) if not load.lag and load.name in made
+        made[load.name][0] == place and over & set(load.index)
+        for load in loads(stmt.value)
+        if not load.lag and load.name in made
     )
 
 

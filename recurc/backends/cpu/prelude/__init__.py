@@ -17,7 +17,13 @@ from importlib import resources
 # f32: minimax fits (relative error 3e-9 and 2e-10); f64: the Taylor series.
 _SERIES = {
     "f32": {
-        "EXP": (0.5000000097481405, 0.1666651645268167, 0.04166619840448107, 0.008369175586107926, 0.0013950984382538627),
+        "EXP": (
+            0.5000000097481405,
+            0.1666651645268167,
+            0.04166619840448107,
+            0.008369175586107926,
+            0.0013950984382538627,
+        ),
         "LOG": (0.6666682132613441, 0.39973060594082693, 0.29975655282436403),
     },
     "f64": {
@@ -101,7 +107,11 @@ def _instance(text: str, suffix: str) -> str:
         scalar = {"i32": "int32_t", "i64": "int64_t", "bool": "int"}[suffix]
         return text.replace("$", f"_{suffix}").replace("@T@", scalar)
     width = real[1:]
-    types = {"T": "float" if real == "f32" else "double", "I": f"vm{width}" if suffix[0] == "v" else f"int{width}_t", "M": f"vm{width}"}
+    types = {
+        "T": "float" if real == "f32" else "double",
+        "I": f"vm{width}" if suffix[0] == "v" else f"int{width}_t",
+        "M": f"vm{width}",
+    }
     types["V"] = f"vf{width}" if suffix[0] == "v" else types["T"]
     table = _constants(real) | types
 

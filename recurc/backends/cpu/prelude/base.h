@@ -2,7 +2,7 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __AVX__
+#if defined __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -52,6 +52,20 @@ INLINE char *rc_take(char *base, int64_t *used, int64_t bytes) {
     char *here = base ? base + *used : 0;
     *used += (bytes + 63) / 64 * 64;
     return here;
+}
+
+// Whether a result of so many bytes is better written around the caches: it would push everything else out of them,
+// and every vector of it lies on a cache line.
+INLINE int rc_streams(const rc_array *array, long b, int64_t bytes, int64_t size) {
+    const int64_t first = (int64_t)(intptr_t)array->data + b * array->batch * size, strides = array->time * size;
+    return bytes > (8 << 20) && first % 64 == 0 && strides % 64 == 0;
+}
+
+// Written around the caches, and now seen by other threads.
+INLINE void rc_streamed(void) {
+#if defined __SSE2__
+    _mm_sfence();
+#endif
 }
 
 // Threads that go through a step together wait for each other here, spinning: a step lasts microseconds.
