@@ -7,28 +7,28 @@ from recurc.frontend import ast
 from recurc.frontend.functions import INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
-from recurc.frontend.problems import Problems, Stop
+from recurc.frontend.problems import Enough, Problems, Stop
 from recurc.frontend.symbols import Collector, Definition, Kind, Scope, Symbol
 from recurc.source import SourceFile, Span
 from recurc.types import DimDecl, show_dims
 from recurc.types import Kind as Number
-
-MAX_TOTAL_NODES = 500_000
 
 
 def check(module: ast.Module, source: SourceFile) -> list[ir.Recurrence]:
     """Every recurrence of the file, typed. Raises `RecError` with all errors found, or `UnsupportedError` if the file
     is right but uses something this version does not do."""
     problems = Problems(source)
-    shared = _shared(module, problems)
     made: list[ir.Recurrence | None] = []
-    for item in module.items:
-        if isinstance(item, ast.Recurrence):
-            made.append(_Recurrence(item, problems, shared).run())
-    if not made and not problems.found:
-        problems.report(
-            "E0119", "the file holds no recurrence", Span(source.name, 1, 1, 1, 2), "begin with `recurrence NAME(D):`"
-        )
+    try:
+        shared = _shared(module, problems)
+        for item in module.items:
+            if isinstance(item, ast.Recurrence):
+                made.append(_Recurrence(item, problems, shared).run())
+        if not made and not problems.found:
+            begin = Span(source.name, 1, 1, 1, 2)
+            problems.report("E0119", "the file holds no recurrence", begin, "begin with `recurrence NAME(D):`")
+    except Enough:
+        pass
     problems.raise_if_any()
     return [rec for rec in made if rec is not None]
 

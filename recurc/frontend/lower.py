@@ -17,6 +17,7 @@ from recurc.source import Span
 from recurc.types import Dims, DType, literal_size, show_dims
 
 MAX_NODES = 50_000  # per equation, functions inlined
+MAX_STEPS = 60_000  # of lowering, per file
 MAX_DEPTH = 200  # of the tree of an equation, functions inlined
 
 _BINARY = {
@@ -59,6 +60,14 @@ class Lowerer:
         if self._depth > MAX_DEPTH:
             raise self._too_deep(node.span)
         self._depth += 1
+        self.problems.steps += 1
+        if self.problems.steps > MAX_STEPS:
+            raise self.stop(
+                "E0324",
+                f"with functions and rounds written out, this file takes more than {MAX_STEPS:,} steps to read",
+                node.span,
+                "use fewer rounds, and give repeated parts names, in equations of their own",
+            )
         try:
             match node:
                 case ast.Number():

@@ -12,6 +12,8 @@ from recurc.frontend.problems import Problems
 from recurc.frontend.symbols import RESERVED, Definition, Kind, Scope
 from recurc.source import Span
 
+_LONG_LOOP = 12  # equations of a loop that a message shows
+
 
 class Names:
     """Name checks over one scope. Reports unknown names once per place."""
@@ -196,20 +198,26 @@ class Names:
                 at = min(j for j in reads[at] if j in stuck)
             if at in told:
                 continue
-            loop = path[path.index(at) :]
             told |= set(path)
-            labels: list[tuple[Span, str]] = []
-            for i, following in zip(loop, [*loop[1:], loop[0]], strict=True):
-                name, span = reads[i][following]
-                labels.append((span, f"{_shown(definitions[i])} needs {name} at this step"))
-            chain = " -> ".join(reads[i][j][0] for i, j in zip(loop, [*loop[1:], loop[0]], strict=True))
-            first = _shown(definitions[loop[0]])
-            message = f"{first} needs itself at the same step: {first} -> {chain}"
-            help = (
-                "read one of them a step earlier, as in "
-                + f"`{labels[-1][1].split(' needs ')[1].split(' at ')[0]}[t-1]`"
-            )
-            self.problems.report("E0402", message, labels[0][0], help, tuple(labels))
+            self._report_loop(definitions, reads, path[path.index(at) :])
+
+    def _report_loop(
+        self, definitions: list[Definition], reads: list[dict[int, tuple[str, Span]]], loop: list[int]
+    ) -> None:
+        steps = [(i, *reads[i][j]) for i, j in zip(loop, [*loop[1:], loop[0]], strict=True)]
+        labels = tuple((span, f"{_shown(definitions[i])} needs {name} at this step") for i, name, span in steps)
+        first, chain = _shown(definitions[loop[0]]), [name for _, name, _ in steps]
+        shown = chain if len(chain) <= _LONG_LOOP else [*chain[:_LONG_LOOP], "...", chain[-1]]
+        states = [n for n in chain if n in self.scope.symbols and self.scope.symbols[n].kind is Kind.STATE]
+        self.problems.report(
+            "E0402",
+            f"{first} needs itself at the same step: {first} -> {' -> '.join(shown)}",
+            labels[0][0],
+            f"read one of them a step earlier, as in `{states[0]}[t-1]`"
+            if states
+            else "make one of them a state, and read it a step earlier with `[t-1]`",
+            labels[:_LONG_LOOP],
+        )
 
 
 def _reads_the_past(indices: tuple[ast.Expr, ...]) -> bool:

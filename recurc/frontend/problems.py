@@ -11,18 +11,30 @@ class Stop(Exception):
     """The thing being lowered is wrong, and that has been reported."""
 
 
+MAX_PROBLEMS = 50
+
+
+class Enough(Exception):
+    """More has been found than anyone reads in one go."""
+
+
 class Problems:
     def __init__(self, source: SourceFile) -> None:
         self.source = source
         self.found: list[Diagnostic] = []
+        self.steps = 0  # how much has been lowered so far; bounded, see lower.py
 
+    # Raises `Enough` when the list is full, so that a hostile file cannot make it long.
     def report(
         self, code: str, message: str, span: Span, help: str = "", labels: tuple[tuple[Span, str], ...] = ()
     ) -> None:
         severity = "limitation" if code.startswith("E09") else "error"
         made = Diagnostic(code, severity, message, span, labels, help, self.source)
-        if made not in self.found:  # a function inlined twice is wrong once
-            self.found.append(made)
+        if made in self.found:
+            return  # a function inlined twice is wrong once
+        self.found.append(made)
+        if len(self.found) >= MAX_PROBLEMS:
+            raise Enough
 
     def stop(
         self, code: str, message: str, span: Span, help: str = "", labels: tuple[tuple[Span, str], ...] = ()

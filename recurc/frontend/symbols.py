@@ -185,7 +185,8 @@ class Collector:
         if dim.name in self.scope.broken:
             return
         near = self.scope.nearest(dim.name, [Kind.DIM])
-        dims = ", ".join(s.name for s in self.scope.of_kind(Kind.DIM)) or "none"
+        known = [s.name for s in self.scope.of_kind(Kind.DIM)]
+        dims = ", ".join(known[:10] + ["..."] * (len(known) > 10)) or "none"
         help = f"did you mean {near}?" if near else f"add it to the header; the dims are {dims}"
         self.problems.report("E0206", f"`{dim.name}` is not a dim of this recurrence", dim.span, help)
 

@@ -97,10 +97,10 @@ GOOD = "recurrence A(D):\n    input  x[D]\n    output y = 2 * x\n"
 def test_odd_bytes_give_a_diagnostic_quickly(data: bytes, code: str, tmp_path: Path) -> None:
     path = tmp_path / "odd.rec"
     path.write_bytes(data)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RecError) as caught:
         load_file(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert {d.code for d in caught.value.diagnostics} == {code}
     assert len(str(caught.value)) < 20_000, "the message does not repeat the file"
 
@@ -111,6 +111,9 @@ def test_odd_bytes_give_a_diagnostic_quickly(data: bytes, code: str, tmp_path: P
 def test_windows_files_are_read_as_they_are(data: bytes) -> None:
     assert load_text(decode(data)) == load_text(GOOD)
     assert format_text(decode(data)) == GOOD
+
+
+HEAD = "recurrence A(D):\n    input  x[D]\n    state  h[D] = 0\n"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,21 @@ def test_windows_files_are_read_as_they_are(data: bytes) -> None:
         + "".join(f"    fn f{i}(u) = f{i + 1}(u) + f{i + 1}(u)\n" for i in range(100))
         + "    output y = f0(t)\n",
         "recurrence A(D):\n    const  " + ", ".join(f"c{i} = c{i + 1}" for i in range(1000)) + "\n    output t\n",
+        HEAD + "".join(f"    a{i} = b{i}{i}+x\n" for i in range(2500)),
+        HEAD + "    h = x\n" * 5000,
+        HEAD + "    h = x\n    output " + ", ".join(["h"] * 15_000) + "\n",
+        HEAD + "".join(f"    a{i} = a{(i + 1) % 2500}+x\n" for i in range(2500)) + "    h = x\n",
+        HEAD + "    a b c\n" * 5000,
+        HEAD + "    h = max(" + ",".join(["x"] * 20_000) + ")\n",
+        HEAD + "    h = " + "iterate(1000, u = x, " * 20 + "u" + ")" * 20 + "\n",
+        HEAD + "".join(f"    y{i} = iterate(1000, u = x, exp(x))\n" for i in range(1400)),
+        "".join(f"recurrence A{i}:\n    output y = iterate(990, u = 1, t)\n" for i in range(1000)),
+        "recurrence A("
+        + ", ".join(f"D{i}" for i in range(3000))
+        + "):\n"
+        + "    input x["
+        + ", ".join(f"E{i}" for i in range(5000))
+        + "]\n",
         "recurrence " + "A" * 60_000 + "(D):\n",
         "recurrence A(D):\n    input x[" + "9" * 60_000 + "]\n    output x\n",
         "recurrence A(D):\n    output y = " + "9" * 60_000 + "\n",
@@ -141,9 +159,9 @@ def test_windows_files_are_read_as_they_are(data: bytes) -> None:
     ids=lambda t: t[:60].replace("\n", " ") + f"({len(t)})",
 )
 def test_hostile_text_under_64_kib_takes_under_two_seconds(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = problems(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert found
     for diagnostic in found:
         assert_is_a_good_message(diagnostic, text)
@@ -154,9 +172,9 @@ def test_a_large_but_honest_file_loads_in_under_two_seconds() -> None:
     head = "recurrence A(D):\n    input  x[D], ax[D]\n    state  h[D] = 0\n"
     text = head + body + "    h = a899\n    output h\n"
     assert 50_000 < len(text) < 64 * 1024
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(load_text(text)[0].equations) == 901
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_carets_stand_under_wide_characters_and_tabs() -> None:
