@@ -19,7 +19,7 @@ def load(file: Path, name: str | None = None) -> Recurrence:
 
     text = str(file)
     if text.startswith("zoo:"):
-        return recurc.load(recurc.zoo.path(zoo_entry(text.removeprefix("zoo:"))), name=name)
+        return recurc.zoo.load(zoo_entry(text.removeprefix("zoo:")))
     return recurc.load(readable(file), name=name)
 
 

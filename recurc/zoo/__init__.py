@@ -28,9 +28,11 @@ def path(name: str) -> Path:
 
 def load(name: str) -> Recurrence:
     """A system of the zoo as a `recurc.Recurrence`. Raises `KeyError` if the zoo does not have it."""
-    from recurc import api
+    from recurc.api import Recurrence
+    from recurc.frontend import load_text
 
-    return api.load(text=text(name))
+    (rec,) = load_text(text(name), f"zoo/{name}.rec")
+    return Recurrence(rec)
 
 
 def _known(name: str) -> str:

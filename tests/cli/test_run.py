@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recurc.runtime.compiler import why_no_compiler
 from tests.cli.conftest import Invoke, in_a_process
 
 
@@ -186,29 +187,49 @@ def test_a_plot_is_drawn(recurc: Invoke, tmp_path: Path, ema: Path, data: np.nda
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("system", ["ema", "lstm", "gru", "selective_scan", "aaren"])
-def test_the_numpy_program_runs_without_recurc_and_agrees(recurc: Invoke, tmp_path: Path, system: str) -> None:
-    sizes = "D=3,H=5" if system in ("lstm", "gru") else "D=3"
-    got = recurc("compile", f"zoo:{system}", "--target", "numpy", "--sizes", sizes, "--out", tmp_path / "k")
-    assert got.code == 0, got.err
-    assert "self-test: passed" in got.err
-    manifest = json.loads((tmp_path / "k" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["target"] == "numpy" and manifest["self_test"]["status"] == "passed"
-    (program,) = (tmp_path / "k").glob("*.py")
-    text = program.read_text(encoding="utf-8")
-    assert "import recurc" not in text and "from recurc" not in text
-    example = tmp_path / "k" / "example.npz"
+def _spoiled(example: Path) -> None:
+    """The stored results, each off by one."""
     with np.load(example) as stored:
         wrong = {k: stored[k] + (1.0 if k.startswith("expected") else 0.0) for k in stored}
     np.savez(example, **wrong)
-    done = subprocess.run(
-        [sys.executable, "-I", program.name, "example.npz"],
-        cwd=tmp_path / "k",
-        capture_output=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode != 0, "the self-test does not notice wrong results"
+
+
+@pytest.mark.parametrize("target", ["numpy", "cpu"])
+@pytest.mark.parametrize("system", ["ema", "lstm", "gru", "selective_scan", "aaren"])
+def test_what_compile_writes_runs_without_recurc_and_agrees(
+    recurc: Invoke, tmp_path: Path, system: str, target: str
+) -> None:
+    if target == "cpu" and why_no_compiler():
+        pytest.skip(why_no_compiler())
+    sizes = "D=3,H=5" if system in ("lstm", "gru") else "D=3"
+    folder = tmp_path / "k"
+    got = recurc("compile", f"zoo:{system}", "--target", target, "--sizes", sizes, "--out", folder)
+    assert got.code == 0, got.err
+    assert "self-test: passed" in got.err
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["target"] == target and manifest["self_test"]["status"] == "passed"
+    for program in folder.glob("*.py"):
+        text = program.read_text(encoding="utf-8")
+        assert "import recurc" not in text and "from recurc" not in text
+    check = ["check.py"] if target == "cpu" else [next(folder.glob("*.py")).name, "example.npz"]
+    command = [sys.executable, "-I", *check]
+    assert subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=120).returncode == 0
+    _spoiled(folder / "example.npz")
+    wrong = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=120)
+    assert wrong.returncode != 0, "the self-test does not notice wrong results"
+
+
+@pytest.mark.parametrize("target", ["triton", "cuda"])
+def test_gpu_kernels_are_written_where_there_is_no_gpu(recurc: Invoke, tmp_path: Path, target: str) -> None:
+    pytest.importorskip("triton" if target == "triton" else "cuda.bindings")
+    folder = tmp_path / "k"
+    got = recurc("compile", "zoo:ema", "--target", target, "--sizes", "D=32", "--arch", "sm_80", "--out", folder)
+    assert got.code == 0, got.err
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["schedules"] == {"h": "scan"} and manifest["self_test"]["detail"]
+    assert {p.name for p in folder.iterdir()} == {*manifest["files"], "manifest.json"}
+    for program in folder.glob("*.py"):
+        assert "import recurc" not in program.read_text(encoding="utf-8")
 
 
 def test_compile_wants_every_size(recurc: Invoke, tmp_path: Path) -> None:
