@@ -57,6 +57,7 @@ def one_state(
 
 ONE = number(1.0)
 h, x, z, n = old("h", "D"), v("x", "D"), v("z", "D"), v("n", "D")
+SQUARE: Dims = ("H", "H")
 XZ: dict[str, Dims] = {"x": ("D",), "z": ("D",)}
 BOTH = ("sequential", "scan")
 LOOP = ("sequential",)
@@ -298,9 +299,10 @@ ZOO: dict[str, Case] = {
     "counter": (counter, ("EA",), (BOTH,)),
     "delta_rule": (delta_rule, ("GH",), (LOOP,)),
     "momentum": (momentum, ("BA",), (LOOP,)),
+    "moebius": (lambda: one_state(div(add(h, x), add(number(2.0), mul(z, h))), XZ), ("MB",), (LOOP,)),
     "dense": (lambda: dense(matmul(v("A", "H", "H"), old("h", "H"))), ("DA",), (LOOP,)),
     "transposed": (
-        lambda: rec("", {"x": ("H", "H")}, {}, {"h": (("H", "H"), 0.0)}, {"h": add(flipped(), v("x", "H", "H"))}, ("h",)),
+        lambda: rec("T", {"x": SQUARE}, {}, {"h": (SQUARE, 0.0)}, {"h": add(flipped(), v("x", *SQUARE))}, ("h",)),
         ("DA",), (LOOP,),
     ),
     "lags": (lags, ("SH", "BA"), (LOOP, LOOP)),

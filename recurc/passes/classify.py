@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from recurc.facts import Analysis, Certificate, Group, Reason
-from recurc.ir import Apply, Contract, Expr, Reaxis, Recurrence, Reduce, Step, reads, walk
+from recurc.ir import Apply, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Step, reads, walk
 from recurc.passes.affine import Coef, Forms, Free, Linear, Mix, Nonlinear, is_number, reorders_only, shown
 from recurc.passes.dependence import Dependence, dependence
 from recurc.passes.monoid import affine_monoid, softmax_monoid, tropical_monoid
@@ -69,7 +69,9 @@ class _Context:
             reason = Reason(
                 f"{members[0]} does not read its own past: it only delays a known sequence", self.span(members[0])
             )
-            return Group(members, "SH", ("sequential",), True, (reason,), certificate=_DECIDED)
+            expr = self.equations[members[0]].expr
+            delay = isinstance(expr, Read)
+            return Group(members, "SH", ("sequential",), delay, (reason,), certificate=_DECIDED)
         forms = Forms(self.rec, self.dep, frozenset(members))
         found = {name: forms.of_equation(name) for name in members}
         nonlinear = next((f for f in found.values() if isinstance(f, Nonlinear)), None)
@@ -80,7 +82,7 @@ class _Context:
             }
             return self._linear(members, linear)
         if len(members) == 1:
-            group = self._semiring(members[0], forms)
+            group = self._semiring(members[0], forms) or self._moebius(members[0], forms)
             if group is not None:
                 return group
         return self._nonlinear(members, nonlinear)
@@ -202,7 +204,6 @@ class _Context:
         if not isinstance(value, Tropical) or value.join is None or value.offset is None:
             return None
         cls = "ID" if value.shift is None and value.join != "logaddexp" else "SL"
-        steady = value.shift is None or self.steady(value.shift)
         running = {"max": "the running maximum", "min": "the running minimum", "logaddexp": "a running log-sum-exp"}[
             value.join
         ]
@@ -216,10 +217,26 @@ class _Context:
             )
         if state.dtype.kind is not Kind.REAL:
             reasons.append(Reason(f"{name} is not real, so there is no infinity to start a scan from"))
-            return Group((name,), cls, ("sequential",), steady, tuple(reasons), certificate=_DECIDED)
+            return Group((name,), cls, ("sequential",), False, tuple(reasons), certificate=_DECIDED)
         self.tropical[name] = value
         monoid = tropical_monoid(state, value, self.taken)
-        return Group((name,), cls, ("sequential", "scan"), steady, tuple(reasons), monoid, _DECIDED)
+        return Group((name,), cls, ("sequential", "scan"), False, tuple(reasons), monoid, _DECIDED)
+
+    def _moebius(self, name: str, forms: Forms) -> Group | None:
+        """A quotient of two updates that are elementwise affine in the state."""
+        expr = self.equations[name].expr
+        while isinstance(expr, Read) and not expr.lag and not forms.is_free(expr.name) and expr.name != name:
+            expr = self.equations[expr.name].expr
+        if not (isinstance(expr, Apply) and expr.op == "div"):
+            return None
+        above, below = (forms.form(a) for a in expr.args)
+        if not isinstance(below, Linear) or isinstance(above, Nonlinear):
+            return None
+        coefs = [c for f in (above, below) if isinstance(f, Linear) for c in f.coefs.values()]
+        if any(c.factor is None or c.mixes for c in coefs):
+            return None
+        reason = Reason(f"{shown(name)} is divided by a value affine in itself: a linear fractional map", expr.span)
+        return Group((name,), "MB", ("sequential",), False, (reason,), certificate=_DECIDED)
 
     def _nonlinear(self, members: tuple[str, ...], why: Nonlinear) -> Group:
         reasons = [Reason(why.text, why.span)]
@@ -289,8 +306,7 @@ class _Context:
                 ),
             )
             monoid = softmax_monoid(self.states, found, self.taken)
-            steady = found.decay is None or self.steady(found.decay)
-            joint = Group(members, "OS", ("sequential", "scan"), steady, reasons, monoid, _DECIDED)
+            joint = Group(members, "OS", ("sequential", "scan"), False, reasons, monoid, _DECIDED)
             groups = self._joined(groups, joint)
         return groups
 
