@@ -77,11 +77,9 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _library(value: Any) -> Any:
-    if _is_tensor(value):
-        import torch
+    from recurc.runtime.torch_ops import is_tensor, library
 
-        return torch
-    return np
+    return library() if is_tensor(value) else np
 
 
 def _elementwise(name: str) -> Callable[..., Any]:
@@ -98,8 +96,9 @@ def _elementwise(name: str) -> Callable[..., Any]:
 
 
 def _on_tensors(name: str, args: tuple[Any, ...]) -> Any:
-    import torch
+    from recurc.runtime.torch_ops import library
 
+    torch = library()
     function = getattr(torch, {"max": "maximum", "min": "minimum"}.get(name, name), None)
     function = function or getattr(torch.nn.functional, name, None)
     if function is None:

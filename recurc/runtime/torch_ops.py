@@ -37,6 +37,11 @@ def _torch() -> Any:
     return torch
 
 
+def library() -> Any:
+    """Torch itself, for code that runs on a tensor it was given."""
+    return _torch()
+
+
 def refuse_gradients(slot: Slot, tensor: Tensor) -> None:
     """A tensor whose gradient is wanted is refused rather than detached behind the caller's back."""
     if tensor.requires_grad and _torch().is_grad_enabled():
