@@ -36,6 +36,7 @@ class ShimKernel:
         self.program: Program = emit(plan, spec)
         self.source = {"kernel.cu": self.program.source}
         self.seed, self.most_groups = seed, most_groups
+        self.together = False  # run all blocks of every launch at once, not only those of a cooperative one
         self._library = _loaded(self.program)
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
@@ -83,7 +84,7 @@ class ShimKernel:
             y,
             launch.block,
             ctypes.c_size_t(launch.shared_bytes),
-            int(launch.cooperative),
+            int(launch.cooperative or self.together),
             ctypes.c_uint64(self.seed),
         )
         assert status == 0, f"{launch.kernel} deadlocked: some threads wait at a barrier that others never reach"

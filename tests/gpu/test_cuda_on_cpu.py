@@ -14,7 +14,7 @@ import pytest
 
 from recurc.backends import reference
 from recurc.backends.base import Specialization
-from recurc.backends.cuda import block_stage, lane_stage, persistent_stage
+from recurc.backends.cuda import block_stage, lane_stage, persistent_stage, scan_stage
 from recurc.backends.storage import bf16_bits, loaded
 from recurc.plan import Plan, Role
 from recurc.types import DType
@@ -123,11 +123,29 @@ def test_kernels_compute_the_definition(key: tuple[str, str], real: DType, seed:
         check(key, real, seed, 1 if steps == 3 else 3, steps)
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["blocks in turn", "blocks at once"])
 @pytest.mark.parametrize("key", [k for k in plans() if k[1] == "scan"], ids="-".join)
-def test_a_scan_joins_its_chunks(key: tuple[str, str], seed: int) -> None:
+def test_chunks_are_chained(key: tuple[str, str], together: bool, seed: int) -> None:
+    """Every chunk by its own block: in any order of running, and all running at once."""
     sizes = {"ema": {"D": 11}, "aaren": {"D": 3}, "selective_scan": {"D": 3, "N": 2}}[key[0]]
+    run = kernel(key, DType.F32, tuple(sorted(sizes.items())))
+    run.together = together
     for steps in (257, 1030):
         check(key, DType.F32, seed, 2, steps, sizes)
+
+
+@pytest.mark.parametrize("key", [k for k in plans() if k[1] == "scan"], ids="-".join)
+def test_a_block_walks_over_the_chunks_of_its_own(
+    key: tuple[str, str], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, seed: int
+) -> None:
+    """What runs when sequences and lanes fill the GPU."""
+    monkeypatch.setattr(scan_stage, "ENOUGH_BLOCKS", 0)
+    spec = Specialization(tuple(sorted(SIZES[key[0]].items())), DType.F32)
+    run = ShimKernel(plans()[key], spec, seed)
+    for batch, steps in ((3, 1), (1, 2), (2, 7), (2, 64), (1, 1030)):
+        arrays = Arrays(key[0], plans()[key], spec, rng, batch, steps)
+        run(arrays.arrays, batch, steps)
+        arrays.check(DType.F32, steps, f"{key[0]} walking")
 
 
 def test_a_scan_of_a_single_lane_uses_the_whole_warp_along_time(seed: int) -> None:

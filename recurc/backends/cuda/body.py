@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
-from recurc.backends.cuda.scalars import Index, accumulate, arithmetic, c_type, identity_of, scalar
+from recurc.backends.cuda.scalars import Index, accumulate, arithmetic, bare, c_type, identity_of, scalar
 from recurc.backends.cuda.scope import Scope, flat, product
 from recurc.ir import Contract, Equation, Expr, Read, Reduce, reads
 from recurc.plan import Buffer, Role
@@ -114,14 +114,15 @@ class Body:
         places = self.places(value.dims)
         simple = not isinstance(expr, Reduce | Contract)
         if simple and not value.inner:
-            self.scope.line(f"{'const ' + kind + ' ' if declare else ''}{value.name} = {self.scalar(expr, places)};")
+            start = f"const {kind} {value.name}" if declare else value.name
+            self.scope.line(f"{start} = {bare(self.scalar(expr, places))};")
             return
         if declare:
             self.scope.line(f"{kind} {value.declarator};")
         with self.scope.unrolled(self.loops(value.dims)):
             target = value.at([places[axis] for axis in axis_ids(value.dims)])
             if simple:
-                self.scope.line(f"{target} = {self.scalar(expr, places)};")
+                self.scope.line(f"{target} = {bare(self.scalar(expr, places))};")
             elif isinstance(expr, Reduce):
                 self._reduce(expr, target, places)
             else:

@@ -49,6 +49,14 @@ RC_INLINE u64 rc_load_acquire(const u64* p) {
     return x;
 }
 
+RC_INLINE void rc_store_release(u64* p, u64 x) {
+#ifdef __CUDA_ARCH__
+    asm volatile("st.release.gpu.global.u64 [%0], %1;" :: "l"(p), "l"(x) : "memory");
+#else
+    *(volatile u64*)p = x;
+#endif
+}
+
 // What another block wrote during this launch is read past the first-level cache, which is not coherent.
 template <class T> RC_INLINE T rc_load_from_grid(const T* p) {
 #ifdef __CUDA_ARCH__

@@ -27,7 +27,7 @@ def emit(plan: Plan, spec: Specialization) -> Program:
     scratch = tuple(Scratch(b.name, storage_dtype(b, spec).value, sizes_of(b.dims, spec), b.has_time) for b in inside)
     header = _header(plan, spec, steps)
     return Program(
-        "\n".join([header, _resource("prelude.cuh"), _resource("cooperation.cuh"), *texts]), tuple(steps), scratch
+        "\n".join([header, "", _resource("prelude.cuh"), _resource("cooperation.cuh"), *texts]), tuple(steps), scratch
     )
 
 
@@ -48,7 +48,8 @@ def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple
         case Matmul():
             step, written = matmul_stage.emit_matmul(stage, plan, spec, kernel, scope)
         case Scan():
-            step, written = scan_stage.emit_scan(stage, plan, spec, kernel, scope)
+            step, written, scopes = scan_stage.emit_scan(stage, plan, spec, kernel)
+            return step, _kernels(step, scopes, written, [step.stage] * len(scopes))
     return step, _kernels(step, [scope], written, [step.stage])
 
 

@@ -93,6 +93,18 @@ def _scalar(expr: Expr, index: Index, spec: Specialization, resolve: Resolve) ->
             raise CompilerBug("a reduction inside an expression reached the printer; `flatten` names them first")
 
 
+def bare(text: str) -> str:
+    """Without the parentheses around the whole."""
+    if not text.startswith("("):
+        return text
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[1:-1] if place == len(text) - 1 else text
+    return text
+
+
 def identity_of(op: str, dtype: DType) -> str:
     """The neutral element of a reduction, in an arithmetic type."""
     lowest: dict[DType, float | int] = {DType.I32: -(2**31) + 1, DType.I64: -(2**63) + 1}

@@ -1,8 +1,12 @@
-"""`Scan` stages: one block per sequence and tile of lanes walks over T in chunks. Each thread combines a few
-consecutive steps, a warp joins its threads by shuffles (Kogge-Stone), the block joins its warps through shared
-memory, and the states at a chunk's end start the next chunk. Every element is lifted twice (the second time from the
-cache): once for the totals, once to advance the states, so nothing but the inputs and the outputs touches device
-memory."""
+"""`Scan` stages. A chunk of T is the work of one block for one sequence and a few lanes: each thread combines a few
+consecutive steps, a warp joins its threads by shuffles (Kogge-Stone), the block joins its warps through shared memory.
+Then every thread knows the states before its first step and advances them step by step. Every element is lifted twice
+(the second time from the cache), so nothing but inputs and outputs moves through device memory.
+
+Two variants join the chunks. With enough sequences and lanes to fill a GPU, a block walks over the chunks of its own.
+With few, every chunk has its block, and the states at a chunk's end are handed to the next one (a chained scan: one
+pass, work in parallel, only the handing over in sequence). Looking back over several chunks would be quicker by a
+little, but then the order of combining depends on timing, and the same inputs would not give the same bits."""
 
 from __future__ import annotations
 
@@ -10,255 +14,264 @@ from recurc.backends.base import Specialization
 from recurc.backends.cuda.body import Body, Local
 from recurc.backends.cuda.flatten import flatten
 from recurc.backends.cuda.lane_stage import load_constants, split_lanes
-from recurc.backends.cuda.program import Launch, Step, Term
-from recurc.backends.cuda.scalars import arithmetic, c_type
+from recurc.backends.cuda.program import Launch, Step, Term, Workspace
+from recurc.backends.cuda.scalars import c_type
+from recurc.backends.cuda.scan_element import element_struct, lift_equations, preamble, states_struct
 from recurc.backends.cuda.scope import Scope, product
 from recurc.backends.emit.lanes import lane_dims
-from recurc.facts import Monoid
-from recurc.ir import Equation, Expr, reads
+from recurc.ir import Equation, reads
 from recurc.plan import Plan, Scan
-from recurc.types import Dims
 
 ITEMS = 8  # consecutive steps per thread
 SECTOR = 32  # bytes the memory moves at once: so many bytes of neighbouring lanes lie side by side in a warp
-SMALL_ELEMENT = 8  # words; a larger element leaves registers for fewer threads and no unrolling over the items
+SMALL_ELEMENT = 32  # bytes; a larger element leaves registers for fewer threads and no unrolling over the items
+ENOUGH_BLOCKS = 264  # two per multiprocessor of a large GPU: with as many, blocks walk over their own chunks
 
 
-def element_words(monoid: Monoid, lanes: Dims, spec: Specialization) -> int:
-    """The size of a lifted element of one lane in 32-bit words."""
-    return sum(
-        product([spec.size(d) for d in c.dims if d not in lanes]) * -(-arithmetic(c.dtype, spec).itemsize // 4)
-        for c in monoid.components
-    )
+def emit_scan(stage: Scan, plan: Plan, spec: Specialization, kernel: str) -> tuple[Step, list[str], list[Scope]]:
+    """How to launch the variants, the buffers they write, and each one's text."""
+    writers: list[_Writer] = []
+    walking = _Writer(stage, plan, spec, kernel, chained=False)
+    few = ENOUGH_BLOCKS // walking.tiles  # sequences that leave the GPU idle
+    if few >= 1:
+        writers.append(_Writer(stage, plan, spec, kernel, chained=True))
+    writers.append(walking)
+    written = [writer.write() for writer in writers][-1]
+    writers[0].scope.preamble.extend(preamble(stage.monoid, walking.element, walking.states, plan))
+    launches = tuple(writer.launch(few if writer.chained else None) for writer in writers)
+    beside = "1 lane" if walking.width == 1 else f"{walking.width} lanes"
+    what = f"scan over t by the {stage.monoid.cls} monoid, chunks of {walking.chunk} steps, {beside} a block"
+    if few >= 1:
+        what += f"; up to {few} sequences by chained chunks"
+    return Step(what, launches, writers[0].workspaces), written, [writer.scope for writer in writers]
 
 
-def emit_scan(stage: Scan, plan: Plan, spec: Specialization, kernel: str, scope: Scope) -> tuple[Step, list[str]]:
-    """Writes the kernel's body into `scope`; returns how to launch it and the buffers it writes."""
-    lanes = lane_dims(stage)
-    per_sequence = product([spec.size(d) for d in lanes])
-    width = 1  # lanes side by side in a warp
-    while width < min(per_sequence, SECTOR // spec.real.itemsize):
-        width *= 2
-    members = 32 // width  # threads of a warp along time
-    words = element_words(stage.monoid, lanes, spec)
-    warps = 8 if words <= SMALL_ELEMENT else 4
-    chunk = members * warps * ITEMS
-    element = f"{kernel}_element"
-    _element(stage.monoid, lanes, scope, element)
+class _Writer:
+    """Writes one variant."""
 
-    tiles = -(-per_sequence // width)
-    scope.line("RC_DYNAMIC_SHARED(memory);")
-    scope.line(f"{element}* const totals = ({element}*)memory;  // [warp][lane]")
-    scope.line(
-        f"const int warp = threadIdx.x / 32, member = (threadIdx.x & 31) / {width}, column = threadIdx.x % {width};"
-    )
-    scope.line(
-        f"const i64 b = i64(blockIdx.x) / {tiles}, lane_of_sequence = i64(blockIdx.x) % {tiles} * {width} + column;"
-    )
-    scope.line(f"const bool active = lane_of_sequence < {per_sequence};  // idle threads repeat the last lane, unseen")
-    if per_sequence > 1:
-        scope.line(f"const i64 lane = active ? lane_of_sequence : {per_sequence - 1};")
-    split_lanes(scope, lanes, "lane")
+    def __init__(self, stage: Scan, plan: Plan, spec: Specialization, kernel: str, chained: bool) -> None:
+        self.stage, self.plan, self.spec, self.chained = stage, plan, spec, chained
+        self.scope = Scope(plan, spec)
+        self.lanes = lane_dims(stage)
+        self.kernel = f"{kernel}_chained" if chained else kernel
+        self.per_sequence = product([spec.size(d) for d in self.lanes])
+        self.width = 1  # lanes side by side in a warp
+        while self.width < min(self.per_sequence, SECTOR // spec.real.itemsize):
+            self.width *= 2
+        self.tiles = -(-self.per_sequence // self.width)
+        self.members = 32 // self.width  # threads of a warp along time
+        self.element = element_struct(stage, self.lanes, spec, kernel)
+        self.states = states_struct(stage, self.lanes, spec, kernel)
+        self.small = self.element.bytes <= SMALL_ELEMENT
+        self.warps = 8 if self.small else 4
+        self.chunk = self.members * self.warps * ITEMS
+        self.lifted = flatten([*stage.pre, *lift_equations(stage.monoid)])
+        self.post = flatten(stage.post)
+        self.held: dict[str, Local] = {}
+        groups = (Term(self.tiles), Term(batch=True), Term(tile=self.chunk, steps=True))
+        self.workspaces = (
+            Workspace("tickets", 8, (Term(),), zeroed=True),
+            Workspace("handed_flags", 8, groups, zeroed=True),
+            Workspace("handed_states", self.states.bytes * self.width, groups),
+        ) if chained else ()  # fmt: skip
 
-    body = Body(scope, lanes)
-    lifted = flatten([*stage.pre, *_lift(stage.monoid)])
-    post = flatten(stage.post)
-    hidden = frozenset(e.name for e in (*lifted, *post)) | {c.name for c in stage.carries}
-    load_constants(body, [*lifted, *post], hidden)
-    states: dict[str, Local] = {}
-    for carry in stage.carries:
-        states[carry.name] = body.local(f"{carry.name}@prev", carry.dims)
-        body.load_local(plan.buffer(f"{carry.name}@initial"), states[carry.name])
-    carried = _carry_struct(stage, lanes, scope, f"{kernel}_states")
-    scope.line(f"{carried}* const boundary = ({carried}*)(totals + {warps * width});  // the states at a chunk's end")
+    def launch(self, max_batch: int | None) -> Launch:
+        grid = (Term(self.tiles), Term(batch=True), *([Term(tile=self.chunk, steps=True)] if self.chained else []))
+        shared = self.width * (self.warps * self.element.bytes + self.states.bytes) + 16
+        return Launch(
+            self.kernel, self.scope.arguments, grid, block=32 * self.warps, shared_bytes=shared, max_batch=max_batch
+        )
 
-    scope.line()
-    with scope.block("auto lift = [&](const i64 t)", "};"):
-        _print_lift(Body(scope, lanes), body, stage, lifted, element)
-    with scope.block(f"auto apply = [&](const {element}& lifted)", "};"):
-        _print_apply(stage, scope, lanes, states)
-    with scope.block("auto advance = [&](const i64 t)", "};"):
-        _print_advance(stage, plan, scope, body, states, lifted, post)
+    def write(self) -> list[str]:
+        scope = self.scope
+        self._find_work()
+        body = Body(scope, self.lanes)
+        hidden = frozenset(e.name for e in (*self.lifted, *self.post)) | {c.name for c in self.stage.carries}
+        load_constants(body, [*self.lifted, *self.post], hidden)
+        for carry in self.stage.carries:
+            self.held[carry.name] = body.local(f"{carry.name}@prev", carry.dims)
+            body.load_local(self.plan.buffer(f"{carry.name}@initial"), self.held[carry.name])
+        scope.line()
+        with scope.block("auto lift = [&](const i64 t)", "};"):
+            self._lift(body)
+        with scope.block(f"auto apply = [&](const {self.element.name}& lifted)", "};"):
+            self._apply()
+        with scope.block("auto advance = [&](const i64 t)", "};"):
+            self._advance(body)
+        scope.line()
+        if self.chained:
+            self._totals()
+            self._take_over(body)
+            self._steps()
+            return self._finals(body, f"segment == segments - 1 && {self._last_thread}")
+        with scope.block(f"for (i64 chunk = 0; chunk < {scope.steps()}; chunk += {self.chunk})"):
+            self._totals()
+            scope.line("apply(prefix);")
+            self._steps()
+            scope.line("// The last thread along time has the states at the chunk's end, also past the sequence's end.")
+            with scope.block(f"if ({self._last_thread})"):
+                self._through(body, "boundary[column]", out=True)
+            scope.line("__syncthreads();")
+            self._through(body, "boundary[column]", out=False)
+        return self._finals(body, f"threadIdx.x < {self.width}")
 
-    unroll = "#pragma unroll" if words <= SMALL_ELEMENT else "#pragma unroll 1"
-    scope.line()
-    with scope.block(f"for (i64 chunk = 0; chunk < {scope.steps()}; chunk += {chunk})"):
+    @property
+    def _last_thread(self) -> str:
+        return f"warp == {self.warps - 1} && member == {self.members - 1}"
+
+    def _find_work(self) -> None:
+        scope, element, width, tiles = self.scope, self.element.name, self.width, self.tiles
+        scope.line("RC_DYNAMIC_SHARED(memory);")
+        scope.line(f"{element}* const totals = ({element}*)memory;  // [warp][column]")
+        if not self.chained:
+            scope.line(f"{self.states.name}* const boundary = ({self.states.name}*)(totals + {self.warps * width});")
+        scope.line("const int warp = threadIdx.x / 32;")
+        scope.line(f"const int member = (threadIdx.x & 31) / {width}, column = threadIdx.x % {width};")
+        group = "i64(blockIdx.x)"
+        if self.chained:
+            groups, group = f"({scope.batch()} * {tiles})", "group"
+            ticket = scope.workspace("tickets", "u64")
+            scope.line(
+                "// Chunks are handed out in the order blocks start, so that whoever waits, waits for a running block."
+            )
+            scope.line("u64* const ticket = (u64*)memory;")
+            scope.line(f"if (threadIdx.x == 0) *ticket = atomicAdd({ticket}, u64(1));")
+            scope.line("__syncthreads();")
+            scope.line(f"const i64 segment = i64(*ticket) / {groups}, group = i64(*ticket) % {groups};")
+            scope.line("__syncthreads();  // before the totals take the ticket's place")
+            scope.line(f"const i64 segments = ({scope.steps()} + {self.chunk - 1}) / {self.chunk};")
+            scope.line(f"const i64 chunk = segment * {self.chunk};")
+        scope.line(f"const i64 b = {group} / {tiles}, position = {group} % {tiles} * {width} + column;")
+        scope.line(f"const bool active = position < {self.per_sequence};  // idle threads repeat the last lane, unseen")
+        if self.per_sequence > 1:
+            scope.line(f"const i64 lane = active ? position : {self.per_sequence - 1};")
+        split_lanes(scope, self.lanes, "lane")
+
+    def _lift(self, body: Body) -> None:
+        inside = Body(self.scope, self.lanes)
+        inside.share(body)
+        self.scope.line(f"{self.element.name} result;")
+        targets = {f"{n}@lift": field for n, field in self.element.fields("result").items()}
+        for equation in self.lifted:
+            if equation.name in targets:
+                inside.define(targets[equation.name], equation.expr, declare=False)
+            else:
+                inside.equation(equation)
+        self.scope.line("return result;")
+
+    def _apply(self) -> None:
+        """The states after the steps that an element stands for."""
+        body, monoid = Body(self.scope, self.lanes), self.stage.monoid
+        for name, field in self.element.fields("lifted").items():
+            body.bind(name, 0, field)
+        for name, state in self.held.items():
+            body.bind(name, 1, state)
+        new: dict[str, Local] = {}
+        named = [Equation(f"{n}@new", e) for n, e in zip(monoid.states, monoid.apply, strict=True)]
+        for equation in flatten(named):
+            state = self.held.get(equation.name.removesuffix("@new"))
+            value = body.equation(equation, state.dims if state else None)
+            if state:
+                new[equation.name.removesuffix("@new")] = value
+        for name, value in new.items():
+            body.copy(self.held[name], value)
+
+    def _advance(self, body: Body) -> None:
+        """One step: its element applied to the states, then what reads them."""
+        scope = self.scope
+        inside = Body(scope, self.lanes)
+        inside.share(body)
+        read_before = {r.name for e in self.post for r in reads(e.expr) if r.lag == 1}
+        for carry in self.stage.carries:
+            inside.bind(carry.name, 0, self.held[carry.name])
+            if carry.name in read_before:
+                before = inside.bind(carry.name, 1, inside.local(f"{carry.name}@before", carry.dims))
+                scope.line(f"{c_type(carry.dtype, self.spec)} {before.declarator};")
+                inside.copy(before, self.held[carry.name])
+        scope.line("apply(lift(t));")
+        pre = flatten(self.stage.pre)
+        wanted = {r.name for e in self.post for r in reads(e.expr)} | set(self.stage.writes)
+        for equation in reversed(pre):
+            if equation.name in wanted:
+                wanted |= {r.name for r in reads(equation.expr)}
+        values = {e.name: inside.equation(e) for e in pre if e.name in wanted}
+        values |= {e.name: inside.equation(e) for e in self.post}
+        for name in self.stage.writes:
+            inside.store(self.plan.buffer(name), values.get(name) or self.held[name], guards=("active",))
+
+    def _totals(self) -> None:
+        """Declares `total` (of this thread's steps and all earlier ones) and `prefix` (of those before its own)."""
+        scope, element, width, members = self.scope, self.element.name, self.width, self.members
         scope.line(f"const i64 first = chunk + (warp * {members} + member) * {ITEMS};")
         scope.line(f"{element} total = {element}_identity();")
-        scope.line(unroll)
+        scope.line(self._unroll)
         with scope.block(f"for (int slot = 0; slot < {ITEMS}; ++slot)"):
             scope.line("const i64 t = first + slot;")
-            scope.line(f"const {element} next = lift(t < {scope.steps()} ? t : {scope.steps()} - 1);")
-            scope.line(f"if (t < {scope.steps()}) total = {element}_combine(total, next);")
+            scope.line(f"const {element} lifted = lift(t < {scope.steps()} ? t : {scope.steps()} - 1);")
+            scope.line(f"if (t < {scope.steps()}) total = {element}_combine(total, lifted);")
         scope.line("// Kogge-Stone along time inside the warp")
         with scope.block(f"for (int offset = 1; offset < {members}; offset *= 2)"):
             scope.line(f"const {element} earlier = rc_shuffle_up(total, offset * {width});")
             scope.line(f"if (member >= offset) total = {element}_combine(earlier, total);")
-        scope.line(
-            f"{element} prefix = rc_shuffle_up(total, {width});  // of the steps before this thread's, in the warp"
-        )
+        scope.line(f"{element} prefix = rc_shuffle_up(total, {width});")
         scope.line(f"if (member == 0) prefix = {element}_identity();")
         scope.line(f"if (member == {members - 1}) totals[warp * {width} + column] = total;")
         scope.line("__syncthreads();")
-        scope.line(
-            f"for (int at = warp - 1; at >= 0; --at) prefix = {element}_combine(totals[at * {width} + column], prefix);"
-        )
+        with scope.block("for (int at = warp - 1; at >= 0; --at)"):
+            scope.line(f"const {element} earlier = totals[at * {width} + column];")
+            scope.line(f"prefix = {element}_combine(earlier, prefix);")
+            if self.chained:
+                scope.line(f"total = {element}_combine(earlier, total);")
+
+    @property
+    def _unroll(self) -> str:
+        return "#pragma unroll" if self.small else "#pragma unroll 1"
+
+    def _take_over(self, body: Body) -> None:
+        """The states before the chunk, from the block before; those after it, to the next, ahead of the own steps."""
+        scope, width = self.scope, self.width
+        flags, handed = scope.workspace("handed_flags", "u64"), scope.workspace("handed_states", self.states.name)
+        with scope.block("if (segment > 0)"):
+            scope.line("const i64 from = group * segments + segment - 1;")
+            with scope.block("if (threadIdx.x == 0)"):
+                scope.line(f"while (rc_load_acquire({flags} + from) == 0) RC_SPIN_WAIT();")
+                scope.line("__threadfence();")
+            scope.line("__syncthreads();")
+            for name, state in self.held.items():
+                field = self.states.fields(f"{handed}[from * {width} + column]")[name]
+                places = [scope.place(axis) for axis in body.places(state.dims)]
+                with scope.unrolled(body.loops(state.dims)):
+                    scope.line(f"{state.at(places)} = rc_load_from_grid(&{field.at(places)});")
+        with scope.block(f"if (segment + 1 < segments && warp == {self.warps - 1})"):
+            scope.line("const i64 to = group * segments + segment;")
+            with scope.block(f"if (member == {self.members - 1})"):
+                scope.line(f"{self.states.name} before;")
+                self._through(body, "before", out=True)
+                scope.line("apply(total);")
+                self._through(body, f"{handed}[to * {width} + column]", out=True)
+                self._through(body, "before", out=False)
+                scope.line("__threadfence();")
+            scope.line("__syncwarp();")
+            scope.line(f"if ((threadIdx.x & 31) == 31) rc_store_release({flags} + to, u64(1));")
         scope.line("apply(prefix);")
-        scope.line(unroll)
+
+    def _steps(self) -> None:
+        scope = self.scope
+        scope.line(self._unroll)
         with scope.block(f"for (int slot = 0; slot < {ITEMS}; ++slot)"):
             scope.line(f"if (first + slot < {scope.steps()}) advance(first + slot);")
-        scope.line(
-            "// The last thread along time holds the states at the chunk's end, also when the sequence ended before."
-        )
-        with scope.block(f"if (warp == {warps - 1} && member == {members - 1})"):
-            _through(body, states, "boundary[column]", out=True)
-        scope.line("__syncthreads();")
-        _through(body, states, "boundary[column]", out=False)
 
-    written = list(stage.writes)
-    for carry in stage.carries:
-        if plan.has(f"{carry.name}@final"):
-            target = plan.buffer(f"{carry.name}@final")
-            body.store(target, states[carry.name], guards=("active", "threadIdx.x < " + str(width)))
-            written.append(target.name)
-    state_words = sum(2 * product([spec.size(d) for d in c.dims if d not in lanes]) for c in stage.carries)
-    shared = 4 * width * (warps * words + state_words) + 64
-    beside = "1 lane" if width == 1 else f"{width} lanes"
-    what = f"scan over t by the {stage.monoid.cls} monoid, chunks of {chunk} steps, {beside} a block"
-    launch = Launch(kernel, scope.arguments, (Term(tiles), Term(batch=True)), block=32 * warps, shared_bytes=shared)
-    return Step(what, (launch,)), written
+    def _through(self, body: Body, holder: str, out: bool) -> None:
+        """Copies the states to a struct, or back."""
+        for name, field in self.states.fields(holder).items():
+            body.copy(field, self.held[name]) if out else body.copy(self.held[name], field)
 
-
-def _lift(monoid: Monoid) -> list[Equation]:
-    return [Equation(f"{c.name}@lift", e) for c, e in zip(monoid.components, monoid.lift, strict=True)]
-
-
-def _fields(monoid: Monoid, lanes: Dims, scope: Scope, holder: str) -> dict[str, Local]:
-    """The components of an element variable."""
-    return {c.name: Local(f"{holder}.{scope.names(c.name)}", c.dims, lanes, scope.spec) for c in monoid.components}
-
-
-def _element(monoid: Monoid, lanes: Dims, scope: Scope, element: str) -> None:
-    """The struct of a lifted element, its identity and its combine, before the kernel."""
-    spec = scope.spec
-    text = Scope(scope.plan, spec)
-    text.depth = 0
-    with text.block(f"struct {element}", "};"):
-        for component in monoid.components:
-            field = Local(text.names(component.name), component.dims, lanes, spec)
-            text.line(f"{c_type(component.dtype, spec)} {field.declarator};")
-    text.line()
-    body = Body(text, lanes)
-    result = _fields(monoid, lanes, text, "result")
-    with text.block(f"RC_INLINE {element} {element}_identity()"):
-        text.line(f"{element} result;")
-        for component, expr in zip(monoid.components, monoid.identity, strict=True):
-            body.define(result[component.name], expr, declare=False)
-        text.line("return result;")
-    text.line()
-    for side, holder in (("1", "earlier"), ("2", "later")):
-        for name, field in _fields(monoid, lanes, text, holder).items():
-            body.bind(f"{side}.{name}", 0, field)
-    with text.block(f"RC_INLINE {element} {element}_combine(const {element}& earlier, const {element}& later)"):
-        text.line(f"{element} result;")
-        _print_into(body, monoid, list(monoid.combine), result)
-        text.line("return result;")
-    text.line()
-    scope.preamble.extend(text.lines)
-
-
-def _print_into(body: Body, monoid: Monoid, exprs: list[Expr], result: dict[str, Local]) -> None:
-    named = [Equation(f"{c.name}@new", e) for c, e in zip(monoid.components, exprs, strict=True)]
-    targets = {f"{c.name}@new": result[c.name] for c in monoid.components}
-    for equation in flatten(named):
-        if equation.name in targets:
-            body.define(targets[equation.name], equation.expr, declare=False)
-        else:
-            body.equation(equation)
-
-
-def _carry_struct(stage: Scan, lanes: Dims, scope: Scope, name: str) -> str:
-    text = Scope(scope.plan, scope.spec)
-    text.depth = 0
-    with text.block(f"struct {name}", "};"):
-        for carry in stage.carries:
-            field = Local(scope.names(f"{carry.name}@prev"), carry.dims, lanes, scope.spec)
-            text.line(f"{c_type(carry.dtype, scope.spec)} {field.declarator};")
-    text.line()
-    scope.preamble.extend(text.lines)
-    return name
-
-
-def _through(body: Body, states: dict[str, Local], holder: str, out: bool) -> None:
-    """Copies the states to a struct in shared memory, or back."""
-    for state in states.values():
-        field = Local(f"{holder}.{state.name}", state.dims, state.lanes, state.spec)
-        body.copy(field, state) if out else body.copy(state, field)
-
-
-def _print_lift(fresh: Body, body: Body, stage: Scan, lifted: list[Equation], element: str) -> None:
-    fresh.share(body)
-    scope = fresh.scope
-    scope.line(f"{element} result;")
-    targets = {f"{n}@lift": field for n, field in _fields(stage.monoid, fresh.lanes, scope, "result").items()}
-    for equation in lifted:
-        if equation.name in targets:
-            fresh.define(targets[equation.name], equation.expr, declare=False)
-        else:
-            fresh.equation(equation)
-    scope.line("return result;")
-
-
-def _print_apply(stage: Scan, scope: Scope, lanes: Dims, states: dict[str, Local]) -> None:
-    """The states after the steps that an element stands for."""
-    body = Body(scope, lanes)
-    for name, field in _fields(stage.monoid, lanes, scope, "lifted").items():
-        body.bind(name, 0, field)
-    for name, state in states.items():
-        body.bind(name, 1, state)
-    new: dict[str, Local] = {}
-    for equation in flatten(
-        [Equation(f"{n}@new", e) for n, e in zip(stage.monoid.states, stage.monoid.apply, strict=True)]
-    ):
-        state = equation.name.removesuffix("@new")
-        value = body.equation(equation, states[state].dims if state in states else None)
-        if state in states:
-            new[state] = value
-    for name, value in new.items():
-        body.copy(states[name], value)
-
-
-def _print_advance(
-    stage: Scan,
-    plan: Plan,
-    scope: Scope,
-    body: Body,
-    states: dict[str, Local],
-    lifted: list[Equation],
-    post: list[Equation],
-) -> None:
-    """One step: the element of this step applied to the states, then what reads them."""
-    inside = Body(scope, body.lanes)
-    inside.share(body)
-    read_before = {r.name for e in post for r in reads(e.expr) if r.lag == 1}
-    for carry in stage.carries:
-        inside.bind(carry.name, 0, states[carry.name])
-        if carry.name in read_before:
-            before = inside.bind(carry.name, 1, inside.local(f"{carry.name}@before", carry.dims))
-            scope.line(f"{c_type(carry.dtype, scope.spec)} {before.declarator};")
-            inside.copy(before, states[carry.name])
-    scope.line("apply(lift(t));")
-    needed = _used(stage, post)
-    values = {e.name: inside.equation(e) for e in flatten(stage.pre) if e.name in needed}
-    values |= {e.name: inside.equation(e) for e in post}
-    for name in stage.writes:
-        inside.store(plan.buffer(name), values.get(name) or states[name], guards=("active",))
-
-
-def _used(stage: Scan, post: list[Equation]) -> set[str]:
-    """The `pre` values that `post` or the stage's writes need, directly or through others."""
-    wanted = set(stage.writes) | {r.name for e in post for r in reads(e.expr)}
-    for equation in reversed(flatten(stage.pre)):
-        if equation.name in wanted:
-            wanted |= {r.name for r in reads(equation.expr)}
-    return wanted
+    def _finals(self, body: Body, condition: str) -> list[str]:
+        written = list(self.stage.writes)
+        finals = [c for c in self.stage.carries if self.plan.has(f"{c.name}@final")]
+        if finals:
+            with self.scope.block(f"if (active && {condition})"):
+                for carry in finals:
+                    body.store(self.plan.buffer(f"{carry.name}@final"), self.held[carry.name])
+                    written.append(f"{carry.name}@final")
+        return written

@@ -21,7 +21,8 @@ _RESERVED = frozenset(
     row_start first last chunk earlier later prefix mine member arrived exchange owned weight parity lift combine apply
     i64 u64 threadIdx blockIdx blockDim gridDim identity result lifted totals column active boundary gate part sequence
     meeting target wanted in_range state left right place value sum rows row_tiles my_row my_column first_row
-    first_column segment flags known lane_of_sequence next now
+    first_column segment segments position lifted ticket tickets handed_flags handed_states from to before next now
+    RC_INF RC_NAN RC_INLINE RC_SPIN_WAIT RC_DYNAMIC_SHARED linux unix
     """.split()  # noqa: SIM905 - a list of sixty quoted words is harder to read
 )
 _LARGEST_INT = 2**31 - 1
