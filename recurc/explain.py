@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recurc.facts import CLASSES, Group
-from recurc.formula import equation_lines, formula
+from recurc.formula import equation_lines, formula, wrapped
+from recurc.ir import Apply, Const, Expr, Read, children, walk, with_children
 from recurc.plan import Candidate, Loop, Map, Matmul, Plan, Role, Scan, Stage
 from recurc.targets import Target
 from recurc.types import Dims, DType
@@ -67,12 +69,61 @@ def _groups(plan: Plan) -> str:
 
 
 def _lifted(group: Group) -> list[str]:
-    """The operator in formulas, for classes where that is short enough to help."""
-    if group.monoid is None or group.cls not in ("EA", "CA"):
+    """The operator in formulas: the element of one step, what two elements make, and the state an element gives."""
+    monoid = group.monoid
+    if monoid is None:
         return []
-    parts = [f"{c.name} = {formula(e)}" for c, e in zip(group.monoid.components, group.monoid.lift, strict=True)]
-    steps = [f"{s} = {formula(e)}" for s, e in zip(group.monoid.states, group.monoid.apply, strict=True)]
-    return [f"    lifted      {', '.join(steps)} with {', '.join(parts)}"]
+    names = [c.name for c in monoid.components]
+    guarded = any(_unguarded(n) is not n for e in (*monoid.combine, *monoid.apply) for n in walk(e))
+    blocks = (
+        ("element", _formulas(names, monoid.lift)),
+        ("combine", _formulas(names, monoid.combine)),
+        ("apply", _formulas(monoid.states, monoid.apply)),
+    )
+    lines: list[str] = []
+    for title, formulas in blocks:
+        for n, text in enumerate(formulas):
+            lines += [f"    {title if n == 0 else '':<11} {line}" for line in wrapped(text, 92)]
+    return [*lines, *(["                (where exp(-∞ - …) is 0)"] if guarded else [])]
+
+
+def _formulas(names: Sequence[str], exprs: Sequence[Expr]) -> list[str]:
+    """`name = expr` each; an expression that was given a name before is called by it, `1.a` is written a₁."""
+    known: dict[Expr, Read] = {}
+
+    def spoken(node: Expr) -> Expr:
+        if node in known:
+            return known[node]
+        plain = _unguarded(node)
+        if isinstance(plain, Read) and plain.name.startswith(("1.", "2.")):
+            return replace(plain, name=plain.name[2:] + {"1": "₁", "2": "₂"}[plain.name[0]])
+        return plain
+
+    out: list[str] = []
+    for name, expr in zip(names, exprs, strict=True):
+        said = _top_down(expr, known, spoken)
+        out.append(f"{name} = {formula(said)}")
+        if not isinstance(expr, Read | Const):
+            known[expr] = Read(name, 0, expr.dims, expr.dtype)
+    return out
+
+
+def _top_down(expr: Expr, known: Mapping[Expr, Read], spoken: Callable[[Expr], Expr]) -> Expr:
+    if expr in known:
+        return known[expr]
+    plain = _unguarded(expr)
+    if plain is not expr:
+        return _top_down(plain, known, spoken)
+    return spoken(with_children(expr, tuple(_top_down(c, known, spoken) for c in children(expr))))
+
+
+def _unguarded(node: Expr) -> Expr:
+    """`if m == -∞ then 0 else e` guards e against -∞ - (-∞); a reader needs only e."""
+    match node:
+        case Apply(op="select", args=(Apply(op="eq", args=(_, Const(value=bound))), Const(value=0.0), kept)):
+            return kept if bound == -math.inf else node
+        case _:
+            return node
 
 
 def _costs(plan: Plan, case: Case) -> str:

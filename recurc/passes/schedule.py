@@ -195,16 +195,16 @@ def _reasons(group: Group, chosen: str, forced: str | None, work: Work, shape: S
         return [Reason(f"{states}: {chosen}, the only legal schedule of class {group.cls}")]
     place = "cores and SIMD lanes" if target.kind == "cpu" else "the device"
     side_by_side = f"{states}: batch x lanes = {lanes:,}"
-    room = f"{target.lanes:,} that {target.name} can run side by side"
+    room = f"the {target.name} target runs {target.lanes:,} side by side"
     if chosen == "sequential" and lanes >= target.lanes:
         return [Reason(f"{side_by_side} keep {place} busy ({room}), so splitting time would only add work")]
     if chosen == "sequential":
-        text = f"{side_by_side} of the {room}: some stay idle, but T = {shape.steps:,} is too short for a scan to pay"
+        text = f"{side_by_side} ({room}) leave some idle, but a scan over T = {shape.steps:,} steps would not pay"
         return [Reason(text)]
     rule = f"{states}: "
     if target.kind == "cpu":
         rule += "On a CPU time-parallelism pays only when batch x lanes leaves cores or SIMD lanes idle: here "
-    text = f"{rule}batch x lanes = {lanes:,} against {room}, so time is split over T = {shape.steps:,}"
+    text = f"{rule}batch x lanes = {lanes:,} ({room}), so the T = {shape.steps:,} steps are split"
     return [Reason(text)]
 
 
