@@ -101,8 +101,8 @@ def export_kernels(
         "dtype": dtype,
         "schedules": {", ".join(g.states): s for g, s in zip(plan.analysis.groups, plan.schedules, strict=True)},
         "reasons": [str(r) for r in plan.reasons],
-        **described,
     }
+    manifest = {**manifest, **{k: v for k, v in described.items() if k not in manifest}}
     manifest["files"] = {p.name: _digest(p) for p in sorted(out.iterdir()) if p.is_file() and p.name != "manifest.json"}
     manifest["self_test"] = _self_test(target, out, described)
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
