@@ -23,7 +23,7 @@ from recurc.backends.emit.indexed import (
 from recurc.backends.emit.lanes import crossed_dims
 from recurc.backends.emit.nests import Nest, build_nests
 from recurc.ir import Equation, Expr
-from recurc.plan import Buffer, Carry
+from recurc.plan import Buffer, Carry, Role
 from recurc.types import Dims, DType, Kind
 
 _TILE_BYTES = 24 * 1024  # states of one vector of lanes that still leave room in the first-level cache
@@ -88,6 +88,7 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
     )  # fmt: skip
     weights: dict[int, tuple[Weights, ...]] = {}
     kept = {c.name for c in stage.carries} | set(stage.writes)
+    plain = outside or _once(stage, buffers) or _folds_lanes(nests, lane)
     for k, nest in enumerate(nests):
         elsewhere = {load.name for j, n in enumerate(nests) if j != k for s in n.stmts for load in loads(s.value)}
         nest.inlinable = (
@@ -96,13 +97,23 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
             - crossing
             - {n for n in elements if elements[n][0] in kept}
         )
-        found = find_weights(nest, lane, buffers, spec) if lane in nest.vars and not outside else ()
+        found = find_weights(nest, lane, buffers, spec) if lane in nest.vars and not plain else ()
         if found:
             weights[k] = found
     program = Program(stage, lane, apart, outside, nests, elements, doubled, crossing, weights, dims, real)
     if program.tiled:
         return replace(program, weights={k: merge_sums(nests[k], w) for k, w in weights.items()})
     return program
+
+
+def _once(stage: StageInput, buffers: Mapping[str, Buffer]) -> bool:
+    """Whether the stage runs once per call: too little work for packed products."""
+    return any(w in buffers and buffers[w].role is Role.ONCE for w in stage.writes)
+
+
+def _folds_lanes(nests: Sequence[Nest], lane: Var | None) -> bool:
+    """Whether a value is gathered over the lanes, which rows that share a tile cannot do."""
+    return any(isinstance(n, Fold) and lane in n.over for nest in nests for s in nest.stmts for n in nodes(s.value))
 
 
 def _element(name: str, stage: StageInput) -> tuple[str, tuple[int, ...]]:
