@@ -31,7 +31,7 @@ from recurc.backends.base import Specialization
 from recurc.backends.reference import value_types
 from recurc.errors import ShapeError, UnsupportedError
 from recurc.runtime import bound, torch_ops
-from recurc.runtime.host import HostKit, published, storage
+from recurc.runtime.host import HostKit, published
 from recurc.runtime.kit import Kit
 from recurc.runtime.run import Run
 from recurc.runtime.specialize import Builder, Built
@@ -132,6 +132,7 @@ class Compiled:
             if key is not None:
                 ready = self._fast.get(key)
                 if ready is not None:
+                    self._last = ready.built
                     return ready(arrays, initial)
         else:
             key = None
@@ -158,28 +159,21 @@ class Compiled:
         given: Mapping[str, _Argument],
         prepared: Mapping[str, Any],
         prepare: _Prepare,
-        final: bool,
+        return_final: bool,
     ) -> None:
         """Keeps the fast way for further calls of this signature, if the kernel offers one."""
 
-        def again(name: str) -> Callable[[Any], Any]:
-            slot = given[name].slot
+        def received(name: str, argument: _Argument) -> bound.Received:
+            slot = argument.slot
             flipped = run.reverse and slot.role == "input"
-            stored = storage(slot.dtype.settled(run.settled.real))
-            if not given[name].tensor and not given[name].seen.shape and stored != np.uint16:
-                return lambda value: np.array(value, stored)  # one number, which every sequence reads
 
-            def make(value: Any) -> Any:
+            def again(value: Any) -> Any:
                 array = prepare(name, _Argument(slot, *run.kit.receive(slot, value)))
                 return run.kit.flip(array) if flipped else array
 
-            return make
+            return bound.Received(argument.array, argument.tensor, again)
 
-        def finish(outputs: tuple[Any, ...], finals: dict[str, Any]) -> Any:
-            return self._pack(outputs, finals, final)
-
-        received = {n: (a.array, a.tensor) for n, a in given.items()}
-        ready = bound.bind(run, received, prepared, {n: again(n) for n in given}, finish)
+        ready = bound.bind(run, {n: received(n, a) for n, a in given.items()}, prepared, self._pack, return_final)
         if ready is not None:
             if len(self._fast) >= _MOST_SIGNATURES:
                 self._fast.clear()

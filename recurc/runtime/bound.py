@@ -6,7 +6,8 @@ What is left per call: reading the arrays' addresses, allocating the results, an
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from recurc.types import DType
 
 if TYPE_CHECKING:
     from recurc.runtime.run import Run
+    from recurc.runtime.specialize import Built
 
 Pack = Callable[[tuple[Any, ...], dict[str, Any], bool], Any]
 
@@ -50,102 +52,172 @@ def signature(
     return tuple(key)
 
 
+@dataclass(frozen=True)
+class Direct:
+    """An argument whose memory the kernel reads where it is."""
+
+    place: int  # in the kernel's addresses
+    group: int  # 0: inputs and params, 1: initial values
+    name: str
+    offset: int  # of the first element the kernel reads, in bytes
+    tensor: bool
+
+
+@dataclass(frozen=True)
+class Made:
+    """An argument that is converted first: `make` it from what the caller gives, or, a single number, store it."""
+
+    place: int
+    group: int
+    name: str
+    make: Callable[[Any], Any]
+    number: np.dtype[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """An output or final value: what to allocate, and where in it the kernel starts to write."""
+
+    place: int
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
+    offset: int
+    dtype: DType
+
+
+_Scratch = tuple[list[int], list[Any]]  # addresses, with those of the arrays behind them filled in
+
+
+@dataclass(frozen=True)
+class Received:
+    """An argument as the caller laid it out, in host memory, and how to prepare another like it."""
+
+    array: Any
+    tensor: bool
+    again: Callable[[Any], Any]
+
+
 class BoundCall:
-    """A call by addresses. `direct`: an argument's place, group, name, offset and whether it is a tensor; `made`:
-    place, group, name and how to make the array; `results`: place, shape, NumPy dtype, offset from its start and dtype
-    of each output, then of each final value."""
+    """A call by addresses. Memory that no caller sees is kept for the next call; calls of several threads at once each
+    take their own."""
 
     def __init__(
         self,
-        call: Callable[[list[int]], None],
-        template: list[int],
-        direct: list[tuple[int, int, str, int, bool]],
-        made: list[tuple[int, int, str, Callable[[Any], Any]]],
-        results: list[tuple[int, tuple[int, ...], np.dtype[Any], int, DType]],
-        finals: tuple[str, ...],
-        finish: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+        call: Callable[[Sequence[int]], None],
+        template: Sequence[int],
+        direct: Sequence[Direct],
+        made: Sequence[Made],
+        outputs: Sequence[Result],
+        finals: Mapping[str, Result] | None,
+        unseen: Sequence[Result],
+        pack: Pack,
         publish: Callable[[Any, DType], Any] | None,
+        built: Built,
         alive: object,
     ) -> None:
-        self._call, self._template, self._direct, self._made, self._results = call, template, direct, made, results
-        self._finals, self._finish, self._publish, self._alive = finals, finish, publish, alive
+        self.built = built
+        self._call, self._template, self._unseen, self._alive = call, template, unseen, alive
+        self._direct = [(d.place, d.group, d.name, d.offset, d.tensor) for d in direct]
+        self._made = [m for m in made if m.number is None]
+        self._numbers = [m for m in made if m.number is not None]
+        self._stores = [(i, m.group, m.name) for i, m in enumerate(self._numbers)]
+        self._results = [*outputs, *(finals or {}).values()]
+        self._allocate = [(r.place, r.shape, r.stored, r.offset) for r in self._results]
+        self._outputs, self._finals = len(outputs), None if finals is None else tuple(finals)
+        self._pack, self._publish = pack, publish
+        self._free: list[_Scratch] = []
 
     def __call__(self, arrays: Mapping[str, Any], initial: Mapping[str, Any] | None) -> Any:
         groups: tuple[Any, Any] = (arrays, initial)
-        addresses = self._template.copy()
+        try:
+            scratch = self._free.pop()
+        except IndexError:
+            scratch = self._scratch()
+        addresses, stored = scratch
         for place, group, name, offset, tensor in self._direct:
             value = groups[group][name]
             addresses[place] = (value.data_ptr() if tensor else value.__array_interface__["data"][0]) + offset
+        for i, group, name in self._stores:
+            stored[i][()] = groups[group][name]
         alive: list[Any] = []
-        for place, group, name, make in self._made:
-            array = make(groups[group][name])
+        for m in self._made:
+            array = m.make(groups[m.group][m.name])
             alive.append(array)
-            addresses[place] = array.__array_interface__["data"][0]
+            addresses[m.place] = array.__array_interface__["data"][0]
         values: list[Any] = []
-        for place, shape, dtype, offset, _ in self._results:
+        for place, shape, dtype, offset in self._allocate:
             array = np.empty(shape, dtype)
             addresses[place] = array.__array_interface__["data"][0] + offset
             values.append(array)
         self._call(addresses)
+        self._free.append(scratch)
         if self._publish is not None:
-            values = [self._publish(v, r[4]) for v, r in zip(values, self._results, strict=True)]
-        count = len(values) - len(self._finals)
-        return self._finish(tuple(values[:count]), dict(zip(self._finals, values[count:], strict=True)))
+            values = [self._publish(v, r.dtype) for v, r in zip(values, self._results, strict=True)]
+        if self._finals is None:
+            return values[0] if len(values) == 1 else self._pack(tuple(values), {}, False)
+        finals = dict(zip(self._finals, values[self._outputs :], strict=True))
+        return self._pack(tuple(values[: self._outputs]), finals, True)
+
+    def _scratch(self) -> _Scratch:
+        addresses = list(self._template)
+        stored = [np.empty((), m.number) for m in self._numbers]
+        for m, number in zip(self._numbers, stored, strict=True):
+            addresses[m.place] = _address(number)
+        unseen = [np.empty(r.shape, r.stored) for r in self._unseen]
+        for r, array in zip(self._unseen, unseen, strict=True):
+            addresses[r.place] = _address(array) + r.offset
+        return addresses, [*stored, *unseen]
 
 
 def bind(
-    run: Run,
-    received: Mapping[str, tuple[Any, bool]],
-    arrays: Mapping[str, Any],
-    remake: Mapping[str, Callable[[Any], Any]],
-    finish: Callable[..., Any],
+    run: Run, received: Mapping[str, Received], arrays: Mapping[str, Any], pack: Pack, return_final: bool
 ) -> BoundCall | None:
     """The fast way of the call that `run` just made, or None if its kernel or its arguments allow none.
 
-    `received`: the arguments as the caller laid them out, in host memory, and whether each was a tensor; `arrays`: as
-    prepared from those; `remake`: how to prepare such an argument again from what the caller gives."""
+    `received`: the arguments as the caller laid them out; `arrays`: as prepared from those."""
     built, kit = run.built, run.kit
     if not hasattr(built.kernel, "bind") or not isinstance(kit, HostKit) or run.batch == 0 or run.settled.steps == 0:
         return None
     constant = not any(run.builder.initial_reads[n] for n in built.initial if f"{n}@initial" not in arrays)
     if run.delayed or run.builder.remembered or not constant:
         return None
-    kernel: BindableKernel = built.kernel  # type: ignore[assignment]  # it has `bind`
+    kernel = cast(BindableKernel, built.kernel)
     outputs, finals = run.new_outputs(zero=False), run.new_finals(run.settled.batch)
     initial = run.initial_values(arrays, run.batch)
-    args = run.arguments(
-        arrays, initial, {n: v for n, (_, v) in outputs.items()}, {n: v for n, (_, v) in finals.items()}
-    )
+    written, last = {n: v for n, (_, v) in outputs.items()}, {n: v for n, (_, v) in finals.items()}
+    args = run.arguments(arrays, initial, written, last)
+    call = kernel.bind(args, run.batch, run.settled.steps)
+    if call is None:
+        return None
     places = {name: i for i, name in enumerate(kernel.arguments)}
     template = [0] * len(places)
-    direct: list[tuple[int, int, str, int, bool]] = []
-    made: list[tuple[int, int, str, Callable[[Any], Any]]] = []
+    direct: list[Direct] = []
+    made: list[Made] = []
     for name, place in places.items():
         group, key = int(name.endswith("@initial")), name.removesuffix("@initial")
         if name not in received:
             if name in args:
                 template[place] = _address(args[name])
-        elif np.may_share_memory(received[name][0], args[name]):
-            array, tensor = received[name]
-            direct.append((place, group, key, _address(args[name]) - _address(array), tensor))
+        elif np.may_share_memory(received[name].array, args[name]):
+            given = received[name]
+            direct.append(Direct(place, group, key, _address(args[name]) - _address(given.array), given.tensor))
         else:
-            made.append((place, group, key, remake[name]))
-    results: list[tuple[int, tuple[int, ...], np.dtype[Any], int, DType]] = []
+            given = received[name]
+            plain = given.array.ndim == 0 and not given.tensor and args[name].dtype != np.uint16
+            made.append(Made(place, group, key, given.again, args[name].dtype if plain else None))
+    results: list[Result] = []
     for name, (public, _) in outputs.items():
-        place = places[built.outputs[name]]
-        results.append(
-            (place, public.shape, public.dtype, _address(args[built.outputs[name]]) - _address(public), run.dtype(name))
-        )
+        buffer = built.outputs[name]
+        start = _address(args[buffer]) - _address(public)
+        results.append(Result(places[buffer], public.shape, public.dtype, start, run.dtype(name)))
+    ends: dict[str, Result] = {}
     for name, (public, _) in finals.items():
         dtype = built.spec.dtype(run.builder.continuable[name].dtype)
-        results.append((places[f"{name}@final"], public.shape, storage(dtype), 0, dtype))
-    plain = not kit.tensors and all(r[4] is not DType.BF16 for r in results)
-    call = kernel.bind(args, run.batch, run.settled.steps)
-    if call is None:
-        return None
-    return BoundCall(
-        call, template, direct, made, results, tuple(finals), finish, None if plain else kit.publish, (initial, kernel)
-    )
+        ends[name] = Result(places[f"{name}@final"], public.shape, storage(dtype), 0, dtype)
+    as_stored = not kit.tensors and all(r.dtype is not DType.BF16 for r in (*results, *ends.values()))
+    seen, unseen = (ends, ()) if return_final else (None, tuple(ends.values()))
+    publish = None if as_stored else kit.publish
+    return BoundCall(call, template, direct, made, results, seen, unseen, pack, publish, built, initial)
 
 
 def _address(array: Any) -> int:
