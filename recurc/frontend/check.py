@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from recurc import build, ir, ops
+from recurc.errors import CompilerBug
 from recurc.frontend import ast
 from recurc.frontend.functions import INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
 from recurc.frontend.problems import Enough, Problems, Stop
-from recurc.frontend.symbols import Collector, Definition, Kind, Scope, Symbol
+from recurc.frontend.symbols import RESERVED, Collector, Definition, Kind, Scope, Symbol
 from recurc.source import SourceFile, Span
 from recurc.types import DimDecl, show_dims
 from recurc.types import Kind as Number
@@ -84,14 +85,17 @@ class _Recurrence:
         good = [d for d in self.scope.definitions if self.names.check(d.value)]
         ordered = self.names.order(good)
         equations: list[ir.Equation] = []
+        stopped = False
         for definition in ordered or []:
             try:
                 equations += self._equations(definition)
             except Stop:
-                continue
+                stopped = True
         self._outputs()
         if len(self.problems.found) > self.before:
             return None
+        if stopped and not self.problems.found:
+            raise CompilerBug(f"an equation of {self.rec.name.name} was refused without a message")
         return ir.Recurrence(
             self.rec.name.name,
             tuple(
@@ -365,9 +369,16 @@ class _Recurrence:
             self.problems.report("E0501", f"{self.rec.name.name} has no output", self.rec.name.span, help)
         for output in self.scope.outputs:
             symbol = self.scope.symbols.get(output.name)
-            if symbol is None:
+            if output.name in self.scope.broken:
+                continue
+            if output.name in RESERVED:
+                what, help = RESERVED[output.name], f"write `output y = {output.name}`, under a name of its own"
+                self.problems.report(
+                    "E0506", f"`{output.name}` is {what}, which has no name of its own", output.span, help
+                )
+            elif symbol is None:
                 self.names.check(output)
-            elif output.name not in self.scope.broken and symbol.kind not in _STEPWISE:
+            elif symbol.kind not in _STEPWISE:
                 self.problems.report(
                     "E0506", f"`{output.name}` is {symbol.kind.value}, which is no value of a step", output.span,
                     f"write `output y = ...` with an expression, for example `output y = {output.name} * x`",

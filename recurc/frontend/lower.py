@@ -12,7 +12,7 @@ from recurc.frontend.calls import MAX_ROUNDS, Calls
 from recurc.frontend.constants import fold
 from recurc.frontend.environment import Environment
 from recurc.frontend.problems import Problems, Stop
-from recurc.frontend.symbols import Kind, Scope, Symbol, literal_dim
+from recurc.frontend.symbols import RESERVED, Kind, Scope, Symbol, literal_dim
 from recurc.source import Span
 from recurc.types import Dims, DType, literal_size, show_dims
 
@@ -184,6 +184,13 @@ class Lowerer:
                     "pass a state or an input",
                 )
             return self._index(ast.Index(bound.node, node.indices, node.span, node.depth), bound.outer)
+        if base.name in RESERVED:
+            raise self.stop(
+                "E0405",
+                f"`{base.name}` is {RESERVED[base.name]}; it has no earlier value",
+                node.span,
+                "states, and inputs with a value before the first step, are read as `h[t-1]`",
+            )
         symbol = self.scope.symbols.get(base.name)
         if symbol is None:
             raise Stop(base.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import heapq
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from recurc.frontend import ast
 from recurc.frontend.functions import FOREIGN, FUNCTIONS, INITIALIZERS
@@ -15,11 +16,20 @@ from recurc.source import Span
 _LONG_LOOP = 12  # equations of a loop that a message shows
 
 
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """What a function needs at this step: of its parameters, and of the names around it."""
+
+    parameters: frozenset[str]
+    free: frozenset[str]
+
+
 class Names:
     """Name checks over one scope. Reports unknown names once per place."""
 
     def __init__(self, problems: Problems, scope: Scope) -> None:
         self.problems, self.scope = problems, scope
+        self._summaries: dict[str, _Summary] = {}
 
     def check(self, expr: ast.Expr, local: frozenset[str] = frozenset()) -> bool:
         """Reports every unknown name and function in `expr`; True if there is none."""
@@ -29,13 +39,10 @@ class Names:
             match node:
                 case ast.Name(name=name) if name not in known and name not in RESERVED:
                     good &= self._value(node)
-                case ast.Call(function=function, args=args):
+                case ast.Call(function=function):
                     good &= self._function(function)
-                    if function.name == "iterate":
-                        known = known | {a.name.name for a in args if isinstance(a, ast.Binding)}
-                    if function.name == "cast":
-                        args = args[:1]
-                    stack += [(a.value if isinstance(a, ast.Binding) else a, known) for a in args]
+                    given = _arguments(node)[:1] if function.name == "cast" else _arguments(node)
+                    stack += [(value, known | bound) for value, bound in given]
                 case ast.Index(base=base):
                     stack.append((base, known))
                 case _:
@@ -56,7 +63,8 @@ class Names:
         if symbol is not None and symbol.kind not in (Kind.FUNCTION, Kind.RECURRENCE):
             return True
         if symbol is not None or name in FUNCTIONS:
-            self.problems.report("E0208", f"`{name}` is a function, not a value", node.span, f"call it: `{name}(...)`")
+            what = symbol.kind.value if symbol is not None else Kind.FUNCTION.value
+            self.problems.report("E0208", f"`{name}` is {what}, not a value", node.span, f"call it: `{name}(...)`")
             return False
         near = self.scope.nearest(name)
         help = (
@@ -123,15 +131,36 @@ class Names:
                         break
                 else:
                     done.add(name)
+                    self.summarise(name)
                     stack.pop()
                     path.pop()
         return good
 
     # --- dependence at this step
+    def summarise(self, name: str) -> None:
+        """Works out what a function reads at this step; those it calls must have been done."""
+        function = self.scope.functions[name]
+        parameters = frozenset(p.name for p in function.parameters)
+        now = frozenset(n for e in _expressions(function) for n in self.reads_now(e))
+        local = frozenset(n.name for line in function.body for n in line.names)
+        self._summaries[name] = _Summary(now & parameters, now - parameters - local)
+
+    def _needed(self, function: str, args: tuple[ast.Expr | ast.Binding, ...]) -> list[ast.Expr]:
+        """The arguments whose value at this step the function needs; `prev(h)` may read only `h[t-1]`."""
+        parameters = [p.name for p in self.scope.functions[function].parameters]
+        now = self._summaries[function].parameters
+        needed: list[ast.Expr] = []
+        for at, arg in enumerate(args):
+            named = isinstance(arg, ast.Binding)
+            name = arg.name.name if named else parameters[at] if at < len(parameters) else ""
+            value = arg.value if named else arg
+            if name in now or not isinstance(value, ast.Name):
+                needed.append(value)
+        return needed
+
     def reads_now(self, expr: ast.Expr) -> dict[str, Span]:
         """The names whose value at this step `expr` needs, with the first place; functions looked through."""
         found: dict[str, Span] = {}
-        seen: set[str] = set()
         stack: list[tuple[ast.Expr, frozenset[str], Span | None]] = [(expr, frozenset(), None)]
         while stack:
             node, local, place = stack.pop()
@@ -141,22 +170,13 @@ class Names:
                 case ast.Index(base=base, indices=indices):
                     if not _reads_the_past(indices):
                         stack.append((base, local, place))
-                case ast.Call(function=function, args=args):
-                    bound = (
-                        {a.name.name for a in args if isinstance(a, ast.Binding)}
-                        if function.name == "iterate"
-                        else set[str]()
-                    )
-                    stack += [
-                        (a.value if isinstance(a, ast.Binding) else a, local | bound, place) for a in reversed(args)
-                    ]
-                    body = self.scope.functions.get(function.name)
-                    if body is not None and function.name not in seen:
-                        seen.add(function.name)
-                        inner = frozenset(p.name for p in body.parameters) | {
-                            n.name for e in body.body for n in e.names
-                        }
-                        stack += [(e, inner, place or function.span) for e in _expressions(body)]
+                case ast.Call(function=function, args=args) if function.name in self._summaries:
+                    summary = self._summaries[function.name]
+                    stack += [(a, local, place) for a in reversed(self._needed(function.name, args))]
+                    for name in summary.free - local:
+                        found.setdefault(name, place or function.span)
+                case ast.Call():
+                    stack += [(value, local | bound, place) for value, bound in reversed(_arguments(node))]
                 case _:
                     stack += [(part, local, place) for part in reversed(ast.parts(node))]
         return found
@@ -218,6 +238,12 @@ class Names:
             else "make one of them a state, and read it a step earlier with `[t-1]`",
             labels[:_LONG_LOOP],
         )
+
+
+def _arguments(call: ast.Call) -> list[tuple[ast.Expr, frozenset[str]]]:
+    """The values given to a call, each with the names it sees besides: those that `iterate` binds."""
+    bound = frozenset(a.name.name for a in call.args if isinstance(a, ast.Binding) and call.function.name == "iterate")
+    return [(a.value, frozenset[str]()) if isinstance(a, ast.Binding) else (a, bound) for a in call.args]
 
 
 def _reads_the_past(indices: tuple[ast.Expr, ...]) -> bool:

@@ -104,6 +104,7 @@ class Collector:
 
     def __init__(self, problems: Problems, shared: Scope) -> None:
         self.problems = problems
+        self._defined: dict[str, ast.Name] = {}  # states that have an equation
         self.scope = Scope(dict(shared.symbols), dict(shared.functions), dict(shared.consts))
 
     def run(self, rec: ast.Recurrence) -> Scope:
@@ -284,8 +285,9 @@ class Collector:
             if symbol is None or symbol.kind is not Kind.STATE:
                 good &= self._declare(Symbol(name.name, Kind.EQUATION, name.span))
             else:
-                earlier = next((n for d in self.scope.definitions for n in d.names if n.name == name.name), None)
-                if earlier is not None:
+                earlier = self._defined.setdefault(name.name, name)
+                if earlier is not name:
+                    good = False
                     self._twice(name.name, earlier.span, name.span)
         if good:
             self.scope.definitions.append(definition)
@@ -319,6 +321,7 @@ class Collector:
 
     def _check_definitions(self) -> None:
         defined = {n.name for d in self.scope.definitions for n in d.names} | self.scope.elsewhere | self.scope.broken
+        defined |= set(self._defined)
         for state in self.scope.of_kind(Kind.STATE):
             if state.name not in defined:
                 self.problems.report(

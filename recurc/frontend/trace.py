@@ -102,6 +102,8 @@ class _Recorder:
 
 def declarations(function: Callable[..., Any]) -> dict[str, Declared]:
     """The arguments of a step function by name; raises `TraceError` for one that says not what it is."""
+    if not inspect.isfunction(function):
+        raise TraceError(f"jit takes a Python function, got {type(function).__name__}")
     found: dict[str, Declared] = {}
     for name, argument in inspect.signature(function, eval_str=True).parameters.items():
         declared = argument.annotation
