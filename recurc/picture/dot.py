@@ -8,8 +8,8 @@ _FILL = {
     Kind.INPUT: "#e0f0ff",
     Kind.PARAM: "#f2f2ee",
     Kind.BEFORE: "#eef6ff",
-    Kind.SCAN: "#e3f6ea",
-    Kind.LOOP: "#fff1dc",
+    Kind.PARALLEL: "#e3f6ea",
+    Kind.SERIAL: "#fff1dc",
     Kind.AFTER: "#f5effc",
     Kind.OUTPUT: "#d9ccf0",
 }

@@ -34,8 +34,8 @@ FILL = {
     Kind.INPUT: ("#e0f0ff", "#3b82c4"),
     Kind.PARAM: ("#f2f2ee", "#9a9a8c"),
     Kind.BEFORE: ("#eef6ff", "#7fb0dc"),
-    Kind.SCAN: ("#e3f6ea", "#2f9e62"),
-    Kind.LOOP: ("#fff1dc", "#e08a1e"),
+    Kind.PARALLEL: ("#e3f6ea", "#2f9e62"),
+    Kind.SERIAL: ("#fff1dc", "#e08a1e"),
     Kind.AFTER: ("#f5effc", "#a586d0"),
     Kind.OUTPUT: ("#7c5cb8", "#7c5cb8"),
 }
@@ -43,8 +43,8 @@ WORDS = {
     Kind.INPUT: "input, one value per step",
     Kind.PARAM: "param, the same at every step",
     Kind.BEFORE: "needs no state: done for all t at once, or beside the states",
-    Kind.SCAN: "states with an associative operator: all steps in parallel",
-    Kind.LOOP: "states, one step after another",
+    Kind.PARALLEL: "states with an associative operator: may run in parallel over t",
+    Kind.SERIAL: "states without one: one step after another",
     Kind.AFTER: "nobody feeds it back: leaves the recurrence",
     Kind.OUTPUT: "output",
 }

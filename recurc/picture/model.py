@@ -19,8 +19,8 @@ class Kind(Enum):
     INPUT = "input"
     PARAM = "param"
     BEFORE = "needs no state: leaves the recurrence"
-    SCAN = "states, in parallel over t"
-    LOOP = "states, one step after another"
+    PARALLEL = "states that may run in parallel over t"
+    SERIAL = "states that go one step after another"
     AFTER = "fed back by nobody: leaves the recurrence"
     OUTPUT = "output"
 
@@ -127,7 +127,7 @@ def _parts(plan: Plan, stage: Stage, number: int) -> list[_Part]:
             body = (Equation(target, expr),)
             return [_plain(f"stage{number}", _side(plan, body), "all t at once", body, "one matrix product")]
         case Loop(body=body):
-            return _split(plan, number, body, Kind.LOOP, {})
+            return _split(plan, number, body, "loop", {})
         case Scan(pre=pre, post=post, monoid=monoid):
             own = {e.name: e for e in plan.recurrence.equations if e.name in monoid.states}
             lifted: dict[str, Equation] = dict(own)
@@ -135,7 +135,7 @@ def _parts(plan: Plan, stage: Stage, number: int) -> list[_Part]:
                 lifted = {s: Equation(s, e) for s, e in zip(monoid.states, monoid.apply, strict=True)}
                 lifted |= {c.name: Equation(c.name, e) for c, e in zip(monoid.components, monoid.lift, strict=True)}
             extra = {name: tuple(r.name for e in monoid.lift for r in reads(e)) for name in monoid.states[:1]}
-            return _split(plan, number, (*pre, *lifted.values(), *post), Kind.SCAN, extra)
+            return _split(plan, number, (*pre, *lifted.values(), *post), "scan", extra)
 
 
 def _side(plan: Plan, body: Iterable[Equation]) -> Kind:
@@ -179,7 +179,7 @@ def _reads(body: Iterable[Equation], defines: frozenset[str], extra: Iterable[st
 
 
 def _split(
-    plan: Plan, number: int, body: tuple[Equation, ...], kind: Kind, extra: Mapping[str, tuple[str, ...]]
+    plan: Plan, number: int, body: tuple[Equation, ...], stage: str, extra: Mapping[str, tuple[str, ...]]
 ) -> list[_Part]:
     """A loop or scan as boxes: terms without a state, each group of states, terms nobody feeds back."""
     states = {s.name for s in plan.recurrence.states}
@@ -191,7 +191,7 @@ def _split(
         for name in _needed(body, set(group.states), states):
             if name in stateful or name in group.states or name in lifted:
                 owner.setdefault(name, i)
-    how = "in the same scan" if kind is Kind.SCAN else "in the same loop"
+    how = f"in the same {stage}"
     parts: list[_Part] = []
     before = tuple(e for e in body if e.name not in owner and e.name not in stateful)
     if before:
@@ -200,7 +200,7 @@ def _split(
         inside = tuple(e for e in body if owner.get(e.name) == i)
         defines = frozenset(e.name for e in inside)
         wanted = _reads(inside, defines, (n for s in group.states for n in extra.get(s, ())))
-        parts.append(_Part(_group_box(plan, number, i, group, inside, kind), defines, wanted))
+        parts.append(_Part(_group_box(plan, number, i, group, inside), defines, wanted))
     after = tuple(e for e in body if e.name not in owner and e.name in stateful)
     if after:
         parts.append(_plain(f"stage{number}:after", Kind.AFTER, "fed back by nobody", after, how))
@@ -226,17 +226,19 @@ def _needed(body: tuple[Equation, ...], roots: set[str], stop: set[str]) -> set[
     return found
 
 
-def _group_box(plan: Plan, number: int, index: int, group: Group, inside: tuple[Equation, ...], kind: Kind) -> Box:
+def _group_box(plan: Plan, number: int, index: int, group: Group, inside: tuple[Equation, ...]) -> Box:
     rec = plan.recurrence
     schedule = plan.schedules[index] if index < len(plan.schedules) else "sequential"
     starts = [f"{s.name} = {formula(s.initial)}" for s in rec.states if s.name in group.states]
     fed_back = _fed_back(rec, group)
+    others = [SCHEDULES.get(s, s) for s in group.schedules if s not in (schedule, "sequential")]
+    how = SCHEDULES.get(schedule, schedule) + (f" (legal too: {', '.join(others)})" if others else "")
     note = wrapped("before the first step: " + ", ".join(starts), 52)
     return Box(
         f"stage{number}:group{index}",
-        kind,
+        Kind.PARALLEL if set(group.schedules) - {"sequential"} else Kind.SERIAL,
         ("states " if len(group.states) > 1 else "state ") + _group_name(group),
-        f"{CLASSES.get(group.cls, group.cls)} · {SCHEDULES.get(schedule, schedule)}",
+        f"{CLASSES.get(group.cls, group.cls)} · {how}",
         tuple(equation_lines(inside)),
         "\n".join(line.strip() for line in note),
         ", ".join(f"{n}[t-1]" for n in fed_back),

@@ -1,0 +1,139 @@
+"""The picture says what the plan is, nothing lies on top of anything, and no name can break out of its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recurc.formula import equation_lines, formula, wrapped
+from recurc.ir import Equation, Expr, Read, Reaxis
+from recurc.ops import add, apply, div, mul, neg, number, select, sub
+from recurc.picture.dot import to_dot
+from recurc.picture.layout import Rect, arrange
+from recurc.picture.model import Kind, Picture, picture
+from recurc.types import DType
+from tests.systems import plans
+
+PLANS = plans()
+ALL = pytest.mark.parametrize("key", PLANS, ids="-".join)
+
+
+def value(name: str, lag: int = 0) -> Read:
+    return Read(name, lag, (), DType.REAL)
+
+
+@pytest.mark.parametrize(
+    ("expr", "text"),
+    [
+        (mul(sub(number(1.0), value("a")), value("h", 1)), "(1 - a)·h[t-1]"),
+        (sub(value("a"), sub(value("b"), value("c"))), "a - (b - c)"),
+        (sub(sub(value("a"), value("b")), value("c")), "a - b - c"),
+        (div(value("a"), mul(value("b"), value("c"))), "a / (b·c)"),
+        (mul(neg(value("a")), value("b")), "-a·b"),
+        (neg(add(value("a"), value("b"))), "-(a + b)"),
+        (apply("exp", sub(value("m", 1), value("m"))), "exp(m[t-1] - m)"),
+        (select(apply("gt", value("a"), number(0.0)), value("a"), number(float("-inf"))), "if a > 0 then a else -∞"),
+    ],
+)
+def test_formulas_have_the_brackets_they_need_and_no_more(expr: Expr, text: str) -> None:
+    assert formula(expr) == text
+
+
+def test_random_formulas_mean_what_the_expression_means(rng: np.random.Generator) -> None:
+    values = {name: float(rng.uniform(0.5, 2.0)) for name in "abcd"}
+
+    def grow(depth: int) -> tuple[Expr, float]:
+        if depth == 0 or rng.random() < 0.2:
+            name = str(rng.choice(list(values)))
+            return value(name), values[name]
+        (x, p), (y, q) = grow(depth - 1), grow(depth - 1)
+        match rng.integers(5):
+            case 0:
+                return add(x, y), p + q
+            case 1:
+                return sub(x, y), p - q
+            case 2:
+                return mul(x, y), p * q
+            case 3:
+                return (div(x, y), p / q) if abs(q) > 1e-3 else (mul(x, y), p * q)
+            case _:
+                return neg(x), -p
+
+    for _ in range(200):
+        expr, want = grow(5)
+        got = eval(formula(expr).replace("·", "*"), {"__builtins__": {}}, dict(values))
+        assert got == pytest.approx(want, rel=1e-9, abs=1e-9), formula(expr)
+
+
+def test_slices_of_one_value_stand_on_one_line() -> None:
+    whole = Read("g_o", 0, ("2", "H"), DType.REAL)
+    body = [
+        Equation("g_o", Read("x", 0, ("2", "H"), DType.REAL)),
+        *(Equation(n, Reaxis(whole, (1,), ("H",), DType.REAL, at=0, index=i)) for i, n in enumerate("go")),
+    ]
+    assert equation_lines(body) == ["g, o = x"]
+
+
+def test_long_lines_wrap_and_lose_nothing() -> None:
+    text = "h = " + " + ".join(f"exp(-alpha{i}·beta{i})·h[t-1]" for i in range(8))
+    lines = wrapped(text, 46)
+    assert len(lines) > 3 and all(len(line) <= 54 for line in lines)
+    assert "".join("".join(line.split()) for line in lines) == "".join(text.split())
+
+
+def test_what_leaves_the_recurrence_is_drawn_outside_of_it() -> None:
+    drawn = picture(PLANS["selective_scan", "scan"])
+    kinds = {b.kind: b for b in drawn.boxes}
+    assert "y = (h @ C + skip·x)·z·sigmoid(z)" in kinds[Kind.AFTER].lines
+    assert "h = a·h[t-1] + b" in kinds[Kind.PARALLEL].lines
+    assert kinds[Kind.PARALLEL].feedback == "h[t-1]"
+    assert {b.title for b in drawn.boxes if b.kind is Kind.INPUT} == {"x", "delta", "B", "C", "z"}
+    lstm = picture(PLANS["lstm", "sequential"])
+    assert any(b.kind is Kind.BEFORE and "Wx = W @ x" in b.lines for b in lstm.boxes)
+    assert any(b.kind is Kind.SERIAL and b.title == "states h, c" for b in lstm.boxes)
+
+
+@ALL
+def test_every_input_and_output_is_connected(key: tuple[str, str]) -> None:
+    drawn = picture(PLANS[key])
+    ends = {a.source for a in drawn.arrows} | {a.target for a in drawn.arrows}
+    assert {b.key for b in drawn.boxes} == ends
+    outputs = [b.title for b in drawn.boxes if b.kind is Kind.OUTPUT]
+    assert outputs == list(PLANS[key].recurrence.outputs)
+
+
+@ALL
+def test_boxes_do_not_overlap_and_arrows_go_right(key: tuple[str, str]) -> None:
+    layout = arrange(picture(PLANS[key]))
+    for (one, a), (other, b) in combinations(layout.boxes.items(), 2):
+        assert not _overlap(a, b), f"{one} lies on {other}"
+    for route in layout.routes:
+        xs = [x for x, _ in route.points]
+        assert xs == sorted(xs)
+        for (x0, y0), (x1, _) in zip(route.points[1:-1:2], route.points[2:-1:2], strict=False):
+            crossed = [k for k, r in layout.boxes.items() if r.x < x1 and x0 < r.right and r.y < y0 < r.top]
+            assert not crossed, f"{route.arrow} runs through {crossed}"
+
+
+def _overlap(a: Rect, b: Rect) -> bool:
+    return a.x < b.right and b.x < a.right and a.y < b.top and b.y < a.top
+
+
+def test_a_title_cannot_break_out_of_a_dot_file() -> None:
+    drawn = replace(picture(PLANS["ema", "scan"]), title='a" ]; x [label="\\"')
+    text = to_dot(drawn)
+    assert 'digraph "a\\" ]; x [label=\\"\\\\\\""' in text
+    assert text.count("{") == text.count("}") == 1
+
+
+def test_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from recurc.picture.draw import draw
+
+    drawn: Picture = replace(picture(PLANS["ema", "scan"]), subtitle="$\\frac{$ from $HOME")
+    draw(drawn, tmp_path / "g.svg")
+    assert (tmp_path / "g.svg").stat().st_size > 1000
