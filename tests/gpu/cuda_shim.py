@@ -104,7 +104,17 @@ def build_library(program: Program, library: Path) -> None:
     )
     source = library.with_suffix(".cpp")
     source.write_text(f'#include "{HEADER}"\n{program.source}\n{entry}', encoding="utf-8")
-    command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
+    command = [
+        "g++",
+        "-std=c++20",
+        "-O1",
+        "-fPIC",
+        "-shared",
+        "-ffp-contract=off",
+        "-U_FORTIFY_SOURCE",
+        "-Wall",
+        "-Wno-unknown-pragmas",
+    ]
     quiet = [
         "-Wno-unused-variable",
         "-Wno-unused-but-set-variable",

@@ -26,9 +26,12 @@ def emit(plan: Plan, spec: Specialization) -> Program:
     inside = [b for b in plan.buffers if b.role in (Role.SEQUENCE, Role.ONCE)]
     scratch = tuple(Scratch(b.name, storage_dtype(b, spec).value, sizes_of(b.dims, spec), b.has_time) for b in inside)
     header = _header(plan, spec, steps)
-    return Program(
-        "\n".join([header, "", _resource("prelude.cuh"), _resource("cooperation.cuh"), *texts]), tuple(steps), scratch
-    )
+    return Program("\n".join([header, "", prelude(), *texts]), tuple(steps), scratch)
+
+
+def prelude() -> str:
+    """The helpers every generated file starts with."""
+    return "\n".join([_resource("prelude.cuh"), _resource("cooperation.cuh")])
 
 
 def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple[Step, str]:
