@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ def check_sizes(rec: ir.Recurrence, sizes: Mapping[str, Any]) -> Sizes:
     """Sizes the user wrote, as integers; raises `ShapeError` for an unknown dim, a fraction, NaN or less than 1."""
     known = [d.name for d in rec.dims]
     out: Sizes = {}
+    if not hasattr(sizes, "items"):
+        raise ShapeError(f"sizes should map dims to integers, as in sizes={{'D': 64}}, got {type(sizes).__name__}")
     for name, size in sizes.items():
         if name not in known:
             raise ShapeError(f"{rec.name} has no dim `{name}`; {_suggest(name, known, 'its dims are')}")
@@ -236,10 +238,13 @@ def _real(slots: Mapping[str, Slot], seen: Mapping[str, Seen]) -> DType:
     return DType.F64 if slots and all(s.weak for s in seen.values()) else DType.F32
 
 
-def check_initial(rec: ir.Recurrence, states: Iterable[str], given: Iterable[str]) -> None:
+def check_initial(rec: ir.Recurrence, states: Iterable[str], given: object) -> None:
     """Every initial value belongs to a state, or `ShapeError`."""
     known = list(states)
-    for name in given:
+    if not isinstance(given, Mapping):
+        example = f"initial={{{known[0]!r}: ...}}" if known else "nothing, as there is no state"
+        raise ShapeError(f"initial should map states to arrays ({example}), got {type(given).__name__}")
+    for name in cast("Mapping[str, object]", given):
         if name not in known:
             raise ShapeError(
                 f"{rec.name} has no state `{name}` to give an initial value; {_suggest(name, known, 'its states are')}"

@@ -108,7 +108,7 @@ class Compiled:
 
     def __call__(
         self,
-        *,
+        *positional: Any,
         initial: Mapping[str, Any] | None = None,
         return_final: bool = False,
         reverse: bool = False,
@@ -127,6 +127,9 @@ class Compiled:
         one after another, without batch dims; initial and final states are `(n, *dims)`. `steps`: how many, for a
         recurrence without inputs.
         Raises `ShapeError` for arrays that do not fit, naming the argument, what it should be and what it is."""
+        if positional:
+            wanted = ", ".join(f"{name}=..." for name in self._slots)
+            raise ShapeError(f"arrays are given to {self._rec.name} by name: call it with {wanted}")
         if lengths is None and cu_seqlens is None and steps is None:
             key = bound.signature(arrays, initial, return_final, reverse)
             if key is not None:
@@ -136,7 +139,7 @@ class Compiled:
                     return ready(arrays, initial)
         else:
             key = None
-        kit, given = self._receive(arrays, initial or {})
+        kit, given = self._receive(arrays, {} if initial is None else initial)
         settled, prepare = self._settle(kit, given, cu_seqlens is not None, steps)
         prepared = {name: prepare(name, argument) for name, argument in given.items()}
         built = self._builder.build(settled, not isinstance(kit, HostKit))
@@ -302,6 +305,9 @@ class Compiled:
         place: list[Any] = [slice(None)] * array.ndim
         place.insert(0 if self._options.layout == "TB" else array.ndim - len(slot.dims), None)
         return array[tuple(place)]
+
+    def __repr__(self) -> str:
+        return f"<compiled {self._rec.name}: backend={self._options.backend!r}, schedule={self._options.schedule!r}>"
 
     # --- looking inside --------------------------------------------------------------------------------------
 

@@ -38,9 +38,9 @@ class Jitted:
         """The recurrence compiled with the options given to `jit`."""
         return self.recurrence.compile(**self._options)
 
-    def __call__(self, **arrays: Any) -> Any:
+    def __call__(self, *positional: Any, **arrays: Any) -> Any:
         """As `Compiled.__call__`: inputs `(*batch, T, *dims)` and params by name."""
-        return self.compiled(**arrays)
+        return self.compiled(*positional, **arrays)
 
     def compile(self, **options: Any) -> Compiled:
         """As `Recurrence.compile`."""

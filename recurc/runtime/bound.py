@@ -29,6 +29,8 @@ def signature(
     """A key equal for two calls only if the checks of one answer for the other; None if there is no such key."""
     key: list[Any] = [return_final, reverse]
     torch = sys.modules.get("torch")
+    if initial is not None and not isinstance(initial, dict):
+        return None
     for group in (arrays, initial) if initial else (arrays,):
         for name, value in group.items():
             kind = cast(object, type(value))
@@ -38,7 +40,7 @@ def signature(
                 key += (name, kind)
             elif (
                 torch is not None
-                and kind is torch.Tensor
+                and kind in (torch.Tensor, torch.nn.Parameter)
                 and value.device.type == "cpu"
                 and value.layout is torch.strided
             ):

@@ -155,7 +155,9 @@ class Builder:
 
         kernel = BACKEND.build_recurrence(self._rec, spec)
         states = tuple(s.name for s in self._long_lived.states)
-        return Built(kernel, spec, "reference", None, {o: o for o in self._rec.outputs}, self.continuable, states)
+        inputs = {i.name for i in self._rec.inputs}
+        outputs = {o: f"{o}@out" if o in inputs else o for o in self._rec.outputs}
+        return Built(kernel, spec, "reference", None, outputs, self.continuable, states)
 
     def default_initial(self, name: str, spec: Specialization, params: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The value of a state before the first step, `(1 or B, *dims)` as stored.

@@ -163,6 +163,37 @@ def test_several_outputs_come_as_a_named_tuple_in_source_order(rng: np.random.Ge
     np.testing.assert_allclose(result.y, 2 * result.h, rtol=1e-15)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_output_may_be_an_input_as_it_stands(backend: str, rng: np.random.Generator) -> None:
+    rec = recurc.load(text="recurrence R(D):\n    input x[D]\n    output x\n    output y = 2 * x\n")
+    x = rng.standard_normal((3, 4, 2))
+    result = rec.compile(backend=backend)(x=x)
+    np.testing.assert_array_equal(result.x, x)
+    np.testing.assert_allclose(result.y, 2 * x)
+
+
+def test_bf16_and_complex_arrays_come_back_as_such(rng: np.random.Generator) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    rec, inputs, params, _ = case("ema", rng, (2,), 4)
+    y = rec.compile(backend="numpy")(x=inputs["x"].astype(ml_dtypes.bfloat16), **params)
+    assert y.dtype == ml_dtypes.bfloat16
+    np.testing.assert_allclose(y.astype(float), rec.compile(backend="numpy")(**inputs, **params), atol=3e-2)
+    turn = recurc.load(
+        text="recurrence Turn(D):\n    input x[D]\n    param a[D]: complex\n    state z[D]: complex = 0\n"
+        "    z = a * z[t-1] + x\n    output z\n    output r = real(z)\n"
+    )
+    a = 0.9 * np.exp(1j * rng.standard_normal(5))
+    x = rng.standard_normal((3, 6, 5))
+    for backend in BACKENDS:
+        result = turn.compile(backend=backend)(x=x, a=a)
+        want = np.zeros((3, 5), complex)
+        for t in range(6):
+            want = a * want + x[:, t]
+        assert result.z.dtype == np.complex128 and result.r.dtype == np.float64
+        np.testing.assert_allclose(result.z[:, -1], want, rtol=1e-12)
+        np.testing.assert_allclose(result.r[:, -1], want.real, rtol=1e-11, atol=1e-13)
+
+
 # --- ragged and packed batches ---------------------------------------------------------------------------
 
 

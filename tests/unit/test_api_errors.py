@@ -71,6 +71,13 @@ def test_two_dims_that_are_the_same_size_by_declaration_must_agree() -> None:
         rec.compile(backend="reference")(x=np.zeros((4, 2)), p=np.zeros(3))
 
 
+def test_arrays_are_given_by_name() -> None:
+    with pytest.raises(ShapeError, match=r"by name: call it with x=..., W=..., U=..., b=..."):
+        LSTM.compile(backend="numpy")(*arrays().values())
+    with pytest.raises(ShapeError, match="sizes should map dims"):
+        LSTM.compile(sizes=("D", 3))  # type: ignore[arg-type]  # the mistake that is tested
+
+
 def test_batch_and_time_must_agree() -> None:
     rec = Recurrence(SYSTEMS["selective_scan"]())
     right = {n: np.zeros((2, 5, 3 if s.dims == ("D",) else 4)) for n, s in rec.inputs.items()}
@@ -119,6 +126,7 @@ def test_initial_states_are_checked_like_arrays() -> None:
     told("no state `hidden`", "its states are h, c", call={"initial": {"hidden": np.zeros((2, H))}})
     told("initial value of `h`", r"\(\*batch, H\)", "H = 7", "got H = 6", call={"initial": {"h": np.zeros((2, 6))}})
     told("batch dims", "initial value of `h`", call={"initial": {"h": np.zeros((3, H))}})
+    told("initial should map states to arrays", "'h'", "ndarray", call={"initial": np.zeros((2, H))})
     f = LSTM.compile(backend="numpy", sizes={"D": D, "H": H})
     with pytest.raises(ShapeError, match="lacks `c`"):
         f.step({"h": np.zeros((2, H))}, **arrays(x=np.zeros((2, D))))
