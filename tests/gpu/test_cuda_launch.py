@@ -97,6 +97,17 @@ def test_the_standalone_launcher_names_the_array_that_does_not_fit(driver: Drive
     assert not driver.memory
 
 
+@needs_gcc
+def test_a_state_not_given_starts_from_its_declared_value(
+    driver: Driver, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """Aaren's m starts from -inf, not from 0."""
+    kernels = standalone.Kernels(_module(("aaren", "scan"), tmp_path))
+    given = {n: a.astype(np.float32) - 200 for n, a in random_arrays("aaren", rng, 2, 5).items() if "@" not in n}
+    want = reference.run(SYSTEMS["aaren"](), {n: a.astype(np.float64) for n, a in given.items()}, 2, 5)
+    np.testing.assert_allclose(kernels(given)["o"], want["o"], rtol=1e-5)
+
+
 class TorchOnCpu:
     """torch, with tensors on the CPU where the kernel asks for a GPU."""
 

@@ -9,7 +9,8 @@ from typing import Any
 from recurc.backends.base import Specialization
 from recurc.backends.cuda.program import Program
 from recurc.backends.cuda.scope import sizes_of, storage_dtype
-from recurc.plan import Plan, Role
+from recurc.ir import Const
+from recurc.plan import Buffer, Plan, Role
 
 
 def manifest_of(program: Program, plan: Plan, spec: Specialization) -> dict[str, Any]:
@@ -26,12 +27,24 @@ def manifest_of(program: Program, plan: Plan, spec: Specialization) -> dict[str,
                 "dtype": storage_dtype(b, spec).value,
                 "dims": list(b.dims),
                 "shape": list(sizes_of(b.dims, spec)),
+                "default": _declared(b, plan),
             }
             for b in caller
         ],
         "scratch": [_plain(s) for s in program.scratch],
         "steps": [_plain(s) for s in program.steps],
     }
+
+
+def _declared(buffer: Buffer, plan: Plan) -> str | None:
+    """The value before the first step where it is a plain number (as text: JSON has no infinity), else None."""
+    if buffer.role is not Role.INITIAL:
+        return None
+    name = buffer.name.removesuffix("@initial")
+    rec = plan.recurrence
+    declared = {s.name: s.initial for s in rec.states} | {i.name: i.before for i in rec.inputs}
+    value = declared.get(name)
+    return repr(value.value) if isinstance(value, Const) and not isinstance(value.value, complex) else None
 
 
 def _plain(value: Any) -> Any:

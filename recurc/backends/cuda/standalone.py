@@ -3,7 +3,7 @@
     python launch.py inputs.npz outputs.npz      # inputs.npz: one array per input, param and `STATE@initial`
 
 or, from a program: `Kernels.load(folder)(arrays)` with NumPy arrays, (B, T, *dims) for inputs, (B or 1, *dims) for
-params and initial states. A missing initial state is 0. bf16 arrays are the uint16 of their bits.
+params and initial states. A missing initial state takes its declared value. bf16 arrays are the uint16 of their bits.
 """
 
 from __future__ import annotations
@@ -173,6 +173,16 @@ def _product(numbers: list[int]) -> int:
     return total
 
 
+def _stored(number: str, shape: tuple[int, ...], storage: str) -> Any:
+    """An array of one number, as it is stored."""
+    import numpy as np
+
+    value: Any = number == "True" if storage == "bool" else float(number)
+    if storage == "bf16":
+        return (np.full(shape, value, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return np.full(shape, value, STORED[storage])
+
+
 class Kernels:
     """The kernels of one folder, called with NumPy arrays."""
 
@@ -218,8 +228,8 @@ class Kernels:
                     array = results[name] = np.empty((*lead, *shape), dtype)
                 elif name in arrays:
                     array = np.ascontiguousarray(arrays[name], dtype)
-                elif role == "initial":
-                    array = np.zeros((1, *shape), dtype)
+                elif buffer["default"] is not None:
+                    array = _stored(buffer["default"], (1, *shape), buffer["dtype"])
                 else:
                     raise ValueError(f"`{name}` is missing: an array {('B', 'T')[: len(lead)]} + {shape}")
                 if array.shape[1:] != (*lead, *shape)[1:] or array.shape[0] not in (1, batch):
