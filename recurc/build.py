@@ -105,7 +105,8 @@ def matmul(left: Expr, right: Expr, span: Span | None = None) -> Contract:
     if summed not in right.dims:
         raise TypeProblem(
             "E0312",
-            f"`@` contracts {summed}, the last dim of {show_dims(left.dims)}; {show_dims(right.dims)} does not have it",
+            f"dims do not match: `@` sums over {summed}, the last dim of {show_dims(left.dims)}, "
+            f"which {show_dims(right.dims)} does not have",
             f"the right side needs a dim {summed}, or transpose the left side with `.T`",
         )
     return contract(left, right, len(left.dims) - 1, right.dims.index(summed), span)

@@ -203,7 +203,7 @@ class Lowerer:
                 return self._past(node, symbol, lag.value)
             case (ast.Binary(op="+", left=ast.Name(name="t")),):
                 raise self.stop(
-                    "E0401", f"`{base.name}` at a later step is not known yet", node.span,
+                    "E0401", f"this breaks causality: `{base.name}` at a later step is not known yet", node.span,
                     "a recurrence reads this step and earlier ones; shift the equation, so that it reads `[t-1]`",
                 )  # fmt: skip
             case (ast.Name(name="T"),):

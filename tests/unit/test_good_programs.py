@@ -115,3 +115,32 @@ def test_the_doc_of_a_recurrence_is_the_comment_above_it() -> None:
     first, second = load_text((FOLDER / "two_recurrences.rec").read_text(encoding="utf-8"))
     assert second.doc == "The second one."
     assert first.doc == "expect: ok"
+
+
+def test_the_zoo_gives_texts_and_files_by_name() -> None:
+    assert {"ema", "lstm", "gru", "selective_scan", "aaren", "diagonal_affine"} <= set(zoo.names())
+    for name in zoo.names():
+        assert zoo.path(name).read_text(encoding="utf-8") == zoo.text(name)
+    with pytest.raises(KeyError, match="the zoo has no 'lsmt'"):
+        zoo.text("lsmt")
+    with pytest.raises(KeyError):
+        zoo.path("../api")
+
+
+def test_the_formatter_repairs_layout_and_nothing_else() -> None:
+    messy = (
+        "\n\nrecurrence   A( D,N=16 ) :\n\n\tinput x [ D ],y[N]#note\n"
+        "\tparam Wide[N,D]~uniform( -1 / sqrt(D),1/sqrt(D) )\n"
+        "\tparam b[N] ~ zeros\n\n\n\n\tstate h[N]=0\n\th=-h [t - 1]+Wide@x*2 ** -1\n\n\toutput h\n\n\n"
+    )
+    assert format_text(messy) == (
+        "recurrence A(D, N = 16):\n"
+        "    input  x[D], y[N]  # note\n"
+        "    param  Wide[N, D] ~ uniform(-1/sqrt(D), 1/sqrt(D))\n"
+        "    param  b[N]       ~ zeros\n"
+        "\n"
+        "    state  h[N] = 0\n"
+        "    h = -h[t-1] + Wide @ x * 2**-1\n"
+        "\n"
+        "    output h\n"
+    )
