@@ -38,6 +38,7 @@ class StageInput:
     body: tuple[Equation, ...]
     writes: tuple[str, ...]
     identity: Mapping[str, Expr] = field(default_factory=dict[str, Expr])  # carries that start from a constant
+    packs: bool = True  # matrix products may have packed copies of their weights; the loops of a scan make none
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
     )  # fmt: skip
     weights: dict[int, tuple[Weights, ...]] = {}
     kept = {c.name for c in stage.carries} | set(stage.writes)
-    plain = outside or _once(stage, buffers) or _folds_lanes(nests, lane)
+    plain = outside or not stage.packs or _once(stage, buffers) or _folds_lanes(nests, lane)
     for k, nest in enumerate(nests):
         elsewhere = {load.name for j, n in enumerate(nests) if j != k for s in n.stmts for load in loads(s.value)}
         nest.inlinable = (

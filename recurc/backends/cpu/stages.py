@@ -55,6 +55,7 @@ def scan_loops(stage: Scan, name: str) -> ScanLoops:
         (*needed, *lifted, *combined),
         (),
         {totals[c.name]: e for c, e in zip(monoid.components, monoid.identity, strict=True)},
+        packs=False,
     )
 
     whole = {c.name: (totals[c.name], 0, c.dims) for c in monoid.components}
@@ -68,11 +69,14 @@ def scan_loops(stage: Scan, name: str) -> ScanLoops:
             *(Equation(s, _renamed(e, whole)) for s, e in zip(monoid.states, monoid.apply, strict=True)),
         ),
         tuple(starts.values()),
+        packs=False,
     )
 
     one = {c.name: (steps[c.name], 0, dims[c.name]) for c in monoid.components}
     applied = tuple(Equation(s, _renamed(e, one)) for s, e in zip(monoid.states, monoid.apply, strict=True))
-    run = StageInput(f"{name}@run", stage.carries, (*stage.pre, *lifted, *applied, *stage.post), stage.writes)
+    run = StageInput(
+        f"{name}@run", stage.carries, (*stage.pre, *lifted, *applied, *stage.post), stage.writes, packs=False
+    )
     return ScanLoops(
         fold,
         carry,
