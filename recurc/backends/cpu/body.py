@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recurc.backends.cpu.names import Spelling, at, element, stride_of
+from recurc.backends.cpu.panels import print_sums
 from recurc.backends.cpu.program import Program
+from recurc.backends.cpu.weights import Weights
 from recurc.backends.emit.expr import C_TYPES, Printer
 from recurc.backends.emit.indexed import Fold, Index, Load, Stmt, Var, dim_of, loads
 from recurc.backends.emit.nests import Nest
@@ -55,6 +57,8 @@ class Body:
         return lane is not None and self.spell.extent(dim_of(lane)) % (self.lanes) != 0
 
     lanes: int = 16
+    function: str = ""  # the C function being printed
+    packing: bool = False  # printing the pack function, whose lanes are split between the threads
 
     def c_type(self, dtype: DType, vector: bool) -> str:
         dtype = self.compute(dtype)
@@ -255,7 +259,9 @@ class Body:
         name, dim = self.spell.var(first), dim_of(first)
         if first == self.program.lane:
             bounds = (
-                ("lane0", "lane1") if self.program.lanes_apart or self.program.tiled else ("0", self.spell.size(dim))
+                ("lane0", "lane1")
+                if self.program.lanes_apart or self.program.tiled or self.packing
+                else ("0", self.spell.size(dim))
             )
             with text.braces(f"for (long {name} = {bounds[0]}; {name} < {bounds[1]}; {name} += LANES)"):
                 if self.ragged:
@@ -274,6 +280,12 @@ class Body:
             if nest.accumulated(stmt):
                 self._update_fold(stmt, text)
             elif isinstance(stmt.value, Fold):
+                product = self._product(stmt)
+                if product is not None:
+                    number, weights = product
+                    print_sums(self, self.nest, number, weights, text)
+                    printed.update(s.name for s in weights.folds)
+                    continue
                 group = [s for s in nest.stmts if self._shares(s, stmt, nest)]
                 for s in group:
                     self._declare_fold(s, text)
@@ -290,11 +302,16 @@ class Body:
             if not nest.accumulated(stmt):
                 self._keep(stmt, text)
 
+    def _product(self, stmt: Stmt) -> tuple[int, Weights] | None:
+        """The packed matrix product a fold belongs to, outside of tiles."""
+        groups = self.program.weights.get(self.nest, ())
+        return next(((g, w) for g, w in enumerate(groups) if stmt in w.folds), None)
+
     def _shares(self, stmt: Stmt, first: Stmt, nest: Nest) -> bool:
         """Whether a fold may share the loop of an earlier one: it needs nothing computed between them."""
         if not isinstance(stmt.value, Fold) or not isinstance(first.value, Fold) or stmt.value.over != first.value.over:
             return False
-        if nest.accumulated(stmt) or (self.rows and self.in_weights(stmt)):
+        if nest.accumulated(stmt) or self.in_weights(stmt):
             return False
         start = nest.stmts.index(first)
         if nest.stmts.index(stmt) < start:

@@ -59,6 +59,8 @@ class CpuKernel:
         return None if self._half else self._bound(arrays, batch, steps)
 
     def _bound(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]:
+        if batch > 1 and any(arrays[name].shape[0] > 1 for name in self._packed):
+            return self._one_by_one(arrays, batch, steps)
         described = array("q", [0] * (4 * len(self.arguments)))  # an `rc_array` each: data, batch, time, origin
         for place, name in enumerate(self.arguments):
             value = arrays[name]
@@ -85,6 +87,21 @@ class CpuKernel:
             else:
                 _room, place = _workspace(size)
                 self._run(own.buffer_info()[0], batch, steps, threads, place)
+
+        return call
+
+    def _one_by_one(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]:
+        """Params that differ between sequences are packed for each of them."""
+        one = self._bound({name: arrays[name][:1] for name in self.arguments}, 1, steps)
+        strides: list[int] = []
+        for name in self.arguments:
+            value = arrays[name]
+            size = value.itemsize if isinstance(value, np.ndarray) else value.element_size()
+            strides.append(0 if value.shape[0] == 1 else _address(value)[1][0] * size)
+
+        def call(addresses: Sequence[int]) -> None:
+            for b in range(batch):
+                one([address + b * stride for address, stride in zip(addresses, strides, strict=True)])
 
         return call
 

@@ -10,6 +10,7 @@ from recurc.backends.cpu import tiles
 from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.loop import print_loop
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
+from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params, panel_room
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
 from recurc.backends.cpu.program import Program, StageInput, analyse
 from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, scan_loops, sequence_lagged
@@ -60,7 +61,7 @@ def external_buffers(plan: Plan) -> tuple[Buffer, ...]:
 
 def print_module(plan: Plan, spec: Specialization, vector_bytes: int) -> Module:
     printer = _ModulePrinter(plan, spec, vector_bytes)
-    packed = frozenset(p for s in printer.stages for u in _all_units(s) for p in tiles.packed_params(u.body))
+    packed = frozenset(p for s in printer.stages for u in _all_units(s) for p in packed_params(u.body))
     return Module(printer.file(), tuple(b.name for b in external_buffers(plan)), packed)
 
 
@@ -115,9 +116,11 @@ class _ModulePrinter:
         program = analyse(stage, self.buffers, self.spec)
         body = Body(program, self.spell)
         body.lanes = self.lanes
-        function = self.names.fresh(hint).removesuffix("_1")
+        function = body.function = self.names.fresh(hint).removesuffix("_1")
         why = f"{what}\n{_describe(program)}"
         text = tiles.print_tiled(body, function, why) if program.tiled else print_loop(body, function, why)
+        if program.weights and not program.tiled:
+            text = f"{pack_function(body)}\n\n{text}"
         return Unit(function, body, text)
 
     # --- the file ---------------------------------------------------------------------------------------------
@@ -209,7 +212,7 @@ class _ModulePrinter:
         packs = 0
         for number, code in enumerate(self.stages):
             for unit in _all_units(code):
-                if unit.program.tiled:
+                if unit.program.weights:
                     packs += 1
                     guard = (
                         "if (whole) "
@@ -218,7 +221,7 @@ class _ModulePrinter:
                         if code.whole or number in self.absorbed
                         else ""
                     )
-                    text(*tiles.pack_calls(unit.body, unit.function, guard))
+                    text(*pack_calls(unit.body, guard))
         if packs:
             if self._teams():
                 text("if (thread == 0) team.members = count;")
@@ -435,8 +438,9 @@ class _ModulePrinter:
                     saved = Buffer(f"{carry.name}@saved", carry.dims, carry.dtype, Role.FINAL)
                     self._take(saved, "batch", None, text)
                 for unit in _all_units(code):
-                    if unit.program.tiled:
-                        text(*tiles.layout(unit.body, unit.function, states=unit is not code.whole))
+                    text(*panel_room(unit.body))
+                    if unit.program.tiled and unit is not code.whole:
+                        text(*tiles.layout(unit.body))
             text("(void)call, (void)batch, (void)steps, (void)threads, (void)base;", "return used;")
         text("")
         with text.braces("int64_t recurc_workspace(int64_t batch, int64_t steps, int threads)"):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.loop import copy_state, step_pointers
-from recurc.backends.cpu.names import at, stride_of
+from recurc.backends.cpu.panels import field, pack_function, panel_place
 from recurc.backends.cpu.weights import Weights
-from recurc.backends.emit.indexed import Load, Node, Var, dim_of, loads
+from recurc.backends.emit.indexed import Load, Node, dim_of, loads
 from recurc.backends.emit.text import Text
 
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team"
@@ -20,103 +20,19 @@ SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long l
 
 def print_tiled(body: Body, function: str, why: str) -> str:
     """Pack, tile and driver functions of the stage."""
-    pieces = [_pack_function(body, function)]
+    pieces = [pack_function(body)]
     for number in range(len(body.program.nests)):
-        pieces.append(_tile_function(body, function, number))
+        if number in body.program.weights:
+            pieces.append(_products_function(body, function, number))
         pieces.append(_rows_function(body, function, number))
     pieces.append(_driver(body, function, why))
     return "\n\n".join(pieces)
 
 
-# --- packing ------------------------------------------------------------------------------------------------------
-
-
-def _field(body: Body, function: str, nest: int, group: int) -> str:
-    return body.spell(f"{function}@packed{nest}{'abcdefgh'[group]}")
-
-
-def _groups(body: Body) -> list[tuple[int, int, Weights]]:
-    return [(n, g, w) for n, groups in sorted(body.program.weights.items()) for g, w in enumerate(groups)]
-
-
-def packed_params(body: Body) -> set[str]:
-    """Params whose packed form serves every sequence."""
-    return {load.name for _, _, w in _groups(body) for load in w.params} if body.program.tiled else set()
-
-
-def _outer_vars(weights: Weights, lane: Var | None) -> tuple[Var, ...]:
-    """Variables of the nest that choose the panel, besides the vector of outputs."""
-    found = dict.fromkeys(i for load in weights.params for i in load.index if isinstance(i, str))
-    return tuple(v for v in found if v not in (lane, weights.over))
-
-
-def _panel(body: Body, weights: Weights) -> str:
-    """Which panel: the number of the outer place and of the vector of outputs, times the vectors in one panel."""
-    spell, lane = body.spell, body.program.lane
-    assert lane is not None
-    vectors = f"(PADDED({spell.size(dim_of(lane))}) / LANES)"
-    outer = _outer_vars(weights, lane)
-    number = f"{spell.var(lane)} / LANES"
-    if outer:
-        place = spell.place(outer, tuple(dim_of(v) for v in outer))
-        number = f"(({place}) * {vectors} + {number})"
-    count = len(weights.params)
-    each = spell.size(dim_of(weights.over)) + (f" * {count}" if count > 1 else "")
-    return f"{number} * ({each})"
-
-
-def _panel_bytes(body: Body, weights: Weights) -> str:
-    lane = body.program.lane
-    assert lane is not None
-    dims = [dim_of(v) for v in _outer_vars(weights, lane)] + [dim_of(weights.over)]
-    sizes = " * ".join([body.spell.padded(dim_of(lane)), *(body.spell.size(d) for d in dims)])
-    return f"(int64_t){len(weights.params)} * {sizes} * (int64_t)sizeof(real)"
-
-
-def _pack_function(body: Body, function: str) -> str:
-    text, spell, lane = Text(), body.spell, body.program.lane
-    assert lane is not None
-    text("// Copies the params into panels, once per call.")
-    with text.braces(f"static void {function}_pack(const struct call *call, long lane0, long lane1)"):
-        for nest, group, weights in _groups(body):
-            field = _field(body, function, nest, group)
-            inner = Text()
-            over = spell.var(weights.over)
-            inner(f"vec *panel = (vec *)call->{field}.data + {_panel(body, weights)};")
-            with inner.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++)"):
-                for load in weights.params:
-                    buffer = spell.buffers[load.name]
-                    source = f"(const {spell.stored(load.name)} *)call->{spell(load.name)}.data"
-                    axis = load.index.index(lane)
-                    stride = stride_of(axis, buffer.dims, spell)
-                    count = "lanes" if body.ragged else "LANES"
-                    place = spell.place(load.index, buffer.dims)
-                    inner(f"*panel++ = rc_gather_{body.suffix}({at(source, place)}, {stride}, {count});")
-            body.loops((*_outer_vars(weights, lane), lane), inner, text)
-    return str(text)
-
-
-def pack_calls(body: Body, function: str, guard: str) -> list[str]:
-    """How the entry packs, the outputs split between the threads."""
-    lane = body.program.lane
-    assert lane is not None
-    size = body.spell.size(dim_of(lane))
-    return [
-        f"{guard}{{",
-        "    long from, to;",
-        f"    rc_split({size}, LANES, thread, count, &from, &to);",
-        f"    {function}_pack(&self, from, to);",
-        "}",
-    ]
-
-
-def layout(body: Body, function: str, states: bool) -> list[str]:
-    """Room for the panels and, if `states`, for the states of all sequences."""
-    lines = [
-        f"call->{_field(body, function, n, g)} = (rc_array){{rc_take(base, &used, {_panel_bytes(body, w)}), 0, 0, 0}};"
-        for n, g, w in _groups(body)
-    ]
-    for name, array, copies in _rows_arrays(body) if states else ():
+def layout(body: Body) -> list[str]:
+    """Room for the states of all sequences."""
+    lines: list[str] = []
+    for name, array, copies in _rows_arrays(body):
         count = body.array_count(array)
         lines.append(
             f"call->{name} = (rc_array){{rc_take(base, &used, {copies} * batch * ({count}) * (int64_t)sizeof(real)), {count}, 0, 0}};"
@@ -213,20 +129,74 @@ def _reads_of(body: Body, exprs: list[Node]) -> tuple[set[str], set[str], set[st
     return names, old, states
 
 
-def _tile_function(body: Body, function: str, number: int) -> str:
-    text, spell = Text(), body.spell
-    nest = body.program.nests[number]
-    body.nest = number
+def _sums(body: Body, number: int) -> list[str]:
+    """The different sums of a nest's products: one vector for each row of a tile."""
     groups = body.program.weights.get(number, ())
-    rows = rows_per_tile(body, number)
-    text("// One vector of outputs for `nb` rows.")
-    with text.braces(f"INLINE void {function}_tile{number}(const int nb, {_parameters(body, number, True)})"):
-        for group, weights in enumerate(groups):
-            _products(body, function, number, group, weights, rows, text)
-        text("UNROLL")
+    return list(dict.fromkeys(body.local(body.made[into][1]) for w in groups for into in w.into))
+
+
+def _products_function(body: Body, function: str, number: int) -> str:
+    """The sums of one vector of outputs for `nb` rows, in registers."""
+    text, spell = Text(), body.spell
+    body.nest = number
+    sums, rows = _sums(body, number), rows_per_tile(body, number)
+    text(f"// {', '.join(sums)} of one vector of outputs for `nb` rows: {len(sums)} x nb running sums in registers.")
+    out = ", ".join(f"vec *{name}_out" for name in sums)
+    with text.braces(
+        f"INLINE void {function}_products{number}(const int nb, {_parameters(body, number, True)}, {out})"
+    ):
+        text("vec " + ", ".join(f"{name}[{rows}]" for name in sums) + ";")
+        _each_row(text, [f"{name}[q] = rc_spread_{body.suffix}(0);" for name in sums])
+        for group, weights in enumerate(body.program.weights[number]):
+            panel = spell(f"panel@{weights.over}")
+            place = panel_place(body, weights)
+            text(f"const vec *{panel} = (const vec *)call->{field(body, number, group)}.data + {place};")
+            _product_loop(body, weights, panel, text)
+        _each_row(text, [f"{name}_out[q] = {name}[q];" for name in sums])
+    return str(text)
+
+
+def _each_row(text: Text, lines: list[str]) -> None:
+    text("UNROLL")
+    with text.braces("for (int q = 0; q < nb; q++)"):
+        text(*lines)
+
+
+def _product_loop(body: Body, weights: Weights, panel: str, text: Text) -> None:
+    spell = body.spell
+    over, count = spell.var(weights.over), len(weights.params)
+    step = f"{panel} += {count}" if count > 1 else f"{panel}++"
+    text("ONE_BY_ONE")
+    with text.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++, {step})"):
+        vectors = [spell(f"{load.name}@{k}") for k, load in enumerate(weights.params)]
+        text("const vec " + ", ".join(f"{v} = {panel}[{k}]" for k, v in enumerate(vectors)) + ";")
+        inner = Text()
+        names, old, states = _reads_of(body, [factor for _, factor in weights.factors])
+        _row_pointers(body, inner, names, old, states, writes=False)
+        known: dict[Node, str] = {}
+        for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
+            if factor not in known:
+                known[factor] = spell(f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor")
+                inner(f"const real {known[factor]} = {body.printer(factor)};")
+            inner(f"{body.local(body.made[into][1])}[q] += {vectors[which]} * {known[factor]};")
+        _each_row(text, inner.lines)
+
+
+def _rows_function(body: Body, function: str, number: int) -> str:
+    """One tile: its sums, then the elementwise rest of the nest row by row."""
+    text = Text()
+    nest, rows, sums = body.program.nests[number], rows_per_tile(body, number), _sums(body, number)
+    body.nest = number
+    arguments = ", ".join([_parameters(body, number, False), *sums])
+    with text.braces(f"static void {function}_rows{number}(int nb, {_parameters(body, number, True)})"):
+        if sums:
+            text("vec " + ", ".join(f"{name}[{rows}]" for name in sums) + ";")
+            with text.braces("switch (nb)"):
+                for count in range(1, rows + 1):
+                    text(f"case {count}: {function}_products{number}({count}, {arguments}); break;")
         with text.braces("for (int q = 0; q < nb; q++)"):
-            rest = [s for s in nest.stmts if not any(s in w.folds for w in groups)]
-            names, old, states = _reads_of(body, [s.value for s in rest])
+            folds = {s.name for w in body.program.weights.get(number, ()) for s in w.folds}
+            names, old, states = _reads_of(body, [s.value for s in nest.stmts if s.name not in folds])
             for stmt in nest.stmts:
                 if body.is_carry(stmt):
                     states.add(body.program.elements[stmt.name][0])
@@ -237,52 +207,6 @@ def _tile_function(body: Body, function: str, number: int) -> str:
             body.rows = True
             body.iteration(nest, text)
             body.rows = False
-        if not groups and not nest.stmts:
-            text(f"(void){spell('call')};")
-    return str(text)
-
-
-def _products(body: Body, function: str, nest: int, group: int, weights: Weights, rows: int, text: Text) -> None:
-    """The sums of a tile: panel vectors times one scalar of each row."""
-    spell = body.spell
-    field = _field(body, function, nest, group)
-    own = [body.local(s) for s, into in zip(weights.folds, weights.into, strict=True) if into == s.name]
-    if own:
-        text(*(f"vec {name}[{rows}];" for name in own))
-        text("UNROLL")
-        with text.braces("for (int q = 0; q < nb; q++)"):
-            text(*(f"{name}[q] = rc_spread_{body.suffix}(0);" for name in own))
-    panel = body.spell(f"panel@{weights.over}") if group else "panel"
-    text(f"const vec *{panel} = (const vec *)call->{field}.data + {_panel(body, weights)};")
-    over, count = spell.var(weights.over), len(weights.params)
-    step = f"{panel} += {count}" if count > 1 else f"{panel}++"
-    text("ONE_BY_ONE")
-    with text.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++, {step})"):
-        vectors = [spell(f"{load.name}@{k}") for k, load in enumerate(weights.params)]
-        text("const vec " + ", ".join(f"{v} = {panel}[{k}]" for k, v in enumerate(vectors)) + ";")
-        text("UNROLL")
-        with text.braces("for (int q = 0; q < nb; q++)"):
-            names, old, states = _reads_of(body, [factor for _, factor in weights.factors])
-            _row_pointers(body, text, names, old, states, writes=False)
-            known: dict[Node, str] = {}
-            for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
-                if factor not in known:
-                    known[factor] = spell(f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor")
-                    text(f"const real {known[factor]} = {body.printer(factor)};")
-                text(f"{body.local(body.made[into][1])}[q] += {vectors[which]} * {known[factor]};")
-
-
-def _rows_function(body: Body, function: str, number: int) -> str:
-    """The tile for every number of rows, each unrolled by the compiler."""
-    text = Text()
-    rows = rows_per_tile(body, number)
-    arguments = _parameters(body, number, False)
-    with (
-        text.braces(f"static void {function}_rows{number}(int nb, {_parameters(body, number, True)})"),
-        text.braces("switch (nb)"),
-    ):
-        for count in range(1, rows + 1):
-            text(f"case {count}: {function}_tile{number}({count}, {arguments}); break;")
     return str(text)
 
 

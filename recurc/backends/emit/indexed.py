@@ -198,6 +198,8 @@ def simplified(call: Call) -> Node:
                 return Call("mul", (Call("mul", (base, base), dtype), base), dtype)
             if value == 1:
                 return base
+        case _:
+            pass
     return call
 
 
@@ -261,14 +263,14 @@ def unrollable(body: Sequence[ir.Equation], limit: int = 8) -> dict[str, int]:
 
 
 def statements(
-    body: Sequence[ir.Equation], sizes: Mapping[str, int], unrolled: Mapping[str, int], declared: Mapping[str, Dims]
+    body: Sequence[ir.Equation], sizes: Mapping[str, int], unrolled: Mapping[str, int], declared: Mapping[str, Dims] | None = None
 ) -> list[Stmt]:
     """One `Stmt` for each element along unrolled dims of each equation, folds split off into statements of their own
     (`NAME@sum`), equal folds shared. `declared` gives the dims of states and buffers, where an equation may have
     fewer or have them in another order."""
     out: list[Stmt] = []
     known: dict[Node, str] = {}
-    local = {e.name: declared.get(e.name, e.expr.dims) for e in body}
+    local = {e.name: (declared or {}).get(e.name, e.expr.dims) for e in body}
     for equation in body:
         axes = axis_ids(local[equation.name])
         index = _aligned(equation.expr.dims, local[equation.name], axes)

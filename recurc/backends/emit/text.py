@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -22,7 +22,7 @@ class Text:
         self(*other.lines)
 
     @contextmanager
-    def braces(self, head: str, tail: str = "}") -> Iterator[None]:
+    def braces(self, head: str, tail: str = "}") -> Generator[None]:
         """`head {`, an indented body, `}`."""
         self(f"{head} {{".strip())
         self._depth += 1

@@ -55,8 +55,8 @@ def _constants(real: str) -> dict[str, str]:
         "EXP_LOW": -104.0 if f32 else -746.0, "EXP_HIGH": 89.0 if f32 else 710.0, "EXPM1_LOW": -20.0 if f32 else -40.0,
         "TANH_END": 20.0 if f32 else 40.0, "LOG2E": math.log2(math.e), "LN2": math.log(2),
         "MAGIC": 1.5 * 2.0 ** (23 if f32 else 52),
-        "LN2_HIGH": 0.693359375 if f32 else float.fromhex("0x1.62e42fefa0000p-1"),
-        "LN2_LOW": -2.12194440e-4 if f32 else float.fromhex("0x1.cf79abc9e3b3ap-40"),
+        "LN2_HIGH": 0.693359375 if f32 else float.fromhex("0x1.62e42feep-1"),
+        "LN2_LOW": -2.12194440e-4 if f32 else 1.9082149292705877e-10,
         "TINY": 2.0**-126 if f32 else 2.0**-1022, "LIFT": 2.0**25 if f32 else 2.0**54, "LIFT_BITS": 25.0 if f32 else 54.0,
     }  # fmt: skip
     out = {name: _literal(value, real) for name, value in lit.items()}
@@ -86,7 +86,7 @@ def _templates() -> dict[str, dict[str, tuple[tuple[str, ...], str]]]:
     """File -> function -> (what it calls, text)."""
     out: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {}
     for file in ("scalar", "integer", "vector", "math"):
-        pieces = _HEAD.split(resources.files(__package__).joinpath(f"{file}.h").read_text(encoding="utf-8"))
+        pieces = _HEAD.split(resources.files(__name__).joinpath(f"{file}.h").read_text(encoding="utf-8"))
         out[file] = {
             name: (tuple(needs.split()), text.strip("\n"))
             for name, needs, text in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True)
@@ -151,7 +151,7 @@ def helpers(code: str) -> str:
 
 def base_helpers() -> str:
     """Includes and the few helpers every kernel has."""
-    return resources.files(__package__).joinpath("base.h").read_text(encoding="utf-8").strip()
+    return resources.files(__name__).joinpath("base.h").read_text(encoding="utf-8").strip()
 
 
 def vector_types(suffixes: Iterable[str]) -> str:

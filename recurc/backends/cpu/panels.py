@@ -1,0 +1,118 @@
+"""Packed params: what a matrix product against a param reads, copied once per call so that the inner loop reads
+vectors one after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recurc.backends.cpu.names import at, stride_of
+from recurc.backends.cpu.weights import Weights
+from recurc.backends.emit.indexed import Var, dim_of
+from recurc.backends.emit.text import Text
+
+if TYPE_CHECKING:
+    from recurc.backends.cpu.body import Body
+
+
+def field(body: Body, nest: int, group: int) -> str:
+    """The workspace field of a panel."""
+    return body.spell(f"{body.function}@packed{nest}{'abcdefgh'[group]}")
+
+
+def groups(body: Body) -> list[tuple[int, int, Weights]]:
+    return [(n, g, w) for n, groups in sorted(body.program.weights.items()) for g, w in enumerate(groups)]
+
+
+def packed_params(body: Body) -> set[str]:
+    """Params whose packed form serves every sequence."""
+    return {load.name for _, _, w in groups(body) for load in w.params}
+
+
+def _outer_vars(weights: Weights, lane: Var | None) -> tuple[Var, ...]:
+    """Variables of the nest that choose the panel, besides the vector of outputs."""
+    found = dict.fromkeys(i for load in weights.params for i in load.index if isinstance(i, str))
+    return tuple(v for v in found if v not in (lane, weights.over))
+
+
+def panel_place(body: Body, weights: Weights) -> str:
+    """Which panel: the number of the outer place and of the vector of outputs, times the vectors in one panel."""
+    spell, lane = body.spell, body.program.lane
+    assert lane is not None
+    vectors = f"(PADDED({spell.size(dim_of(lane))}) / LANES)"
+    outer = _outer_vars(weights, lane)
+    number = f"{spell.var(lane)} / LANES"
+    if outer:
+        place = spell.place(outer, tuple(dim_of(v) for v in outer))
+        number = f"(({place}) * {vectors} + {number})"
+    count = len(weights.params)
+    each = spell.size(dim_of(weights.over)) + (f" * {count}" if count > 1 else "")
+    return f"{number} * ({each})"
+
+
+def _panel_bytes(body: Body, weights: Weights) -> str:
+    lane = body.program.lane
+    assert lane is not None
+    dims = [dim_of(v) for v in _outer_vars(weights, lane)] + [dim_of(weights.over)]
+    sizes = " * ".join([body.spell.padded(dim_of(lane)), *(body.spell.size(d) for d in dims)])
+    return f"(int64_t){len(weights.params)} * {sizes} * (int64_t)sizeof(real)"
+
+
+def pack_function(body: Body) -> str:
+    text, spell, lane = Text(), body.spell, body.program.lane
+    assert lane is not None
+    body.packing = True
+    text("// Copies the params into panels, once per call.")
+    with text.braces(f"static void {body.function}_pack(const struct call *call, long lane0, long lane1)"):
+        for nest, group, weights in groups(body):
+            room = field(body, nest, group)
+            inner = Text()
+            over = spell.var(weights.over)
+            inner(f"vec *panel = (vec *)call->{room}.data + {panel_place(body, weights)};")
+            with inner.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++)"):
+                for load in weights.params:
+                    buffer = spell.buffers[load.name]
+                    source = f"(const {spell.stored(load.name)} *)call->{spell(load.name)}.data"
+                    axis = load.index.index(lane)
+                    stride = stride_of(axis, buffer.dims, spell)
+                    count = "lanes" if body.ragged else "LANES"
+                    place = spell.place(load.index, buffer.dims)
+                    inner(f"*panel++ = rc_gather_{body.suffix}({at(source, place)}, {stride}, {count});")
+            body.loops((*_outer_vars(weights, lane), lane), inner, text)
+    body.packing = False
+    return str(text)
+
+
+def pack_calls(body: Body, guard: str) -> list[str]:
+    """How the entry packs, the outputs split between the threads."""
+    lane = body.program.lane
+    assert lane is not None
+    size = body.spell.size(dim_of(lane))
+    return [
+        f"{guard}{{",
+        "    long from, to;",
+        f"    rc_split({size}, LANES, thread, count, &from, &to);",
+        f"    {body.function}_pack(&self, from, to);",
+        "}",
+    ]
+
+
+def panel_room(body: Body) -> list[str]:
+    """The workspace of the panels."""
+    return [
+        f"call->{field(body, n, g)} = (rc_array){{rc_take(base, &used, {_panel_bytes(body, w)}), 0, 0, 0}};"
+        for n, g, w in groups(body)
+    ]
+
+
+def print_sums(body: Body, nest: int, group: int, weights: Weights, text: Text) -> None:
+    """The sums of one row at one place of a nest, from the panel."""
+    spell = body.spell
+    panel = body.spell(f"panel@{weights.over}")
+    for stmt in weights.folds:
+        text(f"vec {body.local(stmt)} = rc_spread_{body.suffix}(0);  // {stmt.text}")
+    text(f"const vec *{panel} = (const vec *)call->{field(body, nest, group)}.data + {panel_place(body, weights)};")
+    over, count = spell.var(weights.over), len(weights.params)
+    step = f"{panel} += {count}" if count > 1 else f"{panel}++"
+    with text.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++, {step})"):
+        for stmt, (which, factor) in zip(weights.folds, weights.factors, strict=True):
+            text(f"{body.local(stmt)} += {panel}[{which}] * {body.printer.term(factor)};")
