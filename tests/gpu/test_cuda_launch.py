@@ -145,6 +145,8 @@ def test_the_torch_launcher_computes_the_definition(
     known = launch.import_module
     monkeypatch.setattr(launch, "import_module", lambda name: torch if name == "torch" else known(name))
     monkeypatch.setattr(launch, "architecture", lambda capability: "sm_90")
+    monkeypatch.setattr(launch, "compiler_version", lambda: "0.0")
+    monkeypatch.setenv("RECURC_CACHE_DIR", str(tmp_path / "cache"))
     on_device = launch.on_device
     monkeypatch.setattr(launch, "on_device", lambda array, device, dtype: on_device(array, device.real, dtype))
     plan, spec = plans()["lstm", "sequential"], F32["lstm"]

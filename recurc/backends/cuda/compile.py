@@ -25,6 +25,13 @@ def _nvrtc() -> Any:
     return import_module("cuda.bindings.nvrtc")
 
 
+def compiler_version() -> str:
+    """The version of NVRTC, as `13.0`."""
+    status, major, minor = _nvrtc().nvrtcVersion()
+    _value((status, None), "tell its version")
+    return f"{major}.{minor}"
+
+
 def supported_architectures() -> list[str]:
     """The real architectures this NVRTC can compile for, as `sm_NN`."""
     nvrtc = _nvrtc()

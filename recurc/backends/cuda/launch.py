@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recurc.backends.base import Arrays, Specialization
-from recurc.backends.cuda.compile import compile_cubin, missing_compiler, supported_architectures
+from recurc.backends.cuda.compile import compile_cubin, compiler_version, missing_compiler, supported_architectures
 from recurc.backends.cuda.emit import emit
 from recurc.backends.cuda.manifest import manifest_of
 from recurc.backends.cuda.matmul_stage import Roles, roles
@@ -17,6 +18,7 @@ from recurc.backends.cuda.scope import storage_dtype
 from recurc.backends.cuda.standalone import Module, Place
 from recurc.errors import BackendError
 from recurc.plan import Matmul, Plan, Role
+from recurc.runtime.cache import cached_file, content_key
 from recurc.types import DType
 
 
@@ -46,6 +48,16 @@ def architecture(capability: tuple[int, int]) -> str:
     return f"sm_{max(fitting)}"
 
 
+def cached_cubin(source: str, arch: str) -> bytes:
+    """The machine code of `source`, from the kernel cache if this NVRTC compiled it before."""
+
+    def make(path: Path) -> None:
+        cubin, _ = compile_cubin(source, arch)
+        path.write_bytes(cubin)
+
+    return cached_file(content_key("cuda", compiler_version(), arch, source), ".cubin", make).read_bytes()
+
+
 class CudaKernel:
     """A plan compiled for the GPU that is torch's current device. See `recurc.backends.base.Kernel`."""
 
@@ -56,7 +68,7 @@ class CudaKernel:
         torch.zeros(1, device=self._device)  # makes torch's context, which the module then shares
         program = emit(plan, spec)
         arch = architecture(torch.cuda.get_device_capability(self._device))
-        cubin, _ = compile_cubin(program.source, arch)
+        cubin = cached_cubin(program.source, arch)
         self.source = {f"{plan.recurrence.name}.cu": program.source}
         try:
             self._module = Module(manifest_of(program, plan, spec), cubin, self._device.index)
