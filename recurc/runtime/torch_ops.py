@@ -107,7 +107,9 @@ def receive(slot: Slot, value: Any, device: Any) -> tuple[Tensor, Seen]:
         from recurc.runtime import host
 
         array, seen = host.receive(slot, value)
-        return from_host(np.ascontiguousarray(array), seen.dtype).to(device), Seen(seen.shape, seen.dtype, weak)
+        return from_host(np.require(array, requirements=["C", "W"]), seen.dtype).to(device), Seen(
+            seen.shape, seen.dtype, weak
+        )
     refuse_gradients(slot, value)
     if value.device != device and not (value.device.type == "cpu" and value.ndim == 0):
         raise ShapeError(f"{slot.title} is on {value.device}, other arrays of the call are on {device}")
@@ -199,7 +201,7 @@ class TorchKit:
 
     def spread(self, values: Array, batch: int, dtype: DType) -> Tensor:
         """Host values `(1 or B, *dims)` (bf16 as bits) as a `(B, *dims)` kernel argument on the device."""
-        tensor = from_host(np.ascontiguousarray(values), dtype).to(self.device)
+        tensor = from_host(np.require(values, requirements=["C", "W"]), dtype).to(self.device)
         return tensor.expand(batch, *tensor.shape[1:])
 
 
@@ -215,7 +217,7 @@ def call_with_host_arrays(kernel: Any, args: dict[str, Any], batch: int, steps: 
     tensors: dict[str, Any] = {}
     for name, array in args.items():
         dtype = DType.BF16 if array.dtype == np.uint16 else None
-        tensor = from_host(np.array(array), dtype or real)
+        tensor = from_host(np.array(array, order="C"), dtype or real)
         tensors[name] = tensor.to(device)
     kernel(tensors, batch, steps)
     for name, array in args.items():

@@ -90,3 +90,15 @@ def test_a_state_fed_back_takes_the_short_way_too(rng: np.random.Generator) -> N
     for t in range(9):
         y, state = f.step(state, x=x[:, t], alpha=0.3)
         np.testing.assert_allclose(y, want[:, t], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_half_precision_arrays_with_shared_params(system: str, dtype: torch.dtype, rng: np.random.Generator) -> None:
+    rec = Recurrence(SYSTEMS[system]())
+    arrays = {n: torch.tensor(a).to(dtype) for n, a in given(system, rng)[0].items()}
+    want = rec.compile(backend="reference")(**{n: a.double() for n, a in arrays.items()})
+    got = rec.compile(backend="cpu")(**arrays)
+    assert got.dtype == dtype
+    bound = {torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]  # results are rounded once, arithmetic is f32
+    assert ((got.double() - want).abs() <= bound * (want.abs() + 1)).all()

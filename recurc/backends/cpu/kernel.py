@@ -128,7 +128,9 @@ class CpuKernel:
 
 def _to_f32(array: Any) -> Any:
     if isinstance(array, np.ndarray):
-        return loaded(array).astype(np.float32)
+        shared = array.strides[0] == 0  # a broadcast batch is converted once
+        copy = loaded(array[:1] if shared else array).astype(np.float32, order="C")
+        return np.broadcast_to(copy, array.shape) if shared else copy
     return array.float().contiguous()  # a torch tensor
 
 
