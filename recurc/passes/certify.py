@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recurc.facts import Analysis, Certificate, Component, Group, Monoid, Reason
-from recurc.ir import Apply, Const, Expr, Read, Recurrence
+from recurc.ir import Apply, Const, Expr, Read, Recurrence, walk
 from recurc.ops import OPS
 from recurc.types import Dims, Kind
 
@@ -31,8 +32,6 @@ def certify(rec: Recurrence, analysis: Analysis) -> Analysis:
     """`analysis` with a proof, or the next best evidence, for each lifted operator.
 
     An operator that fails its check loses its scan: the loop over time, which needs no operator, remains."""
-    from dataclasses import replace
-
     groups: list[Group] = []
     for group in analysis.groups:
         if group.monoid is None:
@@ -98,14 +97,8 @@ def _proof(rec: Recurrence, monoid: Monoid) -> tuple[str, int]:
 
 def _patterns(monoid: Monoid) -> Iterator[tuple[bool, ...]]:
     """Which of three elements hold the value their operator treats apart: factor 0, or nothing yet (-inf)."""
-    apart = any(isinstance(n, Apply) and n.op == "select" for e in monoid.combine for n in _nodes(e))
+    apart = any(isinstance(n, Apply) and n.op == "select" for e in monoid.combine for n in walk(e))
     yield from itertools.product((False, True), repeat=3) if apart else iter([(False, False, False)])
-
-
-def _nodes(expr: Expr) -> Iterator[Expr]:
-    from recurc.ir import walk
-
-    return walk(expr)
 
 
 def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[object, bool]) -> bool:

@@ -8,11 +8,10 @@ right.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from recurc.facts import Analysis, Certificate, Group, Reason
 from recurc.ir import Apply, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Step, reads, walk
-from recurc.passes.affine import Coef, Forms, Free, Linear, Mix, Nonlinear, is_number, reorders_only, shown
+from recurc.passes.affine import Coef, Forms, Free, Linear, Mix, Nonlinear, reorders_only, shown
 from recurc.passes.dependence import Dependence, dependence
 from recurc.passes.monoid import affine_monoid, softmax_monoid, tropical_monoid
 from recurc.passes.semiring import Clamped, Tropical, tropical
@@ -352,14 +351,3 @@ def _crossed(node: Expr, free: Callable[[Expr], bool]) -> set[str]:
             return renamed | transposed | ({arg.dims[node.at]} if node.at is not None else set())
         case _:
             return set()
-
-
-def with_certificates(analysis: Analysis, certificates: Mapping[tuple[str, ...], Certificate]) -> Analysis:
-    """`analysis` with better evidence for some groups."""
-    return replace(
-        analysis,
-        groups=tuple(replace(g, certificate=certificates.get(g.states, g.certificate)) for g in analysis.groups),
-    )
-
-
-__all__ = ["classify", "is_number", "with_certificates"]

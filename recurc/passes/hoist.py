@@ -11,7 +11,6 @@ from recurc.ir import (
     Apply,
     Const,
     Contract,
-    Equation,
     Expr,
     Read,
     Recurrence,
@@ -174,9 +173,3 @@ class _Hoister:
 
 def _hint(expr: Expr) -> str:
     return next((r.name for r in reads(expr)), "value")
-
-
-def equations_of(exprs: dict[str, Expr], rec: Recurrence) -> list[Equation]:
-    """`exprs` as equations, with the places of the source equations they came from."""
-    spans = {e.name: e.span for e in rec.equations}
-    return [Equation(name, expr, spans.get(name) or expr.span) for name, expr in exprs.items()]
