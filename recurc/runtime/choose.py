@@ -58,7 +58,7 @@ def first_able(asked: str, on_device: bool, attempt: Callable[[str], T], announc
             text = f"recurc runs on the `{names[names.index(name) + 1]}` backend instead of `{name}`: {reason}"
             if text not in announced:
                 announced[text] = None
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                warnings.warn(text, RuntimeWarning, stacklevel=4)
     return attempt(names[-1])
 
 

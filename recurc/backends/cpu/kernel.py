@@ -7,7 +7,7 @@ import threading
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -128,9 +128,10 @@ class CpuKernel:
 
 def _to_f32(array: Any) -> Any:
     if isinstance(array, np.ndarray):
-        shared = array.strides[0] == 0  # a broadcast batch is converted once
-        copy = loaded(array[:1] if shared else array).astype(np.float32, order="C")
-        return np.broadcast_to(copy, array.shape) if shared else copy
+        host = cast("np.ndarray[Any, Any]", array)
+        shared = host.strides[0] == 0  # a broadcast batch is converted once
+        copy = loaded(host[:1] if shared else host).astype(np.float32, order="C")
+        return np.broadcast_to(copy, host.shape) if shared else copy
     return array.float().contiguous()  # a torch tensor
 
 
