@@ -60,13 +60,7 @@ def command(
     from recurc.passes import make_plan
 
     case = case_for(rec, sizes, batch, steps, dtype, target)
-    plan = make_plan(rec, case.sizes, batch, steps, case.real, case.target, schedule)
-    if prove:
-        from dataclasses import replace
-
-        from recurc.passes import analyze
-
-        plan = replace(plan, analysis=analyze(rec, prove=True))
+    plan = make_plan(rec, case.sizes, batch, steps, case.real, case.target, schedule, prove)
     click.echo(json.dumps(to_json(plan, case), indent=2, ensure_ascii=False) if as_json else to_text(plan, case))
     return OK
 
