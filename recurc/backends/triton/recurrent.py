@@ -58,8 +58,8 @@ def recurrent_weights(context: Context, stage: Loop) -> int:
 
 
 def _sides(context: Context, node: ir.Contract, states: set[str]) -> tuple[ir.Expr, ir.Expr] | None:
-    """(data, weight) of a contraction that sums over one axis, with a param on one side and a computed value on the
-    other; None for any other."""
+    """(data, weight) of a contraction that sums over one axis, with a param on one side and on the other what changes
+    over time; None for any other."""
     if len({*node.left_axes, *node.right_axes} - set(node.out_axes)) != 1:
         return None
     for data, weight in ((node.left, node.right), (node.right, node.left)):
@@ -67,7 +67,8 @@ def _sides(context: Context, node: ir.Contract, states: set[str]) -> tuple[ir.Ex
         plain = all(
             isinstance(n, ir.Read | ir.Reaxis) or (isinstance(n, ir.Apply) and n.op == "cast") for n in ir.walk(weight)
         )
-        if steady and plain and any(r.name in states for r in ir.reads(data)):
+        moves = any(r.name in states or context.plan.buffer(r.name).has_time for r in ir.reads(data))
+        if steady and plain and moves:
             return data, weight
     return None
 
@@ -92,6 +93,7 @@ def emit_recurrent(context: Context, stage: Loop, name: str, options: Options) -
         "PER_SEQUENCE": Arg("PER_SEQUENCE", "constexpr", "per_sequence", False),
         "BLOCK_SEQ": Arg("BLOCK_SEQ", "constexpr", str(_ROWS), _ROWS),
     }
+    lane_count = math.prod(context.size(d) for d in lanes)
     head = ["pid = tl.program_id(0)"]
     for dim in reversed(lanes):
         head += [f"{layout.lane(dim)} = pid % {context.size(dim)}", f"pid = pid // {context.size(dim)}"]
@@ -107,7 +109,6 @@ def emit_recurrent(context: Context, stage: Loop, name: str, options: Options) -
     ]
     code = scopes[0]
     code.args = args
-    lane_count = math.prod(context.size(d) for d in lanes)
     grid = f"({f'{lane_count} * ' if lanes else ''}triton.cdiv(batch, 1 if per_sequence else {_ROWS}),)"
     about = (
         "Fused loop over t: each program takes a tile of sequences through all steps.",
@@ -123,13 +124,14 @@ def emit_recurrent(context: Context, stage: Loop, name: str, options: Options) -
 def _with_named_operands(context: Context, stage: Loop) -> dict[str, ir.Equation]:
     """The body with a name for every operand of a recurrent product that is not a plain value yet."""
     states = {c.name for c in stage.carries} | {e.name for e in stage.body}
+    carried = {c.name for c in stage.carries}
     body: dict[str, ir.Equation] = {}
 
     def name(node: ir.Expr) -> ir.Expr:
         if not isinstance(node, ir.Contract):
             return node
         sides = _sides(context, node, states)
-        if sides is None or isinstance(sides[0], ir.Read):
+        if sides is None or (isinstance(sides[0], ir.Read) and (sides[0].lag == 0 or sides[0].name in carried)):
             return node
         fresh = f"operand_{len(body)}"
         while fresh in states or context.plan.has(fresh):
@@ -223,25 +225,28 @@ class _Layout:
     def before(self) -> list[Step]:
         out: list[Step] = []
         for name in sorted(self.shared - set(self.carries)):
-            out.append(
-                Scratch(self.scratch(name), self._shape(["batch"], name), self.context.compute(self.dtype(name)))
-            )
+            out.append(Scratch(self.scratch(name), self._shape([], name), self.context.compute(self.dtype(name))))
         for name, carry in self.carries.items():
             tensor = self.scratch(name)
             initial = self.context.scope(("buffer", f"{name}@initial"), f"{name}@initial")
-            out.append(Scratch(tensor, self._shape(["2", "batch"], name), self.context.compute(carry.dtype)))
+            out.append(Scratch(tensor, self._shape(["2"], name), self.context.compute(carry.dtype)))
             out.append(f"{tensor}[0].copy_({initial})")
         return out
 
     def after(self) -> list[Step]:
         return [
-            f"{self.context.scope(('buffer', f'{name}@final'), f'{name}@final')}.copy_({self.scratch(name)}[steps % 2])"
+            f"{self.context.scope(('buffer', f'{name}@final'), f'{name}@final')}.copy_({self.scratch(name)}[steps % 2, 0])"
             for name in self.carries
             if self.context.plan.has(f"{name}@final")
         ]
 
+    def copies(self, name: str) -> Dims:
+        """The lanes a value lacks. The programs over them each compute it, so each keeps a copy of its own."""
+        return tuple(d for d in self.lanes if d not in self.dims(name))
+
     def _shape(self, lead: list[str], name: str) -> str:
-        return f"({', '.join([*lead, *(str(self.context.size(d)) for d in self.dims(name))])},)"
+        copies = math.prod(self.context.size(d) for d in self.copies(name))
+        return f"({', '.join([*lead, str(copies), 'batch', *(str(self.context.size(d)) for d in self.dims(name))])},)"
 
     def block(self, dim: str) -> int:
         """Positions of a dim in one tile; all of them where the body reduces over the dim."""
@@ -345,10 +350,10 @@ class _PhaseCode(TileCode):
     def _read(self, read: ir.Read, ids: Ids) -> Code:
         layout = self.layout
         if read.lag == 1 and read.name in layout.carries:
-            return self._fetch_kept(read.name, ids, "now * {}_s2 + ")
+            return self._fetch_kept(read.name, ids, "now")
         known = read.lag == 0 and read.name in layout.wanted and all(isinstance(i, str) for i in ids)
         if known and (layout.wanted[read.name] != self.phase or ids != axis_ids(read.dims)):
-            return self._fetch_kept(read.name, ids, "(1 - now) * {}_s2 + " if read.name in layout.carries else "")
+            return self._fetch_kept(read.name, ids, "(1 - now)" if read.name in layout.carries else "")
         return self._lane_free(super()._read(read, ids))
 
     def load(self, buffer: Buffer, lag: int, ids: Ids) -> Code:
@@ -358,11 +363,17 @@ class _PhaseCode(TileCode):
         tensor = self.layout.scratch(name)
         dtype = self.context.compute(self.layout.dtype(name))
         base = self.argument(f"{tensor}_ptr", pointer_type(dtype), tensor)
-        carried = name in self.layout.carries
-        row = self.argument(f"{tensor}_sb", "i64", f"{tensor}.stride({1 if carried else 0})", self.layout.dims(name))
-        if carried:
-            self.argument(f"{tensor}_s2", "i64", f"{tensor}.stride(0)", self.layout.dims(name))
-        return " + ".join([base, place.format(tensor) + f"seq * {row}", *self.offset(self.layout.dims(name), ids)])
+        dims, copies = self.layout.dims(name), self.layout.copies(name)
+        parts = [base]
+        if place:
+            parts.append(f"{place} * {self.argument(f'{tensor}_s2', 'i64', f'{tensor}.stride(0)', dims)}")
+        if copies:
+            copy = self.offset(copies, copies)[0]
+            parts.append(
+                f"({copy}) * {self.argument(f'{tensor}_sc', 'i64', f'{tensor}.stride(-{len(dims) + 2})', dims)}"
+            )
+        parts.append(f"seq * {self.argument(f'{tensor}_sb', 'i64', f'{tensor}.stride(-{len(dims) + 1})', dims)}")
+        return " + ".join([*parts, *self.offset(self.layout.dims(name), ids)])
 
     def _fetch_kept(self, name: str, ids: Ids, place: str) -> Code:
         """A value from scratch on the given axes."""
@@ -381,7 +392,7 @@ class _PhaseCode(TileCode):
         """Writes a value to scratch: a state to the place of the next step."""
         ids = axis_ids(self.layout.dims(name))
         masks = ["in_seq", *(m for i in ids if (m := self.mask(i)))]
-        place = "(1 - now) * {}_s2 + " if name in self.layout.carries else ""
+        place = "(1 - now)" if name in self.layout.carries else ""
         self.step.add(f"tl.store({self._kept_pointer(name, ids, place)}, {code.text}, mask={' & '.join(masks)})")
 
     # --- products ----------------------------------------------------------------------------------------------
@@ -483,9 +494,9 @@ class _PhaseCode(TileCode):
         ids = tuple(labels[k] for k in data_axes)
         layout = self.layout
         if read.lag == 1 and read.name in layout.carries:
-            pointer = self._kept_pointer(read.name, ids, "now * {}_s2 + ")
+            pointer = self._kept_pointer(read.name, ids, "now")
         elif read.name in layout.wanted:
-            pointer = self._kept_pointer(read.name, ids, "(1 - now) * {}_s2 + " if read.name in layout.carries else "")
+            pointer = self._kept_pointer(read.name, ids, "(1 - now)" if read.name in layout.carries else "")
         else:
             pointer = self.pointer(self.context.plan.buffer(read.name), ids)
         self.given = {}

@@ -327,13 +327,14 @@ class TileCode:
 
     # --- memory -------------------------------------------------------------------------------------------------
 
-    def pointer(self, buffer: Buffer, ids: Ids, time: str | None = None) -> str:
-        """The address of a buffer's elements: batch and time by their strides, the dims contiguous."""
+    def pointer(self, buffer: Buffer, ids: Ids, time: str | None = None, own: str = "own") -> str:
+        """The address of a buffer's elements: batch (`own` for what comes from params) and time by their strides,
+        the dims contiguous."""
         name = self.context.scope(("buffer", buffer.name), buffer.name)
         base = self.argument(f"{name}_ptr", pointer_type(stored(buffer, self.context.spec.real)), name)
         parts = [base]
         by_batch = self.argument(f"{name}_sb", "i64", f"_stride({name}, 0)", buffer.dims)
-        parts.append(f"{'own' if buffer.role in (Role.PARAM, Role.ONCE) else self.batch} * {by_batch}")
+        parts.append(f"{own if buffer.role in (Role.PARAM, Role.ONCE) else self.batch} * {by_batch}")
         if buffer.has_time:
             by_time = self.argument(f"{name}_st", "i64", f"_stride({name}, 1)", buffer.dims)
             parts.append(f"{time or self.time} * {by_time}")
@@ -413,7 +414,7 @@ class TileCode:
         masks += self.time_masks() if buffer.has_time else []
         masks += [m for i in ids if (m := self.mask(i))]
         masked = f", mask={' & '.join(masks)}" if masks else ""
-        lines.add(f"tl.store({self.pointer(buffer, ids)}, {bare(text)}{masked})")
+        lines.add(f"tl.store({self.pointer(buffer, ids, own=self.batch)}, {bare(text)}{masked})")
 
 
 def dim_of(axis: str) -> str:

@@ -1,0 +1,77 @@
+"""Random recurrences through every legal schedule and both forms of a loop, as Triton kernels against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from recurc import passes, targets
+from recurc.backends import reference
+from recurc.backends.base import Specialization
+from recurc.backends.triton import Options, TritonBackend
+from recurc.errors import UnsupportedError
+from recurc.plan import Plan, Role
+from recurc.types import DType
+from tests.property import random_recurrences
+
+
+def random_errors(seed: int, count: int, device: str = "cpu") -> Iterator[tuple[str, float | None]]:
+    """(what, largest relative error in f64, or None where a limitation was named)."""
+    for number in range(seed, seed + count):
+        recurrence = random_recurrences.make(number)
+        groups = passes.analyze(recurrence).groups
+        schedules = sorted({s for group in groups for s in group.schedules} | {"auto"})
+        for schedule in schedules:
+            for form in ("registers", "dot") if schedule != "scan" else ("registers",):
+                what = f"random recurrence {number}, {schedule}, {form}"
+                try:
+                    yield what, _error(recurrence, number, schedule, form, device)
+                except UnsupportedError:
+                    yield what, None
+
+
+def _error(recurrence: Any, seed: int, schedule: str, form: str, device: str) -> float:
+    import torch
+
+    batch, steps, sizes = 2, 11, random_recurrences.SIZES
+    rng = np.random.default_rng(seed)
+    given = random_recurrences.arrays(recurrence, rng, batch, steps)
+    target = targets.named("sm_90")
+    plan: Plan = passes.make_plan(recurrence, sizes, batch, steps, DType.F64, target, schedule)
+    spec = Specialization(tuple(sorted(sizes.items())), DType.F64)
+    options = Options(block_t=8, recurrent=form, block_h=16, segments=2)
+    kernel = TritonBackend(options=options).build(plan, spec)
+    arrays: dict[str, Any] = {}
+    for buffer in plan.buffers:
+        shape = tuple(spec.size(d) for d in buffer.dims)
+        match buffer.role:
+            case Role.ONCE | Role.SEQUENCE:
+                continue
+            case Role.INPUT:
+                array = torch.from_numpy(given[buffer.name].astype(np.float64))
+            case Role.PARAM:
+                array = torch.from_numpy(given[buffer.name].astype(np.float64)).expand(batch, *shape)
+            case Role.INITIAL:
+                given[buffer.name] = rng.uniform(-1, 1, (batch, *shape))
+                array = torch.from_numpy(given[buffer.name])
+            case _:
+                lead = (batch, steps) if buffer.has_time else (batch,)
+                array = torch.full((*lead, *shape), float("nan"), dtype=torch.float64)
+        arrays[buffer.name] = array.to(device)
+    kernel(arrays, batch, steps)
+    known = {k: v for k, v in given.items() if "@" not in k or plan.has(k)}
+    core = plan.recurrence
+    expected = reference.run(core, known, batch, steps, sizes)
+    worst = 0.0
+    for name, want in expected.items():
+        if name not in arrays:
+            continue
+        got = arrays[name].double().cpu().numpy()
+        if not np.isfinite(got[np.isfinite(want)]).all():
+            return float("inf")
+        kept = np.isfinite(want)
+        largest = max(float(np.max(np.abs(want[kept]), initial=0.0)), 1.0)
+        worst = max(worst, float(np.max(np.abs(got[kept] - want[kept]), initial=0.0)) / largest)
+    return worst
