@@ -9,7 +9,7 @@ import recurc
 
 torch = pytest.importorskip("torch")
 
-SHAPES = [(3, 57, 13, 29), (1, 1, 5, 3), (2, 130, 48, 96)]  # B, T, D, H
+SHAPES = [(3, 57, 13, 29), (1, 2, 5, 3), pytest.param((2, 130, 48, 96), marks=pytest.mark.slow)]  # B, T, D, H
 
 
 @pytest.mark.parametrize(("real", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
