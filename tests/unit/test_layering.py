@@ -250,7 +250,7 @@ def test_no_text_is_ever_run_and_nothing_foreign_is_unpickled(path: Path) -> Non
                 isinstance(keyword.value, ast.Constant) and keyword.value.value is False
             )
             assert not unpickles, f"{place} may unpickle a stranger's file"
-        if isinstance(node.func, ast.Attribute):
+        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func) != "platform.system":
             assert node.func.attr not in ("system", "popen", "sympify", "parse_expr"), f"{place} calls {node.func.attr}"
     _assert_none(_offences(path, MODULES))
 
