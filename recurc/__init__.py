@@ -68,4 +68,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *import_module("recurc.functions").NAMED, "zoo"])
+    return sorted({"__version__", "zoo", *_HOMES, *import_module("recurc.functions").NAMED})
