@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import affine, ours, selective
+from bench import affine, gpu_peers, ours, selective
 from bench.report import RESULTS, ROOT, show
 from bench.rows import seconds
 
@@ -49,7 +49,7 @@ def _no_gpu() -> str | None:
 
 
 def measure(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Medians by CUDA events of the systems whose inputs stream, on every GPU backend that takes them."""
+    """Medians by CUDA events of our GPU backends that take a case, and of the peers that are installed."""
     import torch
 
     from recurc.errors import RecurcError
@@ -59,9 +59,11 @@ def measure(rng: np.random.Generator) -> list[dict[str, Any]]:
     aaren_arrays = {"s": rng.standard_normal((32, 4096)), "v": rng.standard_normal((32, 4096, 64))}
     cases = {"diagonal_affine": affine_arrays, "selective_scan": selective.arrays(rng), "aaren": aaren_arrays}
     rows: list[dict[str, Any]] = []
-    for name, arrays in cases.items():
+    ready = {n: {k: torch.from_numpy(np.asarray(a, np.float32)).cuda() for k, a in v.items()} for n, v in cases.items()}
+    for name in ("lstm", "gru"):
+        ready[name] = gpu_peers.rnn_arrays(name, 64, 512, 512, 512, "cuda", torch.bfloat16)
+    for name, given in ready.items():
         rec = ours.system(name)
-        given = {k: torch.from_numpy(np.asarray(a, np.float32)).cuda() for k, a in arrays.items()}
         for backend in ("triton", "cuda"):
             try:
                 compiled = rec.compile(backend=backend)
@@ -73,6 +75,12 @@ def measure(rng: np.random.Generator) -> list[dict[str, Any]]:
             median = _events(lambda call=compiled, values=given: call(**values))
             rows.append(
                 {"case": name, "backend": backend, "seconds": median, "gigabytes_per_second": moved / median / 1e9}
+            )
+        moved = sum(v.nbytes for v in given.values())
+        for peer, run in gpu_peers.peers(name, given):
+            median = _events(run, rounds=20)
+            rows.append(
+                {"case": name, "backend": peer, "seconds": median, "gigabytes_per_second": moved / median / 1e9}
             )
     return rows
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import sys
 
+RANDOM = 5  # random recurrences, each through all its schedules and forms
+
 
 def main(seed: int) -> None:
     from tests.gpu.interpreter_fixes import repair
@@ -25,6 +27,11 @@ def main(seed: int) -> None:
         print(json.dumps(result), flush=True)
     for name, error, bound in op_errors(seed):
         print(json.dumps({"kind": "op", "case": name, "errors": {"y": error}, "tolerance": bound}), flush=True)
+    from tests.gpu.triton_random import random_errors
+
+    for what, error in random_errors(seed % 100_000, RANDOM):
+        entry = {"kind": "random", "case": what, "errors": {"worst": error or 0.0}, "tolerance": 1e-10}
+        print(json.dumps(entry | {"limitation": error is None}), flush=True)
 
 
 if __name__ == "__main__":

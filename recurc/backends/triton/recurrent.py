@@ -235,9 +235,9 @@ class _Layout:
 
     def after(self) -> list[Step]:
         return [
-            f"{self.context.scope(('buffer', f'{name}@final'), f'{name}@final')}.copy_({self.scratch(name)}[steps % 2, 0])"
+            f"{self.context.scope(('buffer', final), final)}.copy_({self.scratch(name)}[steps % 2, 0])"
             for name in self.carries
-            if self.context.plan.has(f"{name}@final")
+            if self.context.plan.has(final := f"{name}@final")
         ]
 
     def copies(self, name: str) -> Dims:
