@@ -42,8 +42,8 @@ def _usable(wanted: str) -> Path:
         problem = error.strerror or str(error)
     private = Path(tempfile.mkdtemp(prefix="recurc-kernels-"))
     warnings.warn(
-        f"the kernel cache {folder} cannot be used ({problem}); kernels of this process go to {private} and are built again "
-        "next time. Set RECURC_CACHE_DIR to a folder of your own.",
+        f"the kernel cache {folder} cannot be used ({problem}); kernels of this process go to {private} and are built "
+        "again next time. Set RECURC_CACHE_DIR to a folder of your own.",
         RuntimeWarning,
         stacklevel=2,
     )

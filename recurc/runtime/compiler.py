@@ -57,7 +57,8 @@ def _find(named: str, path: str) -> Compiler:
         found = next((p for p in (shutil.which(c, path=path) for c in _CANDIDATES) if p), None)
         if found is None:
             raise BackendError(
-                "no C compiler: `CC` is not set and none of cc, gcc, clang is on PATH; install one or use backend='numpy'"
+                "no C compiler: `CC` is not set and none of cc, gcc, clang is on PATH; install one "
+                "or use backend='numpy'"
             )
         command = [found]
     elif shutil.which(command[0], path=path) is None:
@@ -94,7 +95,10 @@ def _links(command: tuple[str, ...], flags: tuple[str, ...], text: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="recurc-probe-") as folder:
         source = Path(folder) / "probe.c"
         source.write_text(text, encoding="utf-8")
-        return _run([*command, *flags, "-shared", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]).returncode == 0
+        return (
+            _run([*command, *flags, "-shared", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]).returncode
+            == 0
+        )
 
 
 def build_shared(compiler: Compiler, source: Path, library: Path) -> None:
@@ -111,7 +115,13 @@ def build_shared(compiler: Compiler, source: Path, library: Path) -> None:
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            command, input="", capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env={**os.environ, "LC_ALL": "C"}
+            command,
+            input="",
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
         )
     except OSError as error:
         raise BackendError(f"the C compiler `{command[0]}` cannot be run: {error}") from error

@@ -20,8 +20,20 @@ from tests.systems import SIZES, SYSTEMS, plans, random_arrays
 pytestmark = pytest.mark.skipif(BACKEND.unavailable() is not None, reason="no C compiler here")
 
 PLANS = plans()
-ODD = {"ema": {"D": 37}, "lstm": {"D": 9, "H": 35}, "gru": {"D": 18, "H": 33}, "selective_scan": {"D": 35, "N": 3}, "aaren": {"D": 67}}
-EVEN = {"ema": {"D": 64}, "lstm": {"D": 16, "H": 48}, "gru": {"D": 5, "H": 32}, "selective_scan": {"D": 48, "N": 16}, "aaren": {"D": 32}}
+ODD = {
+    "ema": {"D": 37},
+    "lstm": {"D": 9, "H": 35},
+    "gru": {"D": 18, "H": 33},
+    "selective_scan": {"D": 35, "N": 3},
+    "aaren": {"D": 67},
+}
+EVEN = {
+    "ema": {"D": 64},
+    "lstm": {"D": 16, "H": 48},
+    "gru": {"D": 5, "H": 32},
+    "selective_scan": {"D": 48, "N": 16},
+    "aaren": {"D": 32},
+}
 
 
 def bound(real: DType, steps: int) -> float:

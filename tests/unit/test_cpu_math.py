@@ -17,7 +17,24 @@ from recurc.runtime.compiler import build_shared, find_compiler
 pytestmark = pytest.mark.skipif(BACKEND.unavailable() is not None, reason="no C compiler here")
 
 FUNCTIONS = ("exp", "expm1", "log", "log1p", "softplus", "sigmoid", "tanh")
-ENDS = [0.0, -0.0, math.inf, -math.inf, math.nan, 1e-30, -1e-30, 1e-40, 88.0, 89.5, -87.0, -104.5, 700.0, -745.0, -1.0, 1.0]
+ENDS = [
+    0.0,
+    -0.0,
+    math.inf,
+    -math.inf,
+    math.nan,
+    1e-30,
+    -1e-30,
+    1e-40,
+    88.0,
+    89.5,
+    -87.0,
+    -104.5,
+    700.0,
+    -745.0,
+    -1.0,
+    1.0,
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +43,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     for real, c in (("f32", "float"), ("f64", "double")):
         for name in FUNCTIONS:
             lines.append(
-                f"void {name}_{real}(const {c} *x, {c} *y, long n) {{ for (long i = 0; i < n; i++) y[i] = rc_{name}_{real}(x[i]); }}"
+                f"void {name}_{real}(const {c} *x, {c} *y, long n) {{\n"
+                f"    for (long i = 0; i < n; i++) y[i] = rc_{name}_{real}(x[i]);\n}}"
             )
             step = f"rc_store_v{real}(y + i, rc_{name}_v{real}(rc_load_v{real}(x + i)))"
             lines.append(
-                f"void {name}_v{real}(const {c} *x, {c} *y, long n) {{ for (long i = 0; i < n; i += RC_LANES_v{real}) {step}; }}"
+                f"void {name}_v{real}(const {c} *x, {c} *y, long n) {{\n"
+                f"    for (long i = 0; i < n; i += RC_LANES_v{real}) {step};\n}}"
             )
     code = "\n".join(lines)
     compiler = find_compiler()

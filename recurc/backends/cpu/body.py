@@ -137,7 +137,8 @@ class Body:
             return f"rc_load_{self.suffix}({at(array.name, place)})"
         if lane in stored:
             axis = stored.index(lane)
-            return f"rc_gather_{self.suffix}({at(array.name, place)}, {stride_of(axis, (*array.dims[:-1], array.dims[-1]), self.spell)}, LANES)"
+            stride = self.spell.padded_stride(axis, array.dims)
+            return f"rc_gather_{self.suffix}({at(array.name, place)}, {stride}, LANES)"
         return element(array.name, place)
 
     def array_write(self, array: Array, index: Index, value: str) -> str:
@@ -188,9 +189,8 @@ class Body:
         return self._array(self.spell(load.name), axis_ids(self.spell.buffers[load.name].dims))
 
     def buffer_read(self, load: Load, direct: bool = False) -> str:
-        if not direct and self.preloaded(load):
-            if self._lane_axis_plain(load):
-                return self.array_read(self.param_array(load), load.index)
+        if not direct and self.preloaded(load) and self._lane_axis_plain(load):
+            return self.array_read(self.param_array(load), load.index)
         buffer = self.spell.buffers[load.name]
         pointer = self.pointer(load.name, load.lag)
         place = self.spell.place(load.index, buffer.dims)
@@ -351,9 +351,8 @@ class Body:
             axis = index.index(lane)
             if axis != len(index) - 1:
                 count = "lanes" if self.ragged else "LANES"
-                text(
-                    f"rc_scatter_{self.suffix}({at(pointer, place)}, {stride_of(axis, buffer.dims, self.spell)}, {value}, {count});"
-                )
+                target, stride = at(pointer, place), stride_of(axis, buffer.dims, self.spell)
+                text(f"rc_scatter_{self.suffix}({target}, {stride}, {value}, {count});")
             elif self.ragged:
                 text(f"rc_store_part_{self.suffix}({at(pointer, place)}, {value}, lanes);")
             elif self.streams(name):

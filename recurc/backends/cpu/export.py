@@ -61,7 +61,8 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
         "build": "sh build.sh",
         "runner": f"{name}.py",
         "entry": "recurc_run",
-        "signature": "void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int threads, char *workspace)",
+        "signature": "void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, "
+        "int threads, char *workspace)",
         "workspace": "int64_t recurc_workspace(int64_t batch, int64_t steps, int threads)",
         "arrays": arrays,
         "compiler": compiler.version.splitlines()[0] if compiler.version else "",
@@ -79,7 +80,7 @@ echo 'int main(void) {{ return 0; }}' | $CC -fopenmp -x c - -o /dev/null 2>/dev/
 $CC {flags} $OPENMP {name}.c -o lib{name}.so {libraries}
 """
 
-_RUNNER = '''"""Runs the kernel of {name}.c with NumPy arrays: `from {name} import run`. Build it first: `sh build.sh`."""
+_RUNNER = '''"""Runs the kernel of {name}.c with NumPy arrays: `sh build.sh`, then `from {name} import run`."""
 
 import ctypes
 import os
@@ -91,7 +92,7 @@ ARRAYS = {arrays}
 
 
 class _Array(ctypes.Structure):
-    _fields_ = [(name, kind) for name, kind in zip(("data", "batch", "time", "origin"), (ctypes.c_void_p, *[ctypes.c_int64] * 3))]
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "time", "origin"))]
 
 
 _library = ctypes.CDLL(str(Path(__file__).with_name("lib{name}.so")))

@@ -96,7 +96,7 @@ class CpuKernel:
         strides: list[int] = []
         for name in self.arguments:
             value = arrays[name]
-            size = value.itemsize if isinstance(value, np.ndarray) else value.element_size()
+            size = value.itemsize if _is_numpy(value) else value.element_size()
             strides.append(0 if value.shape[0] == 1 else _address(value)[1][0] * size)
 
         def call(addresses: Sequence[int]) -> None:
@@ -124,6 +124,10 @@ class CpuKernel:
                 store(target, source)
 
         return wide, finish
+
+
+def _is_numpy(array: Any) -> bool:
+    return isinstance(array, np.ndarray)
 
 
 def _to_f32(array: Any) -> Any:

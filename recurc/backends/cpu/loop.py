@@ -6,11 +6,11 @@ cache; otherwise each step runs its nests over whole rows, which streams through
 
 from __future__ import annotations
 
-from recurc.backends.cpu.body import Body
-from recurc.backends.cpu.names import at
-from recurc.backends.emit.indexed import Load, dim_of, loads
+from recurc.backends.cpu.body import Array, Body
+from recurc.backends.cpu.names import STORED, at, stride_of
+from recurc.backends.emit.indexed import Load, loads, lower
 from recurc.backends.emit.text import Text
-from recurc.types import axis_ids
+from recurc.types import DType, axis_ids
 
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1"
 
@@ -58,29 +58,22 @@ def _sequence_pointers(body: Body, text: Text) -> None:
         lags = body.buffers_read().get(name, set())
         if not lags or buffer.has_time:
             continue
-        field = spell(name)
-        text(
-            f"const {spell.stored(name)} *{body.pointer(name)} = (const {spell.stored(name)} *)call->{field}.data + b * call->{field}.batch;"
-        )
+        kind = spell.stored(name)
+        text(f"const {kind} *{body.pointer(name)} = ROW(call->{spell(name)}, {kind}, b);")
     for name in body.program.stage.writes:
         if body.streams(name):
-            row = f"{spell.count(spell.buffers[name].dims)} * sizeof({spell.stored(name)})"
-            text(
-                f"const int {spell(f'{name}@stream')} = rc_streams(&call->{spell(name)}, b, call->batch * call->steps * (int64_t)({row}), sizeof({spell.stored(name)}));"
-            )
+            kind = spell.stored(name)
+            size = f"call->batch * call->steps * {spell.count(spell.buffers[name].dims)}"
+            text(f"const int {spell(f'{name}@stream')} = rc_streams(&call->{spell(name)}, b, {size}, sizeof({kind}));")
     for carry in body.program.stage.carries:
         if carry.name not in body.program.stage.identity:
-            pointer, field = spell(f"{carry.name}@in"), spell(f"{carry.name}@in")
-            kind = _state_type(body, carry.name)
-            text(f"const {kind} *{pointer} = (const {kind} *)call->{field}.data + b * call->{field}.batch;")
-        out = spell(f"{carry.name}@out")
-        kind = _state_type(body, carry.name)
-        text(f"{kind} *{out} = ({kind} *)call->{out}.data + b * call->{out}.batch;")
+            source, kind = spell(f"{carry.name}@in"), _state_type(body, carry.name)
+            text(f"const {kind} *{source} = ROW(call->{source}, {kind}, b);")
+        target, kind = spell(f"{carry.name}@out"), _state_type(body, carry.name)
+        text(f"{kind} *{target} = ROW(call->{target}, {kind}, b);")
 
 
 def _state_type(body: Body, carry: str) -> str:
-    from recurc.backends.cpu.names import STORED
-
     return STORED[body.compute(body.carries[carry].dtype)]
 
 
@@ -105,15 +98,12 @@ def step_pointers(
     for name in sorted(used):
         field, kind = spell(name), spell.stored(name)
         constant = "" if writes and name in body.program.stage.writes else "const "
-        row = f"({kind} *)call->{field}.data + {sequence} * call->{field}.batch"
         if 0 in used[name] or name in body.program.stage.writes:
-            text(
-                f"{constant}{kind} *{body.pointer(name)} = {row} + ({step} - call->{field}.origin) * call->{field}.time;"
-            )
+            place = f"AT(call->{field}, {kind}, {sequence}, {step})"
+            text(f"{constant}{kind} *{body.pointer(name)} = {place};")
         if 1 in used[name]:
-            first = spell(f"{name}@initial")
-            before = f"{row} + ({step} - 1 - call->{field}.origin) * call->{field}.time"
-            initial = f"(const {kind} *)call->{first}.data + {sequence} * call->{first}.batch"
+            before = f"AT(call->{field}, {kind}, {sequence}, {step} - 1)"
+            initial = f"ROW(call->{spell(f'{name}@initial')}, {kind}, {sequence})"
             text(f"const {kind} *{body.pointer(name, 1)} = {step} > 0 ? {before} : {initial};")
 
 
@@ -160,11 +150,7 @@ def _declare(body: Body, text: Text) -> None:
             _declare_array(body, array.name, array, stmt.value.dtype, text, False)
 
 
-def _declare_array(body: Body, name: str, array: object, dtype: object, text: Text, pointer: bool) -> None:
-    from recurc.backends.cpu.body import Array
-    from recurc.types import DType
-
-    assert isinstance(array, Array) and isinstance(dtype, DType)
+def _declare_array(body: Body, name: str, array: Array, dtype: DType, text: Text, pointer: bool) -> None:
     vector = array.has_lane and body.program.lanes_outside
     kind = body.c_type(dtype, vector)
     if not array.dims:
@@ -205,12 +191,9 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
             part = ", lanes" if body.ragged else ""
             inner(f"rc_store{'_part' if part else ''}_{body.suffix}({at(pointer, place)}, {value}{part});")
         elif lane in axes:
-            from recurc.backends.cpu.names import stride_of
-
             stride = stride_of(axes.index(lane), dims, spell)
-            inner(
-                f"rc_scatter_{body.suffix}({at(pointer, place)}, {stride}, {value}, {'lanes' if body.ragged else 'LANES'});"
-            )
+            count = "lanes" if body.ragged else "LANES"
+            inner(f"rc_scatter_{body.suffix}({at(pointer, place)}, {stride}, {value}, {count});")
         else:
             guard = ""
             if program.lanes_apart and lane is not None:
@@ -219,8 +202,6 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
     else:
         identity = program.stage.identity.get(carry)
         if identity is not None:
-            from recurc.backends.emit.indexed import lower
-
             value = body.printer(lower(identity, (), {}))
             if lane in axes:
                 value = f"rc_spread_{body.suffix}({value})"
@@ -231,17 +212,12 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
                 else f"rc_load_{body.suffix}({at(pointer, place)})"
             )
         elif lane in axes:
-            from recurc.backends.cpu.names import stride_of
-
             stride = stride_of(axes.index(lane), dims, spell)
             value = f"rc_gather_{body.suffix}({at(pointer, place)}, {stride}, {'lanes' if body.ragged else 'LANES'})"
         else:
             value = f"{pointer}[{place or '0'}]"
         inner(body.array_write(array, axes, value))
     order = [v for v in axes if v != lane]
-    if lane in axes and not program.lanes_outside and lane is not None:
+    if lane is not None and lane in axes and not program.lanes_outside:
         order.append(lane)
     body.loops(tuple(order), inner, text)
-
-
-__all__ = ["SIGNATURE", "copy_state", "dim_of", "print_loop", "step_pointers"]

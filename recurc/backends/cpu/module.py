@@ -17,9 +17,7 @@ from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, scan_loops, 
 from recurc.backends.emit.indexed import dim_of
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.text import Text
-from recurc.ir import Size, reads, walk
 from recurc.plan import Buffer, Loop, Map, Matmul, Plan, Role, Scan, Stage
-from recurc.types import DType
 
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
 
@@ -288,9 +286,8 @@ class _ModulePrinter:
         inner = Text(1)
         if isinstance(code.stage, Map | Matmul):
             inner("long from, to;", "rc_split(t1 - t0, 1, thread, count, &from, &to);")
-            inner(
-                f"{unit.function}(&self, 0, batch, t0 + from, t0 + to, 0, {lane_end}{', 0' if unit.program.tiled else ''});"
-            )
+            team = ", 0" if unit.program.tiled else ""
+            inner(f"{unit.function}(&self, 0, batch, t0 + from, t0 + to, 0, {lane_end}{team});")
         elif unit.program.tiled:
             self._team_call(unit, inner)
             text.block(inner)
@@ -362,9 +359,8 @@ class _ModulePrinter:
     def _segments(self, unit: Unit, text: Text, setup: Text, steps: str) -> None:
         body = Text()
         body("const long segment = item % segments, b = item / segments;")
-        body(
-            "const long from = segment * length < steps ? segment * length : steps, to = from + length < steps ? from + length : steps;"
-        )
+        body("const long from = segment * length < steps ? segment * length : steps;")
+        body("const long to = from + length < steps ? from + length : steps;")
         body.block(setup)
         rows = Text()
         self._items(unit, rows, "batch * segments", "b, b + 1", steps)
@@ -397,9 +393,7 @@ class _ModulePrinter:
                 text("(void)steps;", "return batch >= 4 && batch >= 2 * threads;")
             text("")
         if self.chunked:
-            text(
-                "// How many steps go through all stages together, so that what passes between them stays in the caches."
-            )
+            text("// Steps that go through all stages together, so that what passes between them stays in the caches.")
             with text.braces("INLINE int64_t chunk_steps(int64_t batch, int64_t steps, int threads)"):
                 if self.absorbed and all(isinstance(self.plan.stages[k], Matmul) for k in self.absorbed):
                     made = {w for k in self.absorbed for w in self.plan.stages[k].writes}
@@ -451,9 +445,8 @@ class _ModulePrinter:
         product = " * ".join(x for x in (rows, steps, count) if x)
         batch = "0" if rows == "1" else f"{steps} * {count}" if steps else count
         time = count if steps else "0"
-        text(
-            f"call->{self.spell(buffer.name)} = (rc_array){{rc_take(base, &used, {product} * (int64_t)sizeof({kind})), {batch}, {time}, 0}};"
-        )
+        room = f"rc_take(base, &used, {product} * (int64_t)sizeof({kind}))"
+        text(f"call->{self.spell(buffer.name)} = (rc_array){{{room}, {batch}, {time}, 0}};")
 
 
 def _all_units(code: StageCode) -> list[Unit]:
@@ -469,7 +462,7 @@ def _describe(program: Program) -> str:
         return "Scalar code: no dim serves as SIMD lanes."
     dim = dim_of(program.lane)
     if program.lanes_outside:
-        return f"SIMD lanes along {dim}, which never meet: one vector of lanes goes through all steps, its states in the nearest cache."
+        return f"SIMD lanes along {dim}, which never meet: one vector goes through all steps, its states close by."
     if program.tiled:
         return f"SIMD lanes along {dim}; several rows share each packed matrix product."
     apart = "which never meet" if program.lanes_apart else "which meet within a step"
@@ -490,17 +483,4 @@ def _wrapped(head: str, names: list[str], tail: str, width: int = 112) -> list[s
     return lines
 
 
-def used_dims(plan: Plan) -> set[str]:
-    """Every dim the plan speaks of."""
-    found = {d for b in plan.buffers for d in b.dims}
-    for stage in plan.stages:
-        exprs = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
-        for expr in exprs:
-            for node in walk(expr):
-                found.update(node.dims)
-                if isinstance(node, Size):
-                    found.add(node.dim)
-    return found
-
-
-__all__ = ["EXTERNAL", "DType", "Module", "external_buffers", "print_module", "reads", "used_dims"]
+__all__ = ["EXTERNAL", "Module", "external_buffers", "print_module"]

@@ -11,48 +11,16 @@ from recurc.backends.emit.names import Names
 from recurc.plan import Buffer
 from recurc.types import Dims, DType
 
+# What generated functions use for themselves, and macros of the system's headers.
 RESERVED = frozenset(
-    [
-        "batch",
-        "steps",
-        "t",
-        "b",
-        "t0",
-        "t1",
-        "b0",
-        "b1",
-        "q",
-        "q0",
-        "nb",
-        "lanes",
-        "real",
-        "vec",
-        "LANES",
-        "call",
-        "self",
-        "thread",
-        "threads",
-        "rows",
-        "row",
-        "I",
-        "int8_t",
-        "int32_t",
-        "int64_t",
-        "uint8_t",
-        "NAN",
-        "INFINITY",
-        "memcpy",
-        "memset",
-        "omp_get_num_threads",
-        "from",
-        "to",
-        "lane0",
-        "lane1",
-        "origin",
-        "rc_array",
-        "panel",
-    ]
-)
+    {
+        "batch", "steps", "t", "b", "t0", "t1", "b0", "b1", "q", "q0", "nb", "lanes", "real", "vec", "LANES", "call",
+        "self", "thread", "threads", "rows", "row", "I", "panel", "swap", "team", "from", "to", "lane0", "lane1",
+        "origin", "bounds", "count", "chunk", "whole", "by_batch", "AT", "ROW", "ALIGNED", "INLINE", "PADDED",
+        "UNROLL", "ONE_BY_ONE", "NAN", "INFINITY", "memcpy", "memset", "linux", "unix", "i386", "sinf", "cosf",
+        "atan2f", "erff", "powf", "fmod", "fmodf", "rint", "rintf", "int8_t", "int32_t", "int64_t", "uint8_t",
+    }
+)  # fmt: skip
 STORED = {DType.BOOL: "uint8_t", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}
 
 
@@ -107,6 +75,11 @@ class Spelling:
     def count(self, dims: Sequence[str], padded: str | None = None) -> str:
         """The number of elements over `dims`, as C text."""
         return " * ".join(self.padded(d) if d == padded else self.size(d) for d in dims) or "1"
+
+    def padded_stride(self, axis: int, dims: Dims) -> str:
+        """The distance along an axis of a local array whose last axis is padded."""
+        inner = dims[axis + 1 :]
+        return " * ".join([*(self.size(d) for d in inner[:-1]), self.padded(inner[-1])]) if inner else "1"
 
     def stored(self, name: str) -> str:
         """The C type a buffer's elements are stored in (half precisions reach the kernel as f32)."""

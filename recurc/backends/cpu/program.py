@@ -133,7 +133,7 @@ def _choose_lane(
 ) -> Var | None:
     """The variable most arrays with time are contiguous in, among those every value can be a vector along."""
     scores: dict[Var, float] = {}
-    crossed: set[str] = set().union(*(crossed_dims(e.expr) for e in stage.body)) if stage.body else set()
+    crossed = {d for e in stage.body for d in crossed_dims(e.expr)}
     for stmt in stmts:
         base = stmt.name.split("@")[0]
         for place, var in enumerate(reversed(stmt.index)):

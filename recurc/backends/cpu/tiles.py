@@ -34,9 +34,8 @@ def layout(body: Body) -> list[str]:
     lines: list[str] = []
     for name, array, copies in _rows_arrays(body):
         count = body.array_count(array)
-        lines.append(
-            f"call->{name} = (rc_array){{rc_take(base, &used, {copies} * batch * ({count}) * (int64_t)sizeof(real)), {count}, 0, 0}};"
-        )
+        room = f"rc_take(base, &used, {copies} * batch * ({count}) * (int64_t)sizeof(real))"
+        lines.append(f"call->{name} = (rc_array){{{room}, {count}, 0, 0}};")
     return lines
 
 
@@ -86,10 +85,8 @@ def _row_pointers(body: Body, text: Text, names: set[str], old: set[str], states
     for name in sorted(names):
         buffer = spell.buffers[name]
         if not buffer.has_time:
-            kind, field = spell.stored(name), spell(name)
-            text(
-                f"const {kind} *{body.pointer(name)} = (const {kind} *)call->{field}.data + {sequence} * call->{field}.batch;"
-            )
+            kind = spell.stored(name)
+            text(f"const {kind} *{body.pointer(name)} = ROW(call->{spell(name)}, {kind}, {sequence});")
     step_pointers(body, text, sequence, step, only=names, writes=writes)
     for carry in body.program.stage.carries:
         if carry.name not in old | states:
@@ -108,9 +105,7 @@ def _row_pointers(body: Body, text: Text, names: set[str], old: set[str], states
     for _, stmt in body.made.values():
         if stmt.name in states and body.needs_array(stmt) and not body.is_carry(stmt):
             array, _ = body.value_array(stmt, stmt.index)
-            text(
-                f"real *{array.name} = (real *)call->{spell(f'{stmt.name}@rows')}.data + {sequence} * ({body.array_count(array)});"
-            )
+            text(f"real *{array.name} = ROW(call->{spell(f'{stmt.name}@rows')}, real, {sequence});")
 
 
 def _reads_of(body: Body, exprs: list[Node]) -> tuple[set[str], set[str], set[str]]:
@@ -232,9 +227,8 @@ def _tiled_loops(body: Body, function: str, number: int, head: str, row: str, te
     with inner.braces(head) if head else inner.braces(""):
         inner(f"const long rows = rc_even({last} - {first}, {rows});")
         with inner.braces(f"for (long {row} = {first}; {row} < {last}; {row} += rows)"):
-            inner(
-                f"{function}_rows{number}({row} + rows < {last} ? rows : {last} - {row}, {_parameters(body, number, False)});"
-            )
+            inner(f"const long nb = {row} + rows < {last} ? rows : {last} - {row};")
+            inner(f"{function}_rows{number}(nb, {_parameters(body, number, False)});")
     body.loops(nest.vars, inner, text)
 
 

@@ -54,7 +54,8 @@ def _product(
         case Call("mul", (a, b)):
             for weight, factor in ((a, b), (b, a)):
                 if (
-                    isinstance(weight, Load) and lane in weight.index and over in weight.index and lane not in free_vars(factor)
+                    isinstance(weight, Load) and lane in weight.index and over in weight.index
+                    and lane not in free_vars(factor)
                     and weight.name in buffers and buffers[weight.name].role in (Role.PARAM, Role.ONCE)
                     and spec.dtype(buffers[weight.name].dtype).kind is Kind.REAL
                 ):  # fmt: skip

@@ -263,7 +263,10 @@ def unrollable(body: Sequence[ir.Equation], limit: int = 8) -> dict[str, int]:
 
 
 def statements(
-    body: Sequence[ir.Equation], sizes: Mapping[str, int], unrolled: Mapping[str, int], declared: Mapping[str, Dims] | None = None
+    body: Sequence[ir.Equation],
+    sizes: Mapping[str, int],
+    unrolled: Mapping[str, int],
+    declared: Mapping[str, Dims] | None = None,
 ) -> list[Stmt]:
     """One `Stmt` for each element along unrolled dims of each equation, folds split off into statements of their own
     (`NAME@sum`), equal folds shared. `declared` gives the dims of states and buffers, where an equation may have

@@ -57,7 +57,8 @@ def _constants(real: str) -> dict[str, str]:
         "MAGIC": 1.5 * 2.0 ** (23 if f32 else 52),
         "LN2_HIGH": 0.693359375 if f32 else float.fromhex("0x1.62e42feep-1"),
         "LN2_LOW": -2.12194440e-4 if f32 else 1.9082149292705877e-10,
-        "TINY": 2.0**-126 if f32 else 2.0**-1022, "LIFT": 2.0**25 if f32 else 2.0**54, "LIFT_BITS": 25.0 if f32 else 54.0,
+        "TINY": 2.0**-126 if f32 else 2.0**-1022, "LIFT": 2.0**25 if f32 else 2.0**54,
+        "LIFT_BITS": 25.0 if f32 else 54.0,
     }  # fmt: skip
     out = {name: _literal(value, real) for name, value in lit.items()}
     out |= {

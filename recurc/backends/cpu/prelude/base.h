@@ -32,6 +32,8 @@
 
 // One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
 typedef struct { void *data; int64_t batch, time, origin; } rc_array;
+#define ROW(array, type, b) ((type *)(array).data + (b) * (array).batch)
+#define AT(array, type, b, t) (ROW(array, type, b) + ((t) - (array).origin) * (array).time)
 
 // The share of `part` out of `parts` in 0..count, in whole multiples of `grain`.
 INLINE void rc_split(long count, long grain, long part, long parts, long *from, long *to) {
@@ -54,11 +56,11 @@ INLINE char *rc_take(char *base, int64_t *used, int64_t bytes) {
     return here;
 }
 
-// Whether a result of so many bytes is better written around the caches: it would push everything else out of them,
+// Whether a result of so many elements is better written around the caches: it would push everything else out of them,
 // and every vector of it lies on a cache line.
-INLINE int rc_streams(const rc_array *array, long b, int64_t bytes, int64_t size) {
+INLINE int rc_streams(const rc_array *array, long b, int64_t count, int64_t size) {
     const int64_t first = (int64_t)(intptr_t)array->data + b * array->batch * size, strides = array->time * size;
-    return bytes > (8 << 20) && first % 64 == 0 && strides % 64 == 0;
+    return count * size > (8 << 20) && first % 64 == 0 && strides % 64 == 0;
 }
 
 // Written around the caches, and now seen by other threads.
