@@ -200,12 +200,13 @@ def bind(
         if name not in received:
             if name in args:
                 template[place] = _address(args[name])
-        elif np.may_share_memory(received[name].array, args[name]):
-            given = received[name]
+            continue
+        given = received[name]
+        number = given.array.ndim == 0 and not given.tensor  # perhaps a Python number, which has no address of its own
+        if not number and np.may_share_memory(given.array, args[name]):
             direct.append(Direct(place, group, key, _address(args[name]) - _address(given.array), given.tensor))
         else:
-            given = received[name]
-            plain = given.array.ndim == 0 and not given.tensor and args[name].dtype != np.uint16
+            plain = number and args[name].dtype != np.uint16
             made.append(Made(place, group, key, given.again, args[name].dtype if plain else None))
     results: list[Result] = []
     for name, (public, _) in outputs.items():
