@@ -6,9 +6,10 @@ import math
 
 from recurc.backends.emit.lanes import lane_dims
 from recurc.backends.triton.kernel import Arg, StageText, power_of_two
-from recurc.backends.triton.lanes import LaneCode, finish, lane_blocks, two_runs, warps
+from recurc.backends.triton.lanes import LARGEST_TILE, LaneCode, finish, lane_blocks, two_runs, warps
 from recurc.backends.triton.scope import Lines
 from recurc.backends.triton.values import EXTENTS, SEQ, Code, Context, TileCode, dim_of
+from recurc.errors import UnsupportedError
 from recurc.plan import Loop
 from recurc.types import axis_ids
 
@@ -38,10 +39,18 @@ def emit_loop(context: Context, stage: Loop, name: str) -> StageText:
 
 
 def whole_elements(code: TileCode, lanes: tuple[str, ...]) -> int:
-    """Elements of the largest tile for one lane: the product of the dims that are kept whole."""
-    return math.prod(
-        power_of_two(code.context.size(dim_of(a))) for a in code.axes if a not in EXTENTS and a not in lanes
-    )
+    """Elements of the largest tile for one lane: the product of the dims that are kept whole.
+
+    Raises `UnsupportedError` if no GPU could hold such a tile."""
+    axes = [a for a in code.axes if a not in EXTENTS and a not in lanes]
+    whole = math.prod(power_of_two(code.context.size(dim_of(a))) for a in axes)
+    if whole > LARGEST_TILE:
+        sizes = " x ".join(f"{dim_of(a)} = {code.context.size(dim_of(a))}" for a in axes)
+        raise UnsupportedError(
+            f"a value of {sizes} elements held at once in every step (at most {LARGEST_TILE}); products by params "
+            "outside the recurrence and by recurrent weights have no such limit"
+        )
+    return whole
 
 
 class _LoopCode(LaneCode):

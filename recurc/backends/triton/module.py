@@ -24,6 +24,7 @@ from recurc.backends.triton.recurrent import emit_recurrent, recurrent_weights
 from recurc.backends.triton.scan import emit_scan
 from recurc.backends.triton.scope import Scope, plain
 from recurc.backends.triton.values import Context
+from recurc.errors import UnsupportedError
 from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
 
 _IN_REGISTERS = 4096  # elements of recurrent weights a program can keep in registers
@@ -71,9 +72,13 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
         case Matmul():
             return emit_matmul(context, stage, name, options)
         case Loop():
-            large = recurrent_weights(context, stage) > _IN_REGISTERS
-            if options.recurrent == "dot" or (options.recurrent == "auto" and large):
-                return emit_recurrent(context, stage, name, options)
+            weights = recurrent_weights(context, stage)
+            if options.recurrent == "dot" or (options.recurrent == "auto" and weights > _IN_REGISTERS):
+                try:
+                    return emit_recurrent(context, stage, name, options)
+                except UnsupportedError:
+                    if options.recurrent == "dot" or weights > 4 * _IN_REGISTERS:
+                        raise
             return emit_loop(context, stage, name)
         case Scan():
             return emit_scan(context, stage, name, options)
