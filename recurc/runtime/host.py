@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recurc.arguments import Seen, Slot
 from recurc.backends.storage import bf16_bits, loaded
 from recurc.errors import ShapeError
+from recurc.runtime.memory import empty
 from recurc.types import DType
 
 Array = NDArray[Any]
@@ -94,7 +95,7 @@ def output(
     batch: tuple[int, ...], steps: int, dims: tuple[int, ...], dtype: DType, layout: str, zero: bool
 ) -> tuple[Array, Array]:
     """A new output as the caller gets it and the `(B, T, *dims)` view a kernel writes."""
-    make = np.zeros if zero else np.empty
+    make = np.zeros if zero else empty
     flat = int(np.prod(batch, dtype=np.int64))
     if layout == "TB":
         public = make((steps, *batch, *dims), storage(dtype))
