@@ -59,8 +59,9 @@ gpu: $(STAMP) ## everything that needs a real GPU: correctness, then benchmarks,
 	@$(BIN)/python -m bench.gpu
 
 docs: $(STAMP) ## write the pages that come from the code: error codes, list of files
+	@mkdir -p build
 	$(BIN)/python -m recurc.error_index > docs/errors/index.md
-	$(BIN)/python docs/list_files.py > docs/files.md
+	$(BIN)/python docs/list_files.py > build/files.md && cp build/files.md docs/files.md
 
 goldens: $(STAMP) ## write the golden files anew; read the difference before you commit it
 	$(PYTEST) -m "not slow and not gpu" --update-goldens
