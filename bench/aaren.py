@@ -8,7 +8,7 @@ from bench import ours, peers_jax
 from bench.floors import count, floor
 from bench.machine import Ceilings
 from bench.measure import interleaved
-from bench.rows import Floor, Row
+from bench.rows import Floor, Row, against
 
 B, H, T, D = 4, 8, 4096, 64
 CASE = f"Aaren B{B} T{T} D{D} H{H} f32"
@@ -25,9 +25,9 @@ def measure(rng: np.random.Generator, ceilings: Ceilings, budget: float) -> tupl
         "scan, time first": peers_jax.aaren_scan(flat_s, flat_v),
     }
     ours.check_against(candidates["ours"]().reshape(B * H, T, D), candidates["scan"](), CASE)
-    times = {name: t.median for name, t in interleaved(candidates, budget).items()}
+    times = interleaved(candidates, budget)
     rows = [
-        Row("kernels", CASE, times["ours"], "jit lax.scan on the same (B, H, T, D) arrays", times["scan"], 3.0),
-        Row("kernels", CASE, times["ours"], "jit lax.scan handed (T, B H, D)", times["scan, time first"]),
+        against(CASE, times["ours"], "jit lax.scan on the same (B, H, T, D) arrays", times["scan"], 3.0),
+        against(CASE, times["ours"], "jit lax.scan handed (T, B H, D)", times["scan, time first"]),
     ]
-    return rows, [floor(CASE, count(rec.ir, {"D": D}, B * H, T), ceilings, times["ours"])]
+    return rows, [floor(CASE, count(rec.ir, {"D": D}, B * H, T), ceilings, times["ours"].median)]

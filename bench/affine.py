@@ -8,7 +8,7 @@ from bench import ours, peers_jax
 from bench.floors import count, floor
 from bench.machine import Ceilings
 from bench.measure import interleaved
-from bench.rows import Floor, Row
+from bench.rows import Floor, Row, against
 
 B, T, D = 4, 2048, 512
 CASE = f"affine scan B{B} T{T} D{D} f32"
@@ -28,19 +28,15 @@ def measure(rng: np.random.Generator, ceilings: Ceilings, budget: float) -> tupl
     }
     ours.check_against(candidates["ours"](), candidates["scan"](), CASE)
     ours.check_against(candidates["ours, time first"](), candidates["scan, time first"](), CASE)
-    times = {name: t.median for name, t in interleaved(candidates, budget).items()}
+    times = interleaved(candidates, budget)
     counted = count(rec.ir, {"D": D}, B, T)
     copy = counted[0] / ceilings.bytes_per_second
     rows = [
-        Row("kernels", CASE, times["ours"], "jit lax.scan on the same (B, T, D) arrays", times["scan"], 5.0),
-        Row("kernels", CASE, times["ours"], "jit lax.associative_scan", times["associative"]),
-        Row("kernels", CASE, times["ours"], "large copy of as many bytes", copy, 0.70),
-        Row(
-            "kernels",
-            CASE + ", time first",
-            times["ours, time first"],
-            "jit lax.scan on (T, B, D)",
-            times["scan, time first"],
+        against(CASE, times["ours"], "jit lax.scan on the same (B, T, D) arrays", times["scan"], 5.0),
+        against(CASE, times["ours"], "jit lax.associative_scan", times["associative"]),
+        Row("kernels", CASE, times["ours"].median, "large copy of as many bytes", copy, 0.70),
+        against(
+            f"{CASE}, time first", times["ours, time first"], "jit lax.scan on (T, B, D)", times["scan, time first"]
         ),
     ]
-    return rows, [floor(CASE, counted, ceilings, times["ours"])]
+    return rows, [floor(CASE, counted, ceilings, times["ours"].median)]

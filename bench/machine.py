@@ -28,6 +28,7 @@ class Machine:
     python: str
     compiler: str
     versions: dict[str, str]
+    load: float  # runnable threads of others when the run began
 
     def sentence(self) -> str:
         packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
@@ -54,6 +55,7 @@ def describe() -> Machine:
         python=".".join(map(str, sys.version_info[:3])),
         compiler=_compiler(),
         versions={name: metadata.version(name) for name in ("numpy", "torch", "jax")},
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
     )
 
 

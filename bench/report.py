@@ -23,12 +23,14 @@ def met(row: Row) -> str:
 
 
 def kernels_table(rows: Sequence[Row]) -> Table:
-    table = [["case", "recurc", "peer", "its time", "ratio", "target", ""]]
+    table = [["case", "recurc", "peer", "its time", "ratio", "best", "target", ""]]
     for row in rows:
         share = row.peer.startswith("large copy")
         ratio = f"{row.ratio:.0%}" if share else f"{row.ratio:.2f}x"
         target = "" if row.target is None else f"{row.target:.0%}" if share else f"{row.target:g}x"
-        table.append([row.case, seconds(row.ours), row.peer, seconds(row.peer_seconds), ratio, target, met(row)])
+        best = "" if row.best_ratio is None else f"{row.best_ratio:.2f}x"
+        times = [row.case, seconds(row.ours), row.peer, seconds(row.peer_seconds)]
+        table.append([*times, ratio, best, target, met(row)])
     return table
 
 
@@ -51,9 +53,18 @@ def floors_table(floors: Sequence[Floor]) -> Table:
 def machine_lines(machine: Machine, ceilings: Ceilings, command: str) -> str:
     return (
         f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}.\n\n"
-        f"{machine.sentence()}.\n\n"
+        f"{machine.sentence()}.{_busy(machine)}\n\n"
         f"In this run a large copy moved {ceilings.bytes_per_second / 1e9:.1f} GB/s (read plus written) and a large "
         f"f32 matrix product did {ceilings.flops_per_second / 1e9:.0f} GFLOP/s, both with all {machine.cores} cores."
+    )
+
+
+def _busy(machine: Machine) -> str:
+    if machine.load < 0.5 * machine.cores:
+        return ""
+    return (
+        f" **The machine was busy with other work (load {machine.load:.1f}): the medians below say little; the column "
+        "`best` compares the best rounds.**"
     )
 
 

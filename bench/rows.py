@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from bench.measure import Timing
+
 
 @dataclass(frozen=True)
 class Row:
@@ -16,6 +18,7 @@ class Row:
     peer_seconds: float
     target: float | None = None
     note: str = ""
+    best_ratio: float | None = None  # of the best rounds: what a quiet machine would show
 
     @property
     def ratio(self) -> float:
@@ -27,6 +30,11 @@ class Row:
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "ratio": self.ratio, "met": self.met}
+
+
+def against(case: str, ours: Timing, peer: str, theirs: Timing, target: float | None = None) -> Row:
+    """A row of two candidates that took turns."""
+    return Row("kernels", case, ours.median, peer, theirs.median, target, best_ratio=theirs.best / ours.best)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from bench import ours, peers_jax, peers_torch
 from bench.floors import count, floor
 from bench.machine import Ceilings
 from bench.measure import interleaved
-from bench.rows import Floor, Row
+from bench.rows import Floor, Row, against
 
 B, T, D, N = 4, 2048, 512, 16
 CASE = f"selective scan B{B} T{T} D{D} N{N} f32"
@@ -36,10 +36,10 @@ def measure(rng: np.random.Generator, ceilings: Ceilings, budget: float) -> tupl
     ours.check_against(result, np.moveaxis(np.asarray(candidates["step"]()), 0, 1), CASE)
     ours.check_against(result, np.moveaxis(np.asarray(candidates["materialised"]()), 0, 1), CASE)
     ours.check_against(result, candidates["eager"](), CASE)
-    times = {name: t.median for name, t in interleaved(candidates, budget, warmups=1).items()}
+    times = interleaved(candidates, budget, warmups=1)
     rows = [
-        Row("kernels", CASE, times["ours"], "jit lax.scan, decay formed in the step", times["step"], 3.5),
-        Row("kernels", CASE, times["ours"], "jit lax.scan over materialised (T, B, D, N)", times["materialised"], 3.5),
-        Row("kernels", CASE, times["ours"], "torch eager loop", times["eager"], 12.0),
+        against(CASE, times["ours"], "jit lax.scan, decay formed in the step", times["step"], 3.5),
+        against(CASE, times["ours"], "jit lax.scan over materialised (T, B, D, N)", times["materialised"], 3.5),
+        against(CASE, times["ours"], "torch eager loop", times["eager"], 12.0),
     ]
-    return rows, [floor(CASE, count(rec.ir, {"D": D, "N": N}, B, T), ceilings, times["ours"])]
+    return rows, [floor(CASE, count(rec.ir, {"D": D, "N": N}, B, T), ceilings, times["ours"].median)]

@@ -59,7 +59,7 @@ def test_a_target_is_met_when_the_ratio_reaches_it() -> None:
 
 def test_tables_say_shares_in_percent_and_times_with_units() -> None:
     share = Row("kernels", "c", 2e-3, "large copy of as many bytes", 1e-3, 0.7)
-    assert kernels_table([share])[1][4:] == ["50%", "70%", "not met"]
+    assert kernels_table([share])[1][4:] == ["50%", "", "70%", "not met"]
     limit = Row("latency", "c", 15e-6, "limit", 20e-6, 1.0, "why")
     assert latency_table([limit])[1] == ["c", "15 µs", "20 µs", "met", "why"]
     assert seconds(3.21e-9) == "3.21 ns"
