@@ -56,8 +56,8 @@ def test_kernels_compile_without_spills_and_with_tensor_cores(
             code = compile_kernel(function, kernel, arch)
             seen = inspect(code.cubin)
             label = f"{kernel.name} {real.value} {arch}: {seen}"
-            # f32 products are unrolled multiply-adds: there the assembler may park a few values to fit one more block on
-            # the chip (well below 255 registers), which is its trade and not a tile that is too large
+            # f32 products are unrolled multiply-adds: there the assembler may park a few values to fit one more block
+            # on the chip (well below 255 registers), which is its trade and not a tile that is too large
             parked = 8 if kernel.form == "recurrent" and real is DType.F32 and seen.registers < 128 else 0
             assert seen.spills <= parked and seen.stack <= 4 * parked, label
             assert seen.registers <= 255, label
