@@ -13,6 +13,7 @@ import numpy as np
 
 from recurc.backends.base import Arrays, Specialization
 from recurc.backends.cpu.module import Module
+from recurc.backends.cpu.work import step_flops, useful_threads
 from recurc.backends.storage import loaded, store
 from recurc.plan import Buffer, Plan, Role
 from recurc.runtime.threads import thread_count
@@ -30,6 +31,7 @@ class CpuKernel:
         self.library = library
         self.arguments = tuple(module.arrays)
         self._packed = module.packed
+        self._step_flops = step_flops(plan, spec)
         self._buffers = {name: plan.buffer(name) for name in module.arrays}
         self._half = spec.real in (DType.F16, DType.BF16) or any(
             b.dtype in (DType.F16, DType.BF16) for b in self._buffers.values()
@@ -69,11 +71,12 @@ class CpuKernel:
             if self._buffers[name].has_time:
                 described[4 * place + 2] = strides[1]
         rooms: dict[int, int] = {}
+        flops = self._step_flops
 
         def call(addresses: Sequence[int]) -> None:
             own = described[:]
             own[::4] = array("q", addresses)
-            threads = thread_count()
+            threads = useful_threads(flops, batch, steps, thread_count())
             size = rooms.get(threads)
             if size is None:
                 size = rooms[threads] = self._room(batch, steps, threads) + 64

@@ -1,0 +1,22 @@
+"""Small calls stay on one thread; large ones use what they are given."""
+
+from __future__ import annotations
+
+from recurc.backends.base import Specialization
+from recurc.backends.cpu.work import step_flops, useful_threads
+from recurc.types import DType
+from tests.systems import plans
+
+
+def test_a_step_counts_its_products_and_functions() -> None:
+    spec = Specialization((("D", 3), ("H", 7)), DType.F32)
+    flops = step_flops(plans()["lstm", "sequential"], spec)
+    products = 2 * 4 * 7 * (3 + 7)
+    gates = 7 * (3 * 16 + 2 * 18 + 4) + 2 * 4 * 7  # three sigmoids, two tanh, four products and sums, two bias sums
+    assert flops == products + gates
+
+
+def test_threads_follow_the_work() -> None:
+    assert useful_threads(100, 1, 10, 16) == 1
+    assert useful_threads(100, 4, 1000, 16) == 2
+    assert useful_threads(10**6, 4, 1000, 16) == 16
