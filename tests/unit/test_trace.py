@@ -107,7 +107,12 @@ def test_numpy_and_torch_and_recurc_functions_mean_the_same() -> None:
         return a
 
     def torch_step(x: Input["D"]):
-        a = torch.maximum(torch.exp(x), torch.tensor(0.5)) + torch.where(x > 0, x, -x) + x.sum(dim="D") + 0 * torch.sum(x)
+        a = (
+            torch.maximum(torch.exp(x), torch.tensor(0.5))
+            + torch.where(x > 0, x, -x)
+            + x.sum(dim="D")
+            + 0 * torch.sum(x)
+        )
         a = a + torch.clamp(x, -1, 1)
         return a
 
