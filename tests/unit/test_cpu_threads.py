@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from recurc.backends.base import Specialization
+from recurc.backends.cpu.kernel import differs_by_sequence
 from recurc.backends.cpu.work import step_flops, useful_threads
 from recurc.types import DType
 from tests.systems import plans
@@ -20,3 +23,12 @@ def test_threads_follow_the_work() -> None:
     assert useful_threads(100, 1, 10, 16) == 1
     assert useful_threads(100, 4, 1000, 16) == 2
     assert useful_threads(10**6, 4, 1000, 16) == 16
+
+
+def test_a_broadcast_param_does_not_split_the_batch() -> None:
+    """Packing weights once for all sequences is what makes a recurrent cell fast; a param broadcast over the batch
+    (stride 0) is one param."""
+    param = np.ones((1, 7, 7), np.float32)
+    assert not differs_by_sequence(np.broadcast_to(param, (4, 7, 7)))
+    assert not differs_by_sequence(param)
+    assert differs_by_sequence(np.ones((4, 7, 7), np.float32))

@@ -61,7 +61,7 @@ class CpuKernel:
         return None if self._half else self._bound(arrays, batch, steps)
 
     def _bound(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]:
-        if batch > 1 and any(arrays[name].shape[0] > 1 for name in self._packed):
+        if batch > 1 and any(differs_by_sequence(arrays[name]) for name in self._packed):
             return self._one_by_one(arrays, batch, steps)
         described = array("q", [0] * (4 * len(self.arguments)))  # an `rc_array` each: data, batch, time, origin
         for place, name in enumerate(self.arguments):
@@ -127,6 +127,11 @@ class CpuKernel:
                 store(target, source)
 
         return wide, finish
+
+
+def differs_by_sequence(array: Any) -> bool:
+    """Whether the batch axis holds different values, and is not one value broadcast."""
+    return array.shape[0] > 1 and _address(array)[1][0] != 0
 
 
 def _is_numpy(array: Any) -> bool:

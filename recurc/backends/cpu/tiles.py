@@ -8,6 +8,8 @@ follows at once. With few sequences the threads split the outputs and wait for e
 
 from __future__ import annotations
 
+import re
+
 from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.loop import copy_state, step_pointers
 from recurc.backends.cpu.panels import field, pack_function, panel_place
@@ -23,7 +25,7 @@ def print_tiled(body: Body, function: str, why: str) -> str:
     pieces = [pack_function(body)]
     for number in range(len(body.program.nests)):
         if number in body.program.weights:
-            pieces.append(_products_function(body, function, number))
+            pieces.append(_products_functions(body, function, number))
         pieces.append(_rows_function(body, function, number))
     pieces.append(_driver(body, function, why))
     return "\n\n".join(pieces)
@@ -130,51 +132,65 @@ def _sums(body: Body, number: int) -> list[str]:
     return list(dict.fromkeys(body.local(body.made[into][1]) for w in groups for into in w.into))
 
 
-def _products_function(body: Body, function: str, number: int) -> str:
-    """The sums of one vector of outputs for `nb` rows, in registers."""
+def _products_functions(body: Body, function: str, number: int) -> str:
+    """The sums of one vector of outputs for 1, 2, ... rows. Every sum is a variable of its own: compilers keep those
+    in registers, which they do not promise for arrays, however short."""
+    return "\n\n".join(
+        _products_function(body, function, number, rows) for rows in range(1, rows_per_tile(body, number) + 1)
+    )
+
+
+def _products_function(body: Body, function: str, number: int, rows: int) -> str:
     text, spell = Text(), body.spell
     body.nest = number
-    sums, rows = _sums(body, number), rows_per_tile(body, number)
-    text(f"// {', '.join(sums)} of one vector of outputs for `nb` rows: {len(sums)} x nb running sums in registers.")
+    sums = _sums(body, number)
+    text(f"// {', '.join(sums)} of one vector of outputs for {rows} row{'s' if rows > 1 else ''}.")
     out = ", ".join(f"vec *{name}_out" for name in sums)
-    with text.braces(
-        f"INLINE void {function}_products{number}(const int nb, {_parameters(body, number, True)}, {out})"
-    ):
-        text("vec " + ", ".join(f"{name}[{rows}]" for name in sums) + ";")
-        _each_row(text, [f"{name}[q] = rc_spread_{body.suffix}(0);" for name in sums])
+    with text.braces(f"INLINE void {function}_products{number}_{rows}({_parameters(body, number, True)}, {out})"):
+        for name in sums:
+            text("vec " + ", ".join(f"{name}_{q} = {{0}}" for q in range(rows)) + ";")
         for group, weights in enumerate(body.program.weights[number]):
             panel = spell(f"panel@{weights.over}")
             place = panel_place(body, weights)
             text(f"const vec *{panel} = (const vec *)call->{field(body, number, group)}.data + {place};")
-            _product_loop(body, weights, panel, text)
-        _each_row(text, [f"{name}_out[q] = {name}[q];" for name in sums])
+            _product_loop(body, weights, panel, rows, text)
+        for name in sums:
+            text(" ".join(f"{name}_out[{q}] = {name}_{q};" for q in range(rows)))
     return str(text)
 
 
-def _each_row(text: Text, lines: list[str]) -> None:
-    text("UNROLL")
-    with text.braces("for (int q = 0; q < nb; q++)"):
-        text(*lines)
+_DECLARED = re.compile(r"\*?(\w+) = ")
 
 
-def _product_loop(body: Body, weights: Weights, panel: str, text: Text) -> None:
+def _product_loop(body: Body, weights: Weights, panel: str, rows: int, text: Text) -> None:
     spell = body.spell
     over, count = spell.var(weights.over), len(weights.params)
+    names, old, states = _reads_of(body, [factor for _, factor in weights.factors])
+    pointers, inner = Text(), Text()
+    _row_pointers(body, pointers, names, old, states, writes=False)
+    vectors = [spell(f"{load.name}@{k}") for k, load in enumerate(weights.params)]
+    known: dict[Node, str] = {}
+    for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
+        if factor not in known:
+            known[factor] = spell(f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor")
+            inner(f"const real {known[factor]} = {body.printer(factor)};")
+        inner(f"{body.local(body.made[into][1])} += {vectors[which]} * {known[factor]};")
+    own = {found[1] for line in pointers.lines if (found := _DECLARED.search(line))}
+    own |= {*known.values(), *(body.local(body.made[into][1]) for into in weights.into)}
+    for q in range(rows):
+        text(*(_of_row(line, q, own) for line in pointers.lines))
     step = f"{panel} += {count}" if count > 1 else f"{panel}++"
     text("ONE_BY_ONE")
     with text.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++, {step})"):
-        vectors = [spell(f"{load.name}@{k}") for k, load in enumerate(weights.params)]
         text("const vec " + ", ".join(f"{v} = {panel}[{k}]" for k, v in enumerate(vectors)) + ";")
-        inner = Text()
-        names, old, states = _reads_of(body, [factor for _, factor in weights.factors])
-        _row_pointers(body, inner, names, old, states, writes=False)
-        known: dict[Node, str] = {}
-        for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
-            if factor not in known:
-                known[factor] = spell(f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor")
-                inner(f"const real {known[factor]} = {body.printer(factor)};")
-            inner(f"{body.local(body.made[into][1])}[q] += {vectors[which]} * {known[factor]};")
-        _each_row(text, inner.lines)
+        for q in range(rows):
+            text(*(_of_row(line, q, own) for line in inner.lines))
+
+
+def _of_row(line: str, q: int, own: set[str]) -> str:
+    """A line about row `q` with the names that belong to the row numbered."""
+    numbered = re.sub(rf"(?<!->)\b({'|'.join(map(re.escape, sorted(own)))})\b", rf"\1_{q}", line)
+    return re.sub(r"\bq\b", str(q), numbered)
 
 
 def _rows_function(body: Body, function: str, number: int) -> str:
@@ -188,7 +204,7 @@ def _rows_function(body: Body, function: str, number: int) -> str:
             text("vec " + ", ".join(f"{name}[{rows}]" for name in sums) + ";")
             with text.braces("switch (nb)"):
                 for count in range(1, rows + 1):
-                    text(f"case {count}: {function}_products{number}({count}, {arguments}); break;")
+                    text(f"case {count}: {function}_products{number}_{count}({arguments}); break;")
         with text.braces("for (int q = 0; q < nb; q++)"):
             folds = {s.name for w in body.program.weights.get(number, ()) for s in w.folds}
             names, old, states = _reads_of(body, [s.value for s in nest.stmts if s.name not in folds])
