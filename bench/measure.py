@@ -24,7 +24,9 @@ def interleaved(candidates: Mapping[str, Candidate], budget: float = 8.0, warmup
     """Times of each candidate, measured in turn: warm-up calls first, then rounds in which every candidate runs
     once, the order rotating, until `budget` seconds are spent (at least 5 rounds, at most 200).
 
-    A candidate must have finished its work when it returns (block on asynchronous results)."""
+    Each turn is one untimed call and then the timed one: what the candidate before left behind (threads still
+    spinning, memory being handed back, caches full of its arrays) is paid by nobody. A candidate must have finished
+    its work when it returns (block on asynchronous results)."""
     names = list(candidates)
     for name in names:
         for _ in range(warmups):
@@ -36,6 +38,7 @@ def interleaved(candidates: Mapping[str, Candidate], budget: float = 8.0, warmup
         turn = rounds % len(names)
         for name in names[turn:] + names[:turn]:
             run = candidates[name]
+            run()
             begin = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - begin)

@@ -14,6 +14,7 @@ import numpy as np
 
 from recurc.backends.base import BindableKernel
 from recurc.runtime.host import HostKit, storage
+from recurc.runtime.memory import empty
 from recurc.types import DType
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class BoundCall:
             addresses[m.place] = array.__array_interface__["data"][0]
         values: list[Any] = []
         for place, shape, dtype, offset in self._allocate:
-            array = np.empty(shape, dtype)
+            array = empty(shape, dtype)
             addresses[place] = array.__array_interface__["data"][0] + offset
             values.append(array)
         self._call(addresses)

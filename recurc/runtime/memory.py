@@ -1,21 +1,68 @@
-"""New arrays on cache lines: native kernels write large ones around the caches, a whole line at a time."""
+"""New arrays for results: on cache lines, and, when large, in memory that earlier results have given back.
+
+Native kernels write large results around the caches, a whole line at a time, so lines must not be shared. And the
+operating system hands out fresh memory page by page, cleared: for a kernel that is bound by memory this costs more
+than the kernel. A large result that nobody holds any more therefore leaves its memory to the next one.
+"""
 
 from __future__ import annotations
 
 import math
+import threading
+import weakref
 from typing import Any
 
 import numpy as np
 
 _LINE = 64
+_LARGE = 1 << 20  # bytes from which on memory is kept
+_KEPT = 256 << 20  # bytes kept at most, all free blocks together
+
+Block = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> np.ndarray[Any, Any]:
+class Pool:
+    """Blocks of memory that are free again, the oldest given back to the system first. Safe between threads."""
+
+    def __init__(self, limit: int = _KEPT) -> None:
+        self._limit = limit
+        self._free: list[Block] = []
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> Block:
+        """A block of at least `size` bytes, and not much more."""
+        with self._lock:
+            for place in range(len(self._free) - 1, -1, -1):
+                if size <= self._free[place].size <= size + size // 4:
+                    return self._free.pop(place)
+        return np.empty(size, np.uint8)
+
+    def give(self, block: Block) -> None:
+        with self._lock:
+            self._free.append(block)
+            while sum(b.size for b in self._free) > self._limit:
+                self._free.pop(0)
+
+    @property
+    def free_bytes(self) -> int:
+        with self._lock:
+            return sum(b.size for b in self._free)
+
+
+_POOL = Pool()
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any] | type, pool: Pool = _POOL) -> np.ndarray[Any, Any]:
     """Like `np.empty`, with the first element on a cache line if the array is larger than a page."""
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
     if size <= 4096:
         return np.empty(shape, kind)
-    room = np.empty(size + _LINE, np.uint8)
+    if size < _LARGE:
+        room = np.empty(size + _LINE, np.uint8)
+    else:
+        block = pool.take(size + _LINE)
+        room = np.frombuffer(block.data, np.uint8)  # every view of the result keeps `room` alive, not `block`
+        weakref.finalize(room, pool.give, block).atexit = False
     start = -room.ctypes.data % _LINE
     return room[start : start + size].view(kind).reshape(shape)
