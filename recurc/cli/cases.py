@@ -20,6 +20,7 @@ def case_for(rec: Recurrence, sizes: dict[str, int], batch: int, steps: int, dty
     from recurc import targets
     from recurc.arguments import check_sizes, with_defaults
     from recurc.explain import Case
+    from recurc.runtime.machine import cpu_target
     from recurc.types import DType
 
     known = with_defaults(rec, check_sizes(rec, sizes))
@@ -28,4 +29,5 @@ def case_for(rec: Recurrence, sizes: dict[str, int], batch: int, steps: int, dty
         say(f"assuming {', '.join(f'{d}={_USUAL}' for d in assumed)}; --sizes says otherwise")
         known = with_defaults(rec, known | dict.fromkeys(assumed, _USUAL))
     ordered = {d.name: known[d.name] for d in rec.dims}
-    return Case(ordered, batch, steps, DType(dtype or "f32"), targets.named(target))
+    machine = cpu_target() if target == "cpu" else targets.named(target)
+    return Case(ordered, batch, steps, DType(dtype or "f32"), machine)

@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 from recurc import targets
 from recurc.backends.base import Backend
 from recurc.errors import BackendError, UnsupportedError
+from recurc.runtime.machine import cpu_target
 from recurc.targets import Target
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def target_for(name: str, device: str | None) -> Target:
     """What the scheduler should weigh schedules for."""
     if name in ("triton", "cuda"):
         return targets.named(_gpu(device))
-    return targets.named("cpu")
+    return cpu_target()
 
 
 def _gpu(device: str | None) -> str:
