@@ -123,7 +123,7 @@ def _blas() -> Finding:
         f"{i.get('internal_api')} {i.get('version') or ''}".strip() + f", {i.get('num_threads')} threads" for i in found
     ]
     return Finding(
-        "native code", "BLAS", bool(found), "; ".join(names) or "NumPy's own loops; hoisted projections are slower"
+        "native code", "BLAS", bool(found), "; ".join(names) or "NumPy's own loops: the plan interpreter is slower"
     )
 
 
