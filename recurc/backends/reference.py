@@ -105,7 +105,8 @@ def evaluate(expr: ir.Expr, values: Values, sizes: Mapping[str, int], t: int = 0
             value = evaluate(arg, values, sizes, t)
             return np.asarray(reduce(value, axis=axes[0] if op.startswith("arg") else axes), _WIDE[dtype.kind])
         case ir.Contract(left, right, left_axes, right_axes, out_axes):
-            a, b = evaluate(left, values, sizes, t), evaluate(right, values, sizes, t)
+            # contiguous: einsum takes a broadcast operand out of the sum, but `inf * 0.1 + inf * -0.2` is no number
+            a, b = (np.ascontiguousarray(evaluate(e, values, sizes, t)) for e in (left, right))
             return np.einsum(a, [..., *left_axes], b, [..., *right_axes], [..., *out_axes])  # type: ignore[call-overload]  # sublist form
         case ir.Reaxis(arg, axes, at=at, index=index):
             value = evaluate(arg, values, sizes, t)

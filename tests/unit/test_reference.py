@@ -207,3 +207,16 @@ def test_a_size_nothing_gives_is_named() -> None:
     with pytest.raises(ShapeError, match="size of N"):
         reference.run(rec, {}, 1, 2)
     assert reference.run(rec, {}, 1, 2, {"N": 3})["h"].shape == (1, 2, 3)
+
+
+def test_an_infinite_state_is_multiplied_before_it_is_summed() -> None:
+    """The sum over k of R[k] * -inf is no number when R has both signs, however cheaply the state is broadcast."""
+    rec = _rec(
+        [State("h", ("D",), REAL, number(-math.inf))],
+        [Equation("y", matmul(read("R", "D"), read("h", "D", lag=1))), Equation("h", read("h", "D", lag=1))],
+        ("y",),
+        inputs=[],
+        params=[Param("R", ("D",))],
+    )
+    assert np.isnan(reference.run(rec, {"R": np.array([0.5, -0.1])}, 1, 1)["y"][0, 0])
+    assert reference.run(rec, {"R": np.array([0.5, 0.1])}, 1, 1)["y"][0, 0] == -math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,15 @@ def _machine_code(module: Module, path: Path, directory: Path, arch: str) -> lis
     return entries
 
 
+class _LeavesNoTrace(importlib.machinery.SourceFileLoader):
+    """Loads a module without writing `__pycache__` beside what was exported."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        pass
+
+
 def _loaded(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path, loader=_LeavesNoTrace(path.stem, str(path)))
     if spec is None or spec.loader is None:
         raise BackendError(f"the generated module {path} cannot be loaded")
     made = importlib.util.module_from_spec(spec)
