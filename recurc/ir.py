@@ -15,17 +15,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from recurc.source import Span
-from recurc.types import DimDecl, Dims, DType
+from recurc.types import DimDecl, Dims, DType, number_key
 
 
 @dataclass(frozen=True, slots=True)
 class Const:
-    """A number known at compile time."""
+    """A number known at compile time. Equal ones are the same number to every operator: -0.0 is not 0.0."""
 
     value: bool | int | float | complex
     dtype: DType
     span: Span | None = field(default=None, compare=False, repr=False)
     dims: Dims = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Const) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return number_key(self.value), self.dtype, self.dims
 
 
 @dataclass(frozen=True, slots=True)

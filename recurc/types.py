@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -163,3 +164,12 @@ def axis_ids(dims: Dims) -> tuple[str, ...]:
 
 def show_dims(dims: Dims) -> str:
     return "[" + ", ".join(dims) + "]" if dims else "scalar"
+
+
+def number_key(value: bool | int | float | complex) -> object:
+    """Equal for numbers that mean the same to every operator: like `==`, but -0.0 is not 0.0."""
+    if value != 0:
+        return value
+    if isinstance(value, complex):
+        return repr(value)
+    return "-0.0" if math.copysign(1.0, value) < 0 else value

@@ -168,18 +168,20 @@ def _float(value: float) -> str:
     return text if any(c in text for c in ".e") else f"{text}.0"
 
 
+def _whole(value: float) -> bool:
+    """Whether an integer means the same; none is like -0.0, whose sign is that of what is divided by it."""
+    return value.is_integer() and abs(value) < 2**53 and (value != 0 or math.copysign(1.0, value) > 0)
+
+
 def _unconverted(expr: ir.Expr) -> list[ir.Expr]:
     """What `expr` may have been before a conversion: most readable first."""
     match expr:
-        case ir.Const(value=float(value), dtype=dtype) if (
-            dtype.kind is Kind.REAL and value.is_integer() and abs(value) < 2**53
-        ):
+        case ir.Const(value=float(value), dtype=dtype) if dtype.kind is Kind.REAL and _whole(value):
             return [ir.Const(int(value), DType.I64)]
         case ir.Const(value=float(value), dtype=dtype) if dtype.kind is Kind.REAL and not math.isnan(value):
             return [ir.Const(value, DType.REAL)]
         case ir.Const(value=complex() as value) if value.imag == 0:
-            whole = value.real.is_integer() and abs(value.real) < 2**53
-            return [ir.Const(int(value.real), DType.I64) if whole else ir.Const(value.real, DType.REAL)]
+            return [ir.Const(int(value.real), DType.I64) if _whole(value.real) else ir.Const(value.real, DType.REAL)]
         case ir.Apply(op="cast", args=(arg,)):
             return [arg]
         case _:

@@ -44,7 +44,7 @@ WORDS = {
     Kind.PARAM: "param, the same at every step",
     Kind.BEFORE: "needs no state: done for all t at once, or beside the states",
     Kind.PARALLEL: "states with an associative operator: may run in parallel over t",
-    Kind.SERIAL: "states without one: one step after another",
+    Kind.SERIAL: "states without an associative operator: one step after another",
     Kind.AFTER: "nobody feeds it back: leaves the recurrence",
     Kind.OUTPUT: "output",
 }

@@ -70,12 +70,12 @@ class _ModulePrinter:
         self.lanes = vector_bytes // self.real.itemsize
         self.names = Names(RESERVED)
         self.sizes = dict(spec.sizes)
-        for dim in self.sizes:
-            self.names(dim)
         self.loops = {k: scan_loops(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Scan)}
         extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
         self.spell = Spelling(self.names, spec, self.buffers)
+        for dim in self.sizes:
+            self.spell.size(dim)
         sequences = any(b.role is Role.SEQUENCE for b in plan.buffers)
         self.chunked = sequences and not self.loops and not sequence_lagged(plan)
         self.absorbed: set[int] = set()  # stages that fall away where the loop behind them runs whole
@@ -134,7 +134,7 @@ class _ModulePrinter:
             struct("int64_t batch, steps;")
             struct(*_wrapped("rc_array ", fields, ";"))
         real = self.real.value
-        dims = "\n".join(f"enum {{ {self.names(d)} = {n} }};" for d, n in self.spec.sizes)
+        dims = "\n".join(f"enum {{ {self.spell.size(d)} = {n} }};" for d, n in self.spec.sizes)
         types = (
             f"#define RC_VECTOR_BYTES {self.vector_bytes}\n"
             + vector_types(["f32", "f64"])

@@ -19,6 +19,9 @@ RESERVED = frozenset(
         "origin", "bounds", "count", "chunk", "whole", "by_batch", "AT", "ROW", "ALIGNED", "INLINE", "PADDED",
         "UNROLL", "ONE_BY_ONE", "NAN", "INFINITY", "memcpy", "memset", "linux", "unix", "i386", "sinf", "cosf",
         "atan2f", "erff", "powf", "fmod", "fmodf", "rint", "rintf", "int8_t", "int32_t", "int64_t", "uint8_t",
+        "NULL", "EOF", "BUFSIZ", "DOMAIN", "SING", "OVERFLOW", "UNDERFLOW", "PLOSS", "TLOSS", "MAXFLOAT", "HUGE",
+        "NFDBITS", "WCONTINUED", "WEXITED", "WNOHANG", "WNOWAIT", "WSTOPPED", "WUNTRACED", "math_errhandling",
+        "alloca", "offsetof", "sched_priority", "signgam",
     }
 )  # fmt: skip
 STORED = {DType.BOOL: "uint8_t", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}
@@ -41,7 +44,10 @@ class Spelling:
         return self.names(f"{'iklmnopq'[int(number or 0)]}{dim}'")  # ends in _, which no value's name does by itself
 
     def size(self, dim: str) -> str:
-        return dim if dim.isdigit() else self.names(dim)
+        if dim.isdigit():
+            return dim
+        # A constant of the whole file: in small letters it would meet the locals of functions and what headers declare.
+        return self.names(dim if any(c.isupper() for c in dim) else f"size@{dim}")
 
     def extent(self, dim: str) -> int:
         return self.spec.size(dim)

@@ -145,17 +145,17 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
     body.nest = number
     sums = _sums(body, number)
     text(f"// {', '.join(sums)} of one vector of outputs for {rows} row{'s' if rows > 1 else ''}.")
-    out = ", ".join(f"vec *{name}_out" for name in sums)
+    out = ", ".join(f"vec *{name}__out" for name in sums)
     with text.braces(f"INLINE void {function}_products{number}_{rows}({_parameters(body, number, True)}, {out})"):
         for name in sums:
-            text("vec " + ", ".join(f"{name}_{q} = {{0}}" for q in range(rows)) + ";")
+            text("vec " + ", ".join(f"{name}__{q} = {{0}}" for q in range(rows)) + ";")
         for group, weights in enumerate(body.program.weights[number]):
             panel = spell(f"panel@{weights.over}")
             place = panel_place(body, weights)
             text(f"const vec *{panel} = (const vec *)call->{field(body, number, group)}.data + {place};")
             _product_loop(body, weights, panel, rows, text)
         for name in sums:
-            text(" ".join(f"{name}_out[{q}] = {name}_{q};" for q in range(rows)))
+            text(" ".join(f"{name}__out[{q}] = {name}__{q};" for q in range(rows)))
     return str(text)
 
 
@@ -188,8 +188,8 @@ def _product_loop(body: Body, weights: Weights, panel: str, rows: int, text: Tex
 
 
 def _of_row(line: str, q: int, own: set[str]) -> str:
-    """A line about row `q` with the names that belong to the row numbered."""
-    numbered = re.sub(rf"(?<!->)\b({'|'.join(map(re.escape, sorted(own)))})\b", rf"\1_{q}", line)
+    """A line about row `q` with the names that belong to the row numbered, in a way that `safe_name` keeps free."""
+    numbered = re.sub(rf"(?<!->)(?<!\.)\b({'|'.join(map(re.escape, sorted(own)))})\b", rf"\1__{q}", line)
     return re.sub(r"\bq\b", str(q), numbered)
 
 

@@ -15,7 +15,7 @@ from recurc import ir
 from recurc.errors import CompilerBug
 from recurc.ops import OPS
 from recurc.source import Span
-from recurc.types import Dims, DType, Kind, axis_ids
+from recurc.types import Dims, DType, Kind, axis_ids, number_key
 
 Var = str
 Index = tuple[Var | int, ...]
@@ -25,6 +25,15 @@ Index = tuple[Var | int, ...]
 class Number:
     value: bool | int | float | complex
     dtype: DType
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Number) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return number_key(self.value), self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,26 +341,26 @@ def _split_folds(
             if top:
                 return inner
             index = tuple(v for v in order if v in free_vars(inner))
-            inner = _canonical(inner, index)
+            own, inner = _canonical(inner, index)
             if inner not in known:
                 name = f"{owner}@{op}"
                 while any(s.name == name for s in out):
                     name += "_"
                 known[inner] = name
-                out.append(Stmt(name, index, inner, span, f"{op} over {', '.join(dim_of(v) for v in over)} in {owner}"))
+                out.append(Stmt(name, own, inner, span, f"{op} over {', '.join(dim_of(v) for v in over)} in {owner}"))
             return Load(known[inner], 0, index, node.dtype)
         case _:
             return node
 
 
-def _canonical(fold: Fold, index: tuple[Var, ...]) -> Fold:
-    """The fold over the first axis ids its own index leaves free: alone, a sum over `H'1` is a sum over `H`."""
+def _canonical(fold: Fold, index: tuple[Var, ...]) -> tuple[tuple[Var, ...], Fold]:
+    """The index and fold over the first axis ids of their dims: alone, a sum over `H'1` is a sum over `H`, and a value
+    for each `H'1` is one for each `H`, so that a SIMD lane means the same wherever the value is made and read."""
     inside = {v for n in nodes(fold.arg) if isinstance(n, Fold) for v in n.over}
-    fresh = _fresh(tuple(dim_of(v) for v in fold.over), frozenset(index) | inside)
-    if fresh == fold.over:
-        return fold
-    table = dict(zip(fold.over, fresh, strict=True))
-    return Fold(fold.op, fresh, _renamed_vars(fold.arg, table), fold.dtype)
+    own = _fresh(tuple(dim_of(v) for v in index), frozenset(inside))
+    over = _fresh(tuple(dim_of(v) for v in fold.over), frozenset(own) | inside)
+    table = dict(zip(index + fold.over, own + over, strict=True))
+    return own, Fold(fold.op, over, _renamed_vars(fold.arg, table), fold.dtype)
 
 
 def _renamed_vars(node: Node, table: Mapping[Var, Var]) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 import unicodedata
 
 _RESERVED = frozenset(keyword.kwlist) | {
@@ -14,6 +15,10 @@ _RESERVED = frozenset(keyword.kwlist) | {
     "NULL", "INFINITY", "NAN", "exp", "log", "sin", "cos", "tanh", "sqrt", "max", "min", "abs", "fabs", "floor",
     "round", "erf", "pow",
 }  # fmt: skip
+
+# Ours (also `h__3`, the h of row 3), a compiler's own (`__global__`, `_Complex`), and what macros of C headers look
+# like (`M_PI`, `INT8_MAX`).
+_TAKEN = re.compile(r"rc_|__|_[A-Z]|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+$|.*__([0-9]+|out)$")
 
 
 def _ascii(character: str) -> str:
@@ -30,7 +35,7 @@ def safe_name(name: str) -> str:
     text = "".join(_ascii(c) for c in name) or "value"
     if text[0].isdigit():
         return f"n{text}"
-    return f"{text}_" if text in _RESERVED or text.startswith(("rc_", "__")) else text
+    return f"{text}_" if text in _RESERVED or _TAKEN.match(text) else text
 
 
 class Names:

@@ -120,7 +120,7 @@ INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }
 
 static inline void rc_store_vf32(float *p, vf32 x) { memcpy(p, &x, sizeof x); }
 
-static inline vf32 rc_spread_vf32(float x) { return (vf32){0} + x; }
+static inline vf32 rc_spread_vf32(float x) { return x - (vf32){0}; }  // -0.0 stays -0.0
 
 // the larger one; a tie is the first operand's, NaN wins
 static inline float rc_max_f32(float a, float b) { return a >= b || a != a ? a : b; }

@@ -116,7 +116,7 @@ INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }
 
 static inline void rc_store_vf32(float *p, vf32 x) { memcpy(p, &x, sizeof x); }
 
-static inline vf32 rc_spread_vf32(float x) { return (vf32){0} + x; }
+static inline vf32 rc_spread_vf32(float x) { return x - (vf32){0}; }  // -0.0 stays -0.0
 
 // a full vector from anywhere
 static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }

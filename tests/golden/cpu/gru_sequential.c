@@ -124,8 +124,6 @@ static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     return x;
 }
 
-static inline vf32 rc_spread_vf32(float x) { return (vf32){0} + x; }
-
 static inline void rc_store_part_vf32(float *p, vf32 x, long lanes) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
     _mm512_mask_storeu_ps(p, (__mmask16)(lanes >= 16 ? -1 : (1 << lanes) - 1), x);
@@ -148,6 +146,8 @@ static inline vf32 rc_load_part_vf32(const float *p, long lanes) {
 }
 
 static inline vf32 rc_select_vf32(vm32 c, vf32 a, vf32 b) { return (vf32)((c & (vm32)a) | (~c & (vm32)b)); }
+
+static inline vf32 rc_spread_vf32(float x) { return x - (vf32){0}; }  // -0.0 stays -0.0
 
 // x in [lo, hi]; NaN stays NaN
 static inline vf32 rc_clip_vf32(vf32 x, float lo, float hi) {
@@ -239,48 +239,378 @@ static void gru_matmul_pack(const struct call *call, long lane0, long lane1) {
     }
 }
 
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for `nb` rows: 3 x nb running sums in registers.
-INLINE void gru_matmul_products0(const int nb, const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0_out, vec *Wx_1_out, vec *Wx_2_out) {
-    vec Wx_0[9], Wx_1[9], Wx_2[9];
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        Wx_0[q] = rc_spread_vf32(0);
-        Wx_1[q] = rc_spread_vf32(0);
-        Wx_2[q] = rc_spread_vf32(0);
-    }
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 1 row.
+INLINE void gru_matmul_products0_1(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0};
+    vec Wx_1__0 = {0};
+    vec Wx_2__0 = {0};
     const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0 = panel_D[0], W_1 = panel_D[1], W_2 = panel_D[2];
-        UNROLL
-        for (int q = 0; q < nb; q++) {
-            const float *x_t = AT(call->x, float, b, (t + q));
-            const real x_each = x_t[iD_];
-            Wx_0[q] += W_0 * x_each;
-            Wx_1[q] += W_1 * x_each;
-            Wx_2[q] += W_2 * x_each;
-        }
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
     }
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        Wx_0_out[q] = Wx_0[q];
-        Wx_1_out[q] = Wx_1[q];
-        Wx_2_out[q] = Wx_2[q];
+    Wx_0__out[0] = Wx_0__0;
+    Wx_1__out[0] = Wx_1__0;
+    Wx_2__out[0] = Wx_2__0;
+}
+
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 2 rows.
+INLINE void gru_matmul_products0_2(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0};
+    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
     }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1;
+}
+
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 3 rows.
+INLINE void gru_matmul_products0_3(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0};
+    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2;
+}
+
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 4 rows.
+INLINE void gru_matmul_products0_4(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0};
+    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3;
+}
+
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 5 rows.
+INLINE void gru_matmul_products0_5(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0};
+    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    const float *x_t__4 = AT(call->x, float, b, (t + 4));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        Wx_0__4 += W_0_ * x_each__4;
+        Wx_1__4 += W_1_ * x_each__4;
+        Wx_2__4 += W_2_ * x_each__4;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4;
+}
+
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 6 rows.
+INLINE void gru_matmul_products0_6(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0};
+    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    const float *x_t__4 = AT(call->x, float, b, (t + 4));
+    const float *x_t__5 = AT(call->x, float, b, (t + 5));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        Wx_0__4 += W_0_ * x_each__4;
+        Wx_1__4 += W_1_ * x_each__4;
+        Wx_2__4 += W_2_ * x_each__4;
+        const real x_each__5 = x_t__5[iD_];
+        Wx_0__5 += W_0_ * x_each__5;
+        Wx_1__5 += W_1_ * x_each__5;
+        Wx_2__5 += W_2_ * x_each__5;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4; Wx_0__out[5] = Wx_0__5;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4; Wx_1__out[5] = Wx_1__5;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5;
+}
+
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 7 rows.
+INLINE void gru_matmul_products0_7(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0};
+    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    const float *x_t__4 = AT(call->x, float, b, (t + 4));
+    const float *x_t__5 = AT(call->x, float, b, (t + 5));
+    const float *x_t__6 = AT(call->x, float, b, (t + 6));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        Wx_0__4 += W_0_ * x_each__4;
+        Wx_1__4 += W_1_ * x_each__4;
+        Wx_2__4 += W_2_ * x_each__4;
+        const real x_each__5 = x_t__5[iD_];
+        Wx_0__5 += W_0_ * x_each__5;
+        Wx_1__5 += W_1_ * x_each__5;
+        Wx_2__5 += W_2_ * x_each__5;
+        const real x_each__6 = x_t__6[iD_];
+        Wx_0__6 += W_0_ * x_each__6;
+        Wx_1__6 += W_1_ * x_each__6;
+        Wx_2__6 += W_2_ * x_each__6;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4; Wx_0__out[5] = Wx_0__5; Wx_0__out[6] = Wx_0__6;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4; Wx_1__out[5] = Wx_1__5; Wx_1__out[6] = Wx_1__6;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5; Wx_2__out[6] = Wx_2__6;
+}
+
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 8 rows.
+INLINE void gru_matmul_products0_8(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0}, Wx_0__7 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0}, Wx_1__7 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0}, Wx_2__7 = {0};
+    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    const float *x_t__4 = AT(call->x, float, b, (t + 4));
+    const float *x_t__5 = AT(call->x, float, b, (t + 5));
+    const float *x_t__6 = AT(call->x, float, b, (t + 6));
+    const float *x_t__7 = AT(call->x, float, b, (t + 7));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        Wx_0__4 += W_0_ * x_each__4;
+        Wx_1__4 += W_1_ * x_each__4;
+        Wx_2__4 += W_2_ * x_each__4;
+        const real x_each__5 = x_t__5[iD_];
+        Wx_0__5 += W_0_ * x_each__5;
+        Wx_1__5 += W_1_ * x_each__5;
+        Wx_2__5 += W_2_ * x_each__5;
+        const real x_each__6 = x_t__6[iD_];
+        Wx_0__6 += W_0_ * x_each__6;
+        Wx_1__6 += W_1_ * x_each__6;
+        Wx_2__6 += W_2_ * x_each__6;
+        const real x_each__7 = x_t__7[iD_];
+        Wx_0__7 += W_0_ * x_each__7;
+        Wx_1__7 += W_1_ * x_each__7;
+        Wx_2__7 += W_2_ * x_each__7;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4; Wx_0__out[5] = Wx_0__5; Wx_0__out[6] = Wx_0__6; Wx_0__out[7] = Wx_0__7;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4; Wx_1__out[5] = Wx_1__5; Wx_1__out[6] = Wx_1__6; Wx_1__out[7] = Wx_1__7;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5; Wx_2__out[6] = Wx_2__6; Wx_2__out[7] = Wx_2__7;
+}
+
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for 9 rows.
+INLINE void gru_matmul_products0_9(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0}, Wx_0__7 = {0}, Wx_0__8 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0}, Wx_1__7 = {0}, Wx_1__8 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0}, Wx_2__7 = {0}, Wx_2__8 = {0};
+    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    const float *x_t__4 = AT(call->x, float, b, (t + 4));
+    const float *x_t__5 = AT(call->x, float, b, (t + 5));
+    const float *x_t__6 = AT(call->x, float, b, (t + 6));
+    const float *x_t__7 = AT(call->x, float, b, (t + 7));
+    const float *x_t__8 = AT(call->x, float, b, (t + 8));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        Wx_0__4 += W_0_ * x_each__4;
+        Wx_1__4 += W_1_ * x_each__4;
+        Wx_2__4 += W_2_ * x_each__4;
+        const real x_each__5 = x_t__5[iD_];
+        Wx_0__5 += W_0_ * x_each__5;
+        Wx_1__5 += W_1_ * x_each__5;
+        Wx_2__5 += W_2_ * x_each__5;
+        const real x_each__6 = x_t__6[iD_];
+        Wx_0__6 += W_0_ * x_each__6;
+        Wx_1__6 += W_1_ * x_each__6;
+        Wx_2__6 += W_2_ * x_each__6;
+        const real x_each__7 = x_t__7[iD_];
+        Wx_0__7 += W_0_ * x_each__7;
+        Wx_1__7 += W_1_ * x_each__7;
+        Wx_2__7 += W_2_ * x_each__7;
+        const real x_each__8 = x_t__8[iD_];
+        Wx_0__8 += W_0_ * x_each__8;
+        Wx_1__8 += W_1_ * x_each__8;
+        Wx_2__8 += W_2_ * x_each__8;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4; Wx_0__out[5] = Wx_0__5; Wx_0__out[6] = Wx_0__6; Wx_0__out[7] = Wx_0__7; Wx_0__out[8] = Wx_0__8;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4; Wx_1__out[5] = Wx_1__5; Wx_1__out[6] = Wx_1__6; Wx_1__out[7] = Wx_1__7; Wx_1__out[8] = Wx_1__8;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5; Wx_2__out[6] = Wx_2__6; Wx_2__out[7] = Wx_2__7; Wx_2__out[8] = Wx_2__8;
 }
 
 static void gru_matmul_rows0(int nb, const struct call *call, long b, long t, long iH_, long lanes) {
     vec Wx_0[9], Wx_1[9], Wx_2[9];
     switch (nb) {
-        case 1: gru_matmul_products0(1, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 2: gru_matmul_products0(2, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 3: gru_matmul_products0(3, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 4: gru_matmul_products0(4, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 5: gru_matmul_products0(5, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 6: gru_matmul_products0(6, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 7: gru_matmul_products0(7, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 8: gru_matmul_products0(8, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 9: gru_matmul_products0(9, call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 1: gru_matmul_products0_1(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 2: gru_matmul_products0_2(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 3: gru_matmul_products0_3(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 4: gru_matmul_products0_4(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 5: gru_matmul_products0_5(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 6: gru_matmul_products0_6(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 7: gru_matmul_products0_7(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 8: gru_matmul_products0_8(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 9: gru_matmul_products0_9(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
     }
     for (int q = 0; q < nb; q++) {
         float *Wx_t = AT(call->Wx, float, b, (t + q));
@@ -319,48 +649,378 @@ static void gru_loop_pack(const struct call *call, long lane0, long lane1) {
     }
 }
 
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for `nb` rows: 3 x nb running sums in registers.
-INLINE void gru_loop_products0(const int nb, const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum_out, vec *hr_hz_hn_1_sum_out, vec *hr_hz_hn_2_sum_out) {
-    vec hr_hz_hn_0_sum[9], hr_hz_hn_1_sum[9], hr_hz_hn_2_sum[9];
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        hr_hz_hn_0_sum[q] = rc_spread_vf32(0);
-        hr_hz_hn_1_sum[q] = rc_spread_vf32(0);
-        hr_hz_hn_2_sum[q] = rc_spread_vf32(0);
-    }
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 1 row.
+INLINE void gru_loop_products0_1(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0};
+    vec hr_hz_hn_1_sum__0 = {0};
+    vec hr_hz_hn_2_sum__0 = {0};
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0 = panel_H_1[0], U_1 = panel_H_1[1], U_2 = panel_H_1[2];
-        UNROLL
-        for (int q = 0; q < nb; q++) {
-            const real *h = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + q)) * (PADDED(H));
-            const real h_each = h[kH_];
-            hr_hz_hn_0_sum[q] += U_0 * h_each;
-            hr_hz_hn_1_sum[q] += U_1 * h_each;
-            hr_hz_hn_2_sum[q] += U_2 * h_each;
-        }
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
     }
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        hr_hz_hn_0_sum_out[q] = hr_hz_hn_0_sum[q];
-        hr_hz_hn_1_sum_out[q] = hr_hz_hn_1_sum[q];
-        hr_hz_hn_2_sum_out[q] = hr_hz_hn_2_sum[q];
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0;
+}
+
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 2 rows.
+INLINE void gru_loop_products0_2(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0};
+    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0};
+    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
+        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
     }
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1;
+}
+
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 3 rows.
+INLINE void gru_loop_products0_3(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0};
+    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0};
+    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
+        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
+        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+    }
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2;
+}
+
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 4 rows.
+INLINE void gru_loop_products0_4(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0};
+    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0};
+    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
+        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
+        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
+        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+    }
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3;
+}
+
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 5 rows.
+INLINE void gru_loop_products0_5(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0};
+    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0};
+    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
+        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
+        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
+        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        hr_hz_hn_0_sum__4 += U_0_ * h_each__4;
+        hr_hz_hn_1_sum__4 += U_1_ * h_each__4;
+        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
+    }
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3; hr_hz_hn_0_sum__out[4] = hr_hz_hn_0_sum__4;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3; hr_hz_hn_1_sum__out[4] = hr_hz_hn_1_sum__4;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4;
+}
+
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 6 rows.
+INLINE void gru_loop_products0_6(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0};
+    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0};
+    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
+        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
+        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
+        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        hr_hz_hn_0_sum__4 += U_0_ * h_each__4;
+        hr_hz_hn_1_sum__4 += U_1_ * h_each__4;
+        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
+        const real h_each__5 = h__5[kH_];
+        hr_hz_hn_0_sum__5 += U_0_ * h_each__5;
+        hr_hz_hn_1_sum__5 += U_1_ * h_each__5;
+        hr_hz_hn_2_sum__5 += U_2_ * h_each__5;
+    }
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3; hr_hz_hn_0_sum__out[4] = hr_hz_hn_0_sum__4; hr_hz_hn_0_sum__out[5] = hr_hz_hn_0_sum__5;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3; hr_hz_hn_1_sum__out[4] = hr_hz_hn_1_sum__4; hr_hz_hn_1_sum__out[5] = hr_hz_hn_1_sum__5;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5;
+}
+
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 7 rows.
+INLINE void gru_loop_products0_7(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0};
+    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0};
+    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    const real *h__6 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 6)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
+        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
+        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
+        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        hr_hz_hn_0_sum__4 += U_0_ * h_each__4;
+        hr_hz_hn_1_sum__4 += U_1_ * h_each__4;
+        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
+        const real h_each__5 = h__5[kH_];
+        hr_hz_hn_0_sum__5 += U_0_ * h_each__5;
+        hr_hz_hn_1_sum__5 += U_1_ * h_each__5;
+        hr_hz_hn_2_sum__5 += U_2_ * h_each__5;
+        const real h_each__6 = h__6[kH_];
+        hr_hz_hn_0_sum__6 += U_0_ * h_each__6;
+        hr_hz_hn_1_sum__6 += U_1_ * h_each__6;
+        hr_hz_hn_2_sum__6 += U_2_ * h_each__6;
+    }
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3; hr_hz_hn_0_sum__out[4] = hr_hz_hn_0_sum__4; hr_hz_hn_0_sum__out[5] = hr_hz_hn_0_sum__5; hr_hz_hn_0_sum__out[6] = hr_hz_hn_0_sum__6;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3; hr_hz_hn_1_sum__out[4] = hr_hz_hn_1_sum__4; hr_hz_hn_1_sum__out[5] = hr_hz_hn_1_sum__5; hr_hz_hn_1_sum__out[6] = hr_hz_hn_1_sum__6;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5; hr_hz_hn_2_sum__out[6] = hr_hz_hn_2_sum__6;
+}
+
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 8 rows.
+INLINE void gru_loop_products0_8(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0}, hr_hz_hn_0_sum__7 = {0};
+    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0}, hr_hz_hn_1_sum__7 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0}, hr_hz_hn_2_sum__7 = {0};
+    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    const real *h__6 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 6)) * (PADDED(H));
+    const real *h__7 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 7)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
+        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
+        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
+        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        hr_hz_hn_0_sum__4 += U_0_ * h_each__4;
+        hr_hz_hn_1_sum__4 += U_1_ * h_each__4;
+        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
+        const real h_each__5 = h__5[kH_];
+        hr_hz_hn_0_sum__5 += U_0_ * h_each__5;
+        hr_hz_hn_1_sum__5 += U_1_ * h_each__5;
+        hr_hz_hn_2_sum__5 += U_2_ * h_each__5;
+        const real h_each__6 = h__6[kH_];
+        hr_hz_hn_0_sum__6 += U_0_ * h_each__6;
+        hr_hz_hn_1_sum__6 += U_1_ * h_each__6;
+        hr_hz_hn_2_sum__6 += U_2_ * h_each__6;
+        const real h_each__7 = h__7[kH_];
+        hr_hz_hn_0_sum__7 += U_0_ * h_each__7;
+        hr_hz_hn_1_sum__7 += U_1_ * h_each__7;
+        hr_hz_hn_2_sum__7 += U_2_ * h_each__7;
+    }
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3; hr_hz_hn_0_sum__out[4] = hr_hz_hn_0_sum__4; hr_hz_hn_0_sum__out[5] = hr_hz_hn_0_sum__5; hr_hz_hn_0_sum__out[6] = hr_hz_hn_0_sum__6; hr_hz_hn_0_sum__out[7] = hr_hz_hn_0_sum__7;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3; hr_hz_hn_1_sum__out[4] = hr_hz_hn_1_sum__4; hr_hz_hn_1_sum__out[5] = hr_hz_hn_1_sum__5; hr_hz_hn_1_sum__out[6] = hr_hz_hn_1_sum__6; hr_hz_hn_1_sum__out[7] = hr_hz_hn_1_sum__7;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5; hr_hz_hn_2_sum__out[6] = hr_hz_hn_2_sum__6; hr_hz_hn_2_sum__out[7] = hr_hz_hn_2_sum__7;
+}
+
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 9 rows.
+INLINE void gru_loop_products0_9(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0}, hr_hz_hn_0_sum__7 = {0}, hr_hz_hn_0_sum__8 = {0};
+    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0}, hr_hz_hn_1_sum__7 = {0}, hr_hz_hn_1_sum__8 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0}, hr_hz_hn_2_sum__7 = {0}, hr_hz_hn_2_sum__8 = {0};
+    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    const real *h__6 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 6)) * (PADDED(H));
+    const real *h__7 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 7)) * (PADDED(H));
+    const real *h__8 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 8)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
+        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
+        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
+        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
+        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        hr_hz_hn_0_sum__4 += U_0_ * h_each__4;
+        hr_hz_hn_1_sum__4 += U_1_ * h_each__4;
+        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
+        const real h_each__5 = h__5[kH_];
+        hr_hz_hn_0_sum__5 += U_0_ * h_each__5;
+        hr_hz_hn_1_sum__5 += U_1_ * h_each__5;
+        hr_hz_hn_2_sum__5 += U_2_ * h_each__5;
+        const real h_each__6 = h__6[kH_];
+        hr_hz_hn_0_sum__6 += U_0_ * h_each__6;
+        hr_hz_hn_1_sum__6 += U_1_ * h_each__6;
+        hr_hz_hn_2_sum__6 += U_2_ * h_each__6;
+        const real h_each__7 = h__7[kH_];
+        hr_hz_hn_0_sum__7 += U_0_ * h_each__7;
+        hr_hz_hn_1_sum__7 += U_1_ * h_each__7;
+        hr_hz_hn_2_sum__7 += U_2_ * h_each__7;
+        const real h_each__8 = h__8[kH_];
+        hr_hz_hn_0_sum__8 += U_0_ * h_each__8;
+        hr_hz_hn_1_sum__8 += U_1_ * h_each__8;
+        hr_hz_hn_2_sum__8 += U_2_ * h_each__8;
+    }
+    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3; hr_hz_hn_0_sum__out[4] = hr_hz_hn_0_sum__4; hr_hz_hn_0_sum__out[5] = hr_hz_hn_0_sum__5; hr_hz_hn_0_sum__out[6] = hr_hz_hn_0_sum__6; hr_hz_hn_0_sum__out[7] = hr_hz_hn_0_sum__7; hr_hz_hn_0_sum__out[8] = hr_hz_hn_0_sum__8;
+    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3; hr_hz_hn_1_sum__out[4] = hr_hz_hn_1_sum__4; hr_hz_hn_1_sum__out[5] = hr_hz_hn_1_sum__5; hr_hz_hn_1_sum__out[6] = hr_hz_hn_1_sum__6; hr_hz_hn_1_sum__out[7] = hr_hz_hn_1_sum__7; hr_hz_hn_1_sum__out[8] = hr_hz_hn_1_sum__8;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5; hr_hz_hn_2_sum__out[6] = hr_hz_hn_2_sum__6; hr_hz_hn_2_sum__out[7] = hr_hz_hn_2_sum__7; hr_hz_hn_2_sum__out[8] = hr_hz_hn_2_sum__8;
 }
 
 static void gru_loop_rows0(int nb, const struct call *call, long b, long t, long iH_, long lanes) {
     vec hr_hz_hn_0_sum[9], hr_hz_hn_1_sum[9], hr_hz_hn_2_sum[9];
     switch (nb) {
-        case 1: gru_loop_products0(1, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 2: gru_loop_products0(2, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 3: gru_loop_products0(3, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 4: gru_loop_products0(4, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 5: gru_loop_products0(5, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 6: gru_loop_products0(6, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 7: gru_loop_products0(7, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 8: gru_loop_products0(8, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 9: gru_loop_products0(9, call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 1: gru_loop_products0_1(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 2: gru_loop_products0_2(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 3: gru_loop_products0_3(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 4: gru_loop_products0_4(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 5: gru_loop_products0_5(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 6: gru_loop_products0_6(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 7: gru_loop_products0_7(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 8: gru_loop_products0_8(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 9: gru_loop_products0_9(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
     }
     for (int q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
@@ -441,60 +1101,357 @@ static void gru_loop_whole_pack(const struct call *call, long lane0, long lane1)
     }
 }
 
-// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for `nb` rows: 4 x nb running sums in registers.
-INLINE void gru_loop_whole_products0(const int nb, const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum_out, vec *ar_az_an_1_sum_out, vec *ar_az_an_2_sum_out, vec *hr_hz_hn_2_sum_out) {
-    vec ar_az_an_0_sum[6], ar_az_an_1_sum[6], ar_az_an_2_sum[6], hr_hz_hn_2_sum[6];
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        ar_az_an_0_sum[q] = rc_spread_vf32(0);
-        ar_az_an_1_sum[q] = rc_spread_vf32(0);
-        ar_az_an_2_sum[q] = rc_spread_vf32(0);
-        hr_hz_hn_2_sum[q] = rc_spread_vf32(0);
-    }
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 1 row.
+INLINE void gru_loop_whole_products0_1(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec ar_az_an_0_sum__0 = {0};
+    vec ar_az_an_1_sum__0 = {0};
+    vec ar_az_an_2_sum__0 = {0};
+    vec hr_hz_hn_2_sum__0 = {0};
     const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0 = panel_D[0], W_1 = panel_D[1], W_2 = panel_D[2];
-        UNROLL
-        for (int q = 0; q < nb; q++) {
-            const float *x_t = AT(call->x, float, (b + q), t);
-            const real x_each = x_t[iD_];
-            ar_az_an_0_sum[q] += W_0 * x_each;
-            ar_az_an_1_sum[q] += W_1 * x_each;
-            ar_az_an_2_sum[q] += W_2 * x_each;
-        }
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        ar_az_an_0_sum__0 += W_0_ * x_each__0;
+        ar_az_an_1_sum__0 += W_1_ * x_each__0;
+        ar_az_an_2_sum__0 += W_2_ * x_each__0;
     }
     const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0 = panel_H_1[0], U_1 = panel_H_1[1], U_2 = panel_H_1[2];
-        UNROLL
-        for (int q = 0; q < nb; q++) {
-            const real *h = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + q)) * (PADDED(H));
-            const real h_each = h[kH_];
-            ar_az_an_0_sum[q] += U_0 * h_each;
-            ar_az_an_1_sum[q] += U_1 * h_each;
-            hr_hz_hn_2_sum[q] += U_2 * h_each;
-        }
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        ar_az_an_0_sum__0 += U_0_ * h_each__0;
+        ar_az_an_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
     }
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        ar_az_an_0_sum_out[q] = ar_az_an_0_sum[q];
-        ar_az_an_1_sum_out[q] = ar_az_an_1_sum[q];
-        ar_az_an_2_sum_out[q] = ar_az_an_2_sum[q];
-        hr_hz_hn_2_sum_out[q] = hr_hz_hn_2_sum[q];
+    ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0;
+    ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0;
+    ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0;
+}
+
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 2 rows.
+INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0};
+    vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0};
+    vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0};
+    const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        ar_az_an_0_sum__0 += W_0_ * x_each__0;
+        ar_az_an_1_sum__0 += W_1_ * x_each__0;
+        ar_az_an_2_sum__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        ar_az_an_0_sum__1 += W_0_ * x_each__1;
+        ar_az_an_1_sum__1 += W_1_ * x_each__1;
+        ar_az_an_2_sum__1 += W_2_ * x_each__1;
     }
+    const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        ar_az_an_0_sum__0 += U_0_ * h_each__0;
+        ar_az_an_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        ar_az_an_0_sum__1 += U_0_ * h_each__1;
+        ar_az_an_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+    }
+    ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0; ar_az_an_0_sum__out[1] = ar_az_an_0_sum__1;
+    ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0; ar_az_an_1_sum__out[1] = ar_az_an_1_sum__1;
+    ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0; ar_az_an_2_sum__out[1] = ar_az_an_2_sum__1;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1;
+}
+
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 3 rows.
+INLINE void gru_loop_whole_products0_3(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0};
+    vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0};
+    vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0};
+    const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const float *x_t__2 = AT(call->x, float, (b + 2), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        ar_az_an_0_sum__0 += W_0_ * x_each__0;
+        ar_az_an_1_sum__0 += W_1_ * x_each__0;
+        ar_az_an_2_sum__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        ar_az_an_0_sum__1 += W_0_ * x_each__1;
+        ar_az_an_1_sum__1 += W_1_ * x_each__1;
+        ar_az_an_2_sum__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        ar_az_an_0_sum__2 += W_0_ * x_each__2;
+        ar_az_an_1_sum__2 += W_1_ * x_each__2;
+        ar_az_an_2_sum__2 += W_2_ * x_each__2;
+    }
+    const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        ar_az_an_0_sum__0 += U_0_ * h_each__0;
+        ar_az_an_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        ar_az_an_0_sum__1 += U_0_ * h_each__1;
+        ar_az_an_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        ar_az_an_0_sum__2 += U_0_ * h_each__2;
+        ar_az_an_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+    }
+    ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0; ar_az_an_0_sum__out[1] = ar_az_an_0_sum__1; ar_az_an_0_sum__out[2] = ar_az_an_0_sum__2;
+    ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0; ar_az_an_1_sum__out[1] = ar_az_an_1_sum__1; ar_az_an_1_sum__out[2] = ar_az_an_1_sum__2;
+    ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0; ar_az_an_2_sum__out[1] = ar_az_an_2_sum__1; ar_az_an_2_sum__out[2] = ar_az_an_2_sum__2;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2;
+}
+
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 4 rows.
+INLINE void gru_loop_whole_products0_4(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0};
+    vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0};
+    vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0};
+    const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const float *x_t__2 = AT(call->x, float, (b + 2), t);
+    const float *x_t__3 = AT(call->x, float, (b + 3), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        ar_az_an_0_sum__0 += W_0_ * x_each__0;
+        ar_az_an_1_sum__0 += W_1_ * x_each__0;
+        ar_az_an_2_sum__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        ar_az_an_0_sum__1 += W_0_ * x_each__1;
+        ar_az_an_1_sum__1 += W_1_ * x_each__1;
+        ar_az_an_2_sum__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        ar_az_an_0_sum__2 += W_0_ * x_each__2;
+        ar_az_an_1_sum__2 += W_1_ * x_each__2;
+        ar_az_an_2_sum__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        ar_az_an_0_sum__3 += W_0_ * x_each__3;
+        ar_az_an_1_sum__3 += W_1_ * x_each__3;
+        ar_az_an_2_sum__3 += W_2_ * x_each__3;
+    }
+    const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        ar_az_an_0_sum__0 += U_0_ * h_each__0;
+        ar_az_an_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        ar_az_an_0_sum__1 += U_0_ * h_each__1;
+        ar_az_an_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        ar_az_an_0_sum__2 += U_0_ * h_each__2;
+        ar_az_an_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        ar_az_an_0_sum__3 += U_0_ * h_each__3;
+        ar_az_an_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+    }
+    ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0; ar_az_an_0_sum__out[1] = ar_az_an_0_sum__1; ar_az_an_0_sum__out[2] = ar_az_an_0_sum__2; ar_az_an_0_sum__out[3] = ar_az_an_0_sum__3;
+    ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0; ar_az_an_1_sum__out[1] = ar_az_an_1_sum__1; ar_az_an_1_sum__out[2] = ar_az_an_1_sum__2; ar_az_an_1_sum__out[3] = ar_az_an_1_sum__3;
+    ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0; ar_az_an_2_sum__out[1] = ar_az_an_2_sum__1; ar_az_an_2_sum__out[2] = ar_az_an_2_sum__2; ar_az_an_2_sum__out[3] = ar_az_an_2_sum__3;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3;
+}
+
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 5 rows.
+INLINE void gru_loop_whole_products0_5(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0}, ar_az_an_0_sum__4 = {0};
+    vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0}, ar_az_an_1_sum__4 = {0};
+    vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0}, ar_az_an_2_sum__4 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0};
+    const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const float *x_t__2 = AT(call->x, float, (b + 2), t);
+    const float *x_t__3 = AT(call->x, float, (b + 3), t);
+    const float *x_t__4 = AT(call->x, float, (b + 4), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        ar_az_an_0_sum__0 += W_0_ * x_each__0;
+        ar_az_an_1_sum__0 += W_1_ * x_each__0;
+        ar_az_an_2_sum__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        ar_az_an_0_sum__1 += W_0_ * x_each__1;
+        ar_az_an_1_sum__1 += W_1_ * x_each__1;
+        ar_az_an_2_sum__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        ar_az_an_0_sum__2 += W_0_ * x_each__2;
+        ar_az_an_1_sum__2 += W_1_ * x_each__2;
+        ar_az_an_2_sum__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        ar_az_an_0_sum__3 += W_0_ * x_each__3;
+        ar_az_an_1_sum__3 += W_1_ * x_each__3;
+        ar_az_an_2_sum__3 += W_2_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        ar_az_an_0_sum__4 += W_0_ * x_each__4;
+        ar_az_an_1_sum__4 += W_1_ * x_each__4;
+        ar_az_an_2_sum__4 += W_2_ * x_each__4;
+    }
+    const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        ar_az_an_0_sum__0 += U_0_ * h_each__0;
+        ar_az_an_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        ar_az_an_0_sum__1 += U_0_ * h_each__1;
+        ar_az_an_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        ar_az_an_0_sum__2 += U_0_ * h_each__2;
+        ar_az_an_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        ar_az_an_0_sum__3 += U_0_ * h_each__3;
+        ar_az_an_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        ar_az_an_0_sum__4 += U_0_ * h_each__4;
+        ar_az_an_1_sum__4 += U_1_ * h_each__4;
+        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
+    }
+    ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0; ar_az_an_0_sum__out[1] = ar_az_an_0_sum__1; ar_az_an_0_sum__out[2] = ar_az_an_0_sum__2; ar_az_an_0_sum__out[3] = ar_az_an_0_sum__3; ar_az_an_0_sum__out[4] = ar_az_an_0_sum__4;
+    ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0; ar_az_an_1_sum__out[1] = ar_az_an_1_sum__1; ar_az_an_1_sum__out[2] = ar_az_an_1_sum__2; ar_az_an_1_sum__out[3] = ar_az_an_1_sum__3; ar_az_an_1_sum__out[4] = ar_az_an_1_sum__4;
+    ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0; ar_az_an_2_sum__out[1] = ar_az_an_2_sum__1; ar_az_an_2_sum__out[2] = ar_az_an_2_sum__2; ar_az_an_2_sum__out[3] = ar_az_an_2_sum__3; ar_az_an_2_sum__out[4] = ar_az_an_2_sum__4;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4;
+}
+
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 6 rows.
+INLINE void gru_loop_whole_products0_6(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+    vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0}, ar_az_an_0_sum__4 = {0}, ar_az_an_0_sum__5 = {0};
+    vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0}, ar_az_an_1_sum__4 = {0}, ar_az_an_1_sum__5 = {0};
+    vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0}, ar_az_an_2_sum__4 = {0}, ar_az_an_2_sum__5 = {0};
+    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0};
+    const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const float *x_t__2 = AT(call->x, float, (b + 2), t);
+    const float *x_t__3 = AT(call->x, float, (b + 3), t);
+    const float *x_t__4 = AT(call->x, float, (b + 4), t);
+    const float *x_t__5 = AT(call->x, float, (b + 5), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        const real x_each__0 = x_t__0[iD_];
+        ar_az_an_0_sum__0 += W_0_ * x_each__0;
+        ar_az_an_1_sum__0 += W_1_ * x_each__0;
+        ar_az_an_2_sum__0 += W_2_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        ar_az_an_0_sum__1 += W_0_ * x_each__1;
+        ar_az_an_1_sum__1 += W_1_ * x_each__1;
+        ar_az_an_2_sum__1 += W_2_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        ar_az_an_0_sum__2 += W_0_ * x_each__2;
+        ar_az_an_1_sum__2 += W_1_ * x_each__2;
+        ar_az_an_2_sum__2 += W_2_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        ar_az_an_0_sum__3 += W_0_ * x_each__3;
+        ar_az_an_1_sum__3 += W_1_ * x_each__3;
+        ar_az_an_2_sum__3 += W_2_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        ar_az_an_0_sum__4 += W_0_ * x_each__4;
+        ar_az_an_1_sum__4 += W_1_ * x_each__4;
+        ar_az_an_2_sum__4 += W_2_ * x_each__4;
+        const real x_each__5 = x_t__5[iD_];
+        ar_az_an_0_sum__5 += W_0_ * x_each__5;
+        ar_az_an_1_sum__5 += W_1_ * x_each__5;
+        ar_az_an_2_sum__5 += W_2_ * x_each__5;
+    }
+    const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        const real h_each__0 = h__0[kH_];
+        ar_az_an_0_sum__0 += U_0_ * h_each__0;
+        ar_az_an_1_sum__0 += U_1_ * h_each__0;
+        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        ar_az_an_0_sum__1 += U_0_ * h_each__1;
+        ar_az_an_1_sum__1 += U_1_ * h_each__1;
+        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        ar_az_an_0_sum__2 += U_0_ * h_each__2;
+        ar_az_an_1_sum__2 += U_1_ * h_each__2;
+        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        ar_az_an_0_sum__3 += U_0_ * h_each__3;
+        ar_az_an_1_sum__3 += U_1_ * h_each__3;
+        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        ar_az_an_0_sum__4 += U_0_ * h_each__4;
+        ar_az_an_1_sum__4 += U_1_ * h_each__4;
+        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
+        const real h_each__5 = h__5[kH_];
+        ar_az_an_0_sum__5 += U_0_ * h_each__5;
+        ar_az_an_1_sum__5 += U_1_ * h_each__5;
+        hr_hz_hn_2_sum__5 += U_2_ * h_each__5;
+    }
+    ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0; ar_az_an_0_sum__out[1] = ar_az_an_0_sum__1; ar_az_an_0_sum__out[2] = ar_az_an_0_sum__2; ar_az_an_0_sum__out[3] = ar_az_an_0_sum__3; ar_az_an_0_sum__out[4] = ar_az_an_0_sum__4; ar_az_an_0_sum__out[5] = ar_az_an_0_sum__5;
+    ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0; ar_az_an_1_sum__out[1] = ar_az_an_1_sum__1; ar_az_an_1_sum__out[2] = ar_az_an_1_sum__2; ar_az_an_1_sum__out[3] = ar_az_an_1_sum__3; ar_az_an_1_sum__out[4] = ar_az_an_1_sum__4; ar_az_an_1_sum__out[5] = ar_az_an_1_sum__5;
+    ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0; ar_az_an_2_sum__out[1] = ar_az_an_2_sum__1; ar_az_an_2_sum__out[2] = ar_az_an_2_sum__2; ar_az_an_2_sum__out[3] = ar_az_an_2_sum__3; ar_az_an_2_sum__out[4] = ar_az_an_2_sum__4; ar_az_an_2_sum__out[5] = ar_az_an_2_sum__5;
+    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5;
 }
 
 static void gru_loop_whole_rows0(int nb, const struct call *call, long b, long t, long iH_, long lanes) {
     vec ar_az_an_0_sum[6], ar_az_an_1_sum[6], ar_az_an_2_sum[6], hr_hz_hn_2_sum[6];
     switch (nb) {
-        case 1: gru_loop_whole_products0(1, call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 2: gru_loop_whole_products0(2, call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 3: gru_loop_whole_products0(3, call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 4: gru_loop_whole_products0(4, call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 5: gru_loop_whole_products0(5, call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 6: gru_loop_whole_products0(6, call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 1: gru_loop_whole_products0_1(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 2: gru_loop_whole_products0_2(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 3: gru_loop_whole_products0_3(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 4: gru_loop_whole_products0_4(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 5: gru_loop_whole_products0_5(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 6: gru_loop_whole_products0_6(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
     }
     for (int q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));

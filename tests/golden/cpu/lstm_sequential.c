@@ -125,11 +125,11 @@ static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     return x;
 }
 
-static inline vf32 rc_spread_vf32(float x) { return (vf32){0} + x; }
-
 static inline void rc_store_vf32(float *p, vf32 x) { memcpy(p, &x, sizeof x); }
 
 static inline vf32 rc_select_vf32(vm32 c, vf32 a, vf32 b) { return (vf32)((c & (vm32)a) | (~c & (vm32)b)); }
+
+static inline vf32 rc_spread_vf32(float x) { return x - (vf32){0}; }  // -0.0 stays -0.0
 
 // x in [lo, hi]; NaN stays NaN
 static inline vf32 rc_clip_vf32(vf32 x, float lo, float hi) {
@@ -219,48 +219,243 @@ static void lstm_matmul_pack(const struct call *call, long lane0, long lane1) {
     }
 }
 
-// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for `nb` rows: 4 x nb running sums in registers.
-INLINE void lstm_matmul_products0(const int nb, const struct call *call, long b, long t, long iH_, vec *Wx_0_out, vec *Wx_1_out, vec *Wx_2_out, vec *Wx_3_out) {
-    vec Wx_0[6], Wx_1[6], Wx_2[6], Wx_3[6];
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        Wx_0[q] = rc_spread_vf32(0);
-        Wx_1[q] = rc_spread_vf32(0);
-        Wx_2[q] = rc_spread_vf32(0);
-        Wx_3[q] = rc_spread_vf32(0);
-    }
+// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 1 row.
+INLINE void lstm_matmul_products0_1(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
+    vec Wx_0__0 = {0};
+    vec Wx_1__0 = {0};
+    vec Wx_2__0 = {0};
+    vec Wx_3__0 = {0};
     const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
-        const vec W_0 = panel_D[0], W_1 = panel_D[1], W_2 = panel_D[2], W_3 = panel_D[3];
-        UNROLL
-        for (int q = 0; q < nb; q++) {
-            const float *x_t = AT(call->x, float, b, (t + q));
-            const real x_each = x_t[iD_];
-            Wx_0[q] += W_0 * x_each;
-            Wx_1[q] += W_1 * x_each;
-            Wx_2[q] += W_2 * x_each;
-            Wx_3[q] += W_3 * x_each;
-        }
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        Wx_3__0 += W_3_ * x_each__0;
     }
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        Wx_0_out[q] = Wx_0[q];
-        Wx_1_out[q] = Wx_1[q];
-        Wx_2_out[q] = Wx_2[q];
-        Wx_3_out[q] = Wx_3[q];
+    Wx_0__out[0] = Wx_0__0;
+    Wx_1__out[0] = Wx_1__0;
+    Wx_2__out[0] = Wx_2__0;
+    Wx_3__out[0] = Wx_3__0;
+}
+
+// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 2 rows.
+INLINE void lstm_matmul_products0_2(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0};
+    vec Wx_3__0 = {0}, Wx_3__1 = {0};
+    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        Wx_3__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        Wx_3__1 += W_3_ * x_each__1;
     }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1;
+    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1;
+}
+
+// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 3 rows.
+INLINE void lstm_matmul_products0_3(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0};
+    vec Wx_3__0 = {0}, Wx_3__1 = {0}, Wx_3__2 = {0};
+    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        Wx_3__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        Wx_3__1 += W_3_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        Wx_3__2 += W_3_ * x_each__2;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2;
+    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2;
+}
+
+// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 4 rows.
+INLINE void lstm_matmul_products0_4(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0};
+    vec Wx_3__0 = {0}, Wx_3__1 = {0}, Wx_3__2 = {0}, Wx_3__3 = {0};
+    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        Wx_3__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        Wx_3__1 += W_3_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        Wx_3__2 += W_3_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+        Wx_3__3 += W_3_ * x_each__3;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3;
+    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2; Wx_3__out[3] = Wx_3__3;
+}
+
+// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 5 rows.
+INLINE void lstm_matmul_products0_5(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0};
+    vec Wx_3__0 = {0}, Wx_3__1 = {0}, Wx_3__2 = {0}, Wx_3__3 = {0}, Wx_3__4 = {0};
+    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    const float *x_t__4 = AT(call->x, float, b, (t + 4));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        Wx_3__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        Wx_3__1 += W_3_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        Wx_3__2 += W_3_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+        Wx_3__3 += W_3_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        Wx_0__4 += W_0_ * x_each__4;
+        Wx_1__4 += W_1_ * x_each__4;
+        Wx_2__4 += W_2_ * x_each__4;
+        Wx_3__4 += W_3_ * x_each__4;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4;
+    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2; Wx_3__out[3] = Wx_3__3; Wx_3__out[4] = Wx_3__4;
+}
+
+// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 6 rows.
+INLINE void lstm_matmul_products0_6(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
+    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0};
+    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0};
+    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0};
+    vec Wx_3__0 = {0}, Wx_3__1 = {0}, Wx_3__2 = {0}, Wx_3__3 = {0}, Wx_3__4 = {0}, Wx_3__5 = {0};
+    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, b, (t + 0));
+    const float *x_t__1 = AT(call->x, float, b, (t + 1));
+    const float *x_t__2 = AT(call->x, float, b, (t + 2));
+    const float *x_t__3 = AT(call->x, float, b, (t + 3));
+    const float *x_t__4 = AT(call->x, float, b, (t + 4));
+    const float *x_t__5 = AT(call->x, float, b, (t + 5));
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        Wx_0__0 += W_0_ * x_each__0;
+        Wx_1__0 += W_1_ * x_each__0;
+        Wx_2__0 += W_2_ * x_each__0;
+        Wx_3__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        Wx_0__1 += W_0_ * x_each__1;
+        Wx_1__1 += W_1_ * x_each__1;
+        Wx_2__1 += W_2_ * x_each__1;
+        Wx_3__1 += W_3_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        Wx_0__2 += W_0_ * x_each__2;
+        Wx_1__2 += W_1_ * x_each__2;
+        Wx_2__2 += W_2_ * x_each__2;
+        Wx_3__2 += W_3_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        Wx_0__3 += W_0_ * x_each__3;
+        Wx_1__3 += W_1_ * x_each__3;
+        Wx_2__3 += W_2_ * x_each__3;
+        Wx_3__3 += W_3_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        Wx_0__4 += W_0_ * x_each__4;
+        Wx_1__4 += W_1_ * x_each__4;
+        Wx_2__4 += W_2_ * x_each__4;
+        Wx_3__4 += W_3_ * x_each__4;
+        const real x_each__5 = x_t__5[iD_];
+        Wx_0__5 += W_0_ * x_each__5;
+        Wx_1__5 += W_1_ * x_each__5;
+        Wx_2__5 += W_2_ * x_each__5;
+        Wx_3__5 += W_3_ * x_each__5;
+    }
+    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4; Wx_0__out[5] = Wx_0__5;
+    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4; Wx_1__out[5] = Wx_1__5;
+    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5;
+    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2; Wx_3__out[3] = Wx_3__3; Wx_3__out[4] = Wx_3__4; Wx_3__out[5] = Wx_3__5;
 }
 
 static void lstm_matmul_rows0(int nb, const struct call *call, long b, long t, long iH_) {
     vec Wx_0[6], Wx_1[6], Wx_2[6], Wx_3[6];
     switch (nb) {
-        case 1: lstm_matmul_products0(1, call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 2: lstm_matmul_products0(2, call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 3: lstm_matmul_products0(3, call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 4: lstm_matmul_products0(4, call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 5: lstm_matmul_products0(5, call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 6: lstm_matmul_products0(6, call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
+        case 1: lstm_matmul_products0_1(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
+        case 2: lstm_matmul_products0_2(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
+        case 3: lstm_matmul_products0_3(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
+        case 4: lstm_matmul_products0_4(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
+        case 5: lstm_matmul_products0_5(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
+        case 6: lstm_matmul_products0_6(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
     }
     for (int q = 0; q < nb; q++) {
         float *Wx_t = AT(call->Wx, float, b, (t + q));
@@ -299,48 +494,243 @@ static void lstm_loop_pack(const struct call *call, long lane0, long lane1) {
     }
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for `nb` rows: 4 x nb running sums in registers.
-INLINE void lstm_loop_products0(const int nb, const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum_out, vec *i_f_g_o_1_sum_out, vec *i_f_g_o_2_sum_out, vec *i_f_g_o_3_sum_out) {
-    vec i_f_g_o_0_sum[6], i_f_g_o_1_sum[6], i_f_g_o_2_sum[6], i_f_g_o_3_sum[6];
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        i_f_g_o_0_sum[q] = rc_spread_vf32(0);
-        i_f_g_o_1_sum[q] = rc_spread_vf32(0);
-        i_f_g_o_2_sum[q] = rc_spread_vf32(0);
-        i_f_g_o_3_sum[q] = rc_spread_vf32(0);
-    }
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 1 row.
+INLINE void lstm_loop_products0_1(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0};
+    vec i_f_g_o_1_sum__0 = {0};
+    vec i_f_g_o_2_sum__0 = {0};
+    vec i_f_g_o_3_sum__0 = {0};
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
-        const vec U_0 = panel_H_1[0], U_1 = panel_H_1[1], U_2 = panel_H_1[2], U_3 = panel_H_1[3];
-        UNROLL
-        for (int q = 0; q < nb; q++) {
-            const real *h = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + q)) * (PADDED(H));
-            const real h_each = h[kH_];
-            i_f_g_o_0_sum[q] += U_0 * h_each;
-            i_f_g_o_1_sum[q] += U_1 * h_each;
-            i_f_g_o_2_sum[q] += U_2 * h_each;
-            i_f_g_o_3_sum[q] += U_3 * h_each;
-        }
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
     }
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        i_f_g_o_0_sum_out[q] = i_f_g_o_0_sum[q];
-        i_f_g_o_1_sum_out[q] = i_f_g_o_1_sum[q];
-        i_f_g_o_2_sum_out[q] = i_f_g_o_2_sum[q];
-        i_f_g_o_3_sum_out[q] = i_f_g_o_3_sum[q];
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 2 rows.
+INLINE void lstm_loop_products0_2(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0};
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
     }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 3 rows.
+INLINE void lstm_loop_products0_3(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0};
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
+        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
+        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
+        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 4 rows.
+INLINE void lstm_loop_products0_4(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0};
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
+        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
+        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
+        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        i_f_g_o_0_sum__3 += U_0_ * h_each__3;
+        i_f_g_o_1_sum__3 += U_1_ * h_each__3;
+        i_f_g_o_2_sum__3 += U_2_ * h_each__3;
+        i_f_g_o_3_sum__3 += U_3_ * h_each__3;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2; i_f_g_o_0_sum__out[3] = i_f_g_o_0_sum__3;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2; i_f_g_o_1_sum__out[3] = i_f_g_o_1_sum__3;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2; i_f_g_o_2_sum__out[3] = i_f_g_o_2_sum__3;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 5 rows.
+INLINE void lstm_loop_products0_5(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0}, i_f_g_o_0_sum__4 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0}, i_f_g_o_1_sum__4 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0}, i_f_g_o_2_sum__4 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0};
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
+        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
+        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
+        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        i_f_g_o_0_sum__3 += U_0_ * h_each__3;
+        i_f_g_o_1_sum__3 += U_1_ * h_each__3;
+        i_f_g_o_2_sum__3 += U_2_ * h_each__3;
+        i_f_g_o_3_sum__3 += U_3_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        i_f_g_o_0_sum__4 += U_0_ * h_each__4;
+        i_f_g_o_1_sum__4 += U_1_ * h_each__4;
+        i_f_g_o_2_sum__4 += U_2_ * h_each__4;
+        i_f_g_o_3_sum__4 += U_3_ * h_each__4;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2; i_f_g_o_0_sum__out[3] = i_f_g_o_0_sum__3; i_f_g_o_0_sum__out[4] = i_f_g_o_0_sum__4;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2; i_f_g_o_1_sum__out[3] = i_f_g_o_1_sum__3; i_f_g_o_1_sum__out[4] = i_f_g_o_1_sum__4;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2; i_f_g_o_2_sum__out[3] = i_f_g_o_2_sum__3; i_f_g_o_2_sum__out[4] = i_f_g_o_2_sum__4;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 6 rows.
+INLINE void lstm_loop_products0_6(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0}, i_f_g_o_0_sum__4 = {0}, i_f_g_o_0_sum__5 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0}, i_f_g_o_1_sum__4 = {0}, i_f_g_o_1_sum__5 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0}, i_f_g_o_2_sum__4 = {0}, i_f_g_o_2_sum__5 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0}, i_f_g_o_3_sum__5 = {0};
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
+        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
+        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
+        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        i_f_g_o_0_sum__3 += U_0_ * h_each__3;
+        i_f_g_o_1_sum__3 += U_1_ * h_each__3;
+        i_f_g_o_2_sum__3 += U_2_ * h_each__3;
+        i_f_g_o_3_sum__3 += U_3_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        i_f_g_o_0_sum__4 += U_0_ * h_each__4;
+        i_f_g_o_1_sum__4 += U_1_ * h_each__4;
+        i_f_g_o_2_sum__4 += U_2_ * h_each__4;
+        i_f_g_o_3_sum__4 += U_3_ * h_each__4;
+        const real h_each__5 = h__5[kH_];
+        i_f_g_o_0_sum__5 += U_0_ * h_each__5;
+        i_f_g_o_1_sum__5 += U_1_ * h_each__5;
+        i_f_g_o_2_sum__5 += U_2_ * h_each__5;
+        i_f_g_o_3_sum__5 += U_3_ * h_each__5;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2; i_f_g_o_0_sum__out[3] = i_f_g_o_0_sum__3; i_f_g_o_0_sum__out[4] = i_f_g_o_0_sum__4; i_f_g_o_0_sum__out[5] = i_f_g_o_0_sum__5;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2; i_f_g_o_1_sum__out[3] = i_f_g_o_1_sum__3; i_f_g_o_1_sum__out[4] = i_f_g_o_1_sum__4; i_f_g_o_1_sum__out[5] = i_f_g_o_1_sum__5;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2; i_f_g_o_2_sum__out[3] = i_f_g_o_2_sum__3; i_f_g_o_2_sum__out[4] = i_f_g_o_2_sum__4; i_f_g_o_2_sum__out[5] = i_f_g_o_2_sum__5;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4; i_f_g_o_3_sum__out[5] = i_f_g_o_3_sum__5;
 }
 
 static void lstm_loop_rows0(int nb, const struct call *call, long b, long t, long iH_) {
     vec i_f_g_o_0_sum[6], i_f_g_o_1_sum[6], i_f_g_o_2_sum[6], i_f_g_o_3_sum[6];
     switch (nb) {
-        case 1: lstm_loop_products0(1, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 2: lstm_loop_products0(2, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 3: lstm_loop_products0(3, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 4: lstm_loop_products0(4, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 5: lstm_loop_products0(5, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 6: lstm_loop_products0(6, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 1: lstm_loop_products0_1(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 2: lstm_loop_products0_2(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 3: lstm_loop_products0_3(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 4: lstm_loop_products0_4(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 5: lstm_loop_products0_5(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 6: lstm_loop_products0_6(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
     }
     for (int q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
@@ -424,62 +814,399 @@ static void lstm_loop_whole_pack(const struct call *call, long lane0, long lane1
     }
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for `nb` rows: 4 x nb running sums in registers.
-INLINE void lstm_loop_whole_products0(const int nb, const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum_out, vec *i_f_g_o_1_sum_out, vec *i_f_g_o_2_sum_out, vec *i_f_g_o_3_sum_out) {
-    vec i_f_g_o_0_sum[6], i_f_g_o_1_sum[6], i_f_g_o_2_sum[6], i_f_g_o_3_sum[6];
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        i_f_g_o_0_sum[q] = rc_spread_vf32(0);
-        i_f_g_o_1_sum[q] = rc_spread_vf32(0);
-        i_f_g_o_2_sum[q] = rc_spread_vf32(0);
-        i_f_g_o_3_sum[q] = rc_spread_vf32(0);
-    }
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 1 row.
+INLINE void lstm_loop_whole_products0_1(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0};
+    vec i_f_g_o_1_sum__0 = {0};
+    vec i_f_g_o_2_sum__0 = {0};
+    vec i_f_g_o_3_sum__0 = {0};
     const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
-        const vec W_0 = panel_D[0], W_1 = panel_D[1], W_2 = panel_D[2], W_3 = panel_D[3];
-        UNROLL
-        for (int q = 0; q < nb; q++) {
-            const float *x_t = AT(call->x, float, (b + q), t);
-            const real x_each = x_t[iD_];
-            i_f_g_o_0_sum[q] += W_0 * x_each;
-            i_f_g_o_1_sum[q] += W_1 * x_each;
-            i_f_g_o_2_sum[q] += W_2 * x_each;
-            i_f_g_o_3_sum[q] += W_3 * x_each;
-        }
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        i_f_g_o_0_sum__0 += W_0_ * x_each__0;
+        i_f_g_o_1_sum__0 += W_1_ * x_each__0;
+        i_f_g_o_2_sum__0 += W_2_ * x_each__0;
+        i_f_g_o_3_sum__0 += W_3_ * x_each__0;
     }
     const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
-        const vec U_0 = panel_H_1[0], U_1 = panel_H_1[1], U_2 = panel_H_1[2], U_3 = panel_H_1[3];
-        UNROLL
-        for (int q = 0; q < nb; q++) {
-            const real *h = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + q)) * (PADDED(H));
-            const real h_each = h[kH_];
-            i_f_g_o_0_sum[q] += U_0 * h_each;
-            i_f_g_o_1_sum[q] += U_1 * h_each;
-            i_f_g_o_2_sum[q] += U_2 * h_each;
-            i_f_g_o_3_sum[q] += U_3 * h_each;
-        }
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
     }
-    UNROLL
-    for (int q = 0; q < nb; q++) {
-        i_f_g_o_0_sum_out[q] = i_f_g_o_0_sum[q];
-        i_f_g_o_1_sum_out[q] = i_f_g_o_1_sum[q];
-        i_f_g_o_2_sum_out[q] = i_f_g_o_2_sum[q];
-        i_f_g_o_3_sum_out[q] = i_f_g_o_3_sum[q];
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 2 rows.
+INLINE void lstm_loop_whole_products0_2(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0};
+    const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        i_f_g_o_0_sum__0 += W_0_ * x_each__0;
+        i_f_g_o_1_sum__0 += W_1_ * x_each__0;
+        i_f_g_o_2_sum__0 += W_2_ * x_each__0;
+        i_f_g_o_3_sum__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        i_f_g_o_0_sum__1 += W_0_ * x_each__1;
+        i_f_g_o_1_sum__1 += W_1_ * x_each__1;
+        i_f_g_o_2_sum__1 += W_2_ * x_each__1;
+        i_f_g_o_3_sum__1 += W_3_ * x_each__1;
     }
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 3 rows.
+INLINE void lstm_loop_whole_products0_3(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0};
+    const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const float *x_t__2 = AT(call->x, float, (b + 2), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        i_f_g_o_0_sum__0 += W_0_ * x_each__0;
+        i_f_g_o_1_sum__0 += W_1_ * x_each__0;
+        i_f_g_o_2_sum__0 += W_2_ * x_each__0;
+        i_f_g_o_3_sum__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        i_f_g_o_0_sum__1 += W_0_ * x_each__1;
+        i_f_g_o_1_sum__1 += W_1_ * x_each__1;
+        i_f_g_o_2_sum__1 += W_2_ * x_each__1;
+        i_f_g_o_3_sum__1 += W_3_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        i_f_g_o_0_sum__2 += W_0_ * x_each__2;
+        i_f_g_o_1_sum__2 += W_1_ * x_each__2;
+        i_f_g_o_2_sum__2 += W_2_ * x_each__2;
+        i_f_g_o_3_sum__2 += W_3_ * x_each__2;
+    }
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
+        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
+        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
+        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 4 rows.
+INLINE void lstm_loop_whole_products0_4(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0};
+    const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const float *x_t__2 = AT(call->x, float, (b + 2), t);
+    const float *x_t__3 = AT(call->x, float, (b + 3), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        i_f_g_o_0_sum__0 += W_0_ * x_each__0;
+        i_f_g_o_1_sum__0 += W_1_ * x_each__0;
+        i_f_g_o_2_sum__0 += W_2_ * x_each__0;
+        i_f_g_o_3_sum__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        i_f_g_o_0_sum__1 += W_0_ * x_each__1;
+        i_f_g_o_1_sum__1 += W_1_ * x_each__1;
+        i_f_g_o_2_sum__1 += W_2_ * x_each__1;
+        i_f_g_o_3_sum__1 += W_3_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        i_f_g_o_0_sum__2 += W_0_ * x_each__2;
+        i_f_g_o_1_sum__2 += W_1_ * x_each__2;
+        i_f_g_o_2_sum__2 += W_2_ * x_each__2;
+        i_f_g_o_3_sum__2 += W_3_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        i_f_g_o_0_sum__3 += W_0_ * x_each__3;
+        i_f_g_o_1_sum__3 += W_1_ * x_each__3;
+        i_f_g_o_2_sum__3 += W_2_ * x_each__3;
+        i_f_g_o_3_sum__3 += W_3_ * x_each__3;
+    }
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
+        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
+        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
+        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        i_f_g_o_0_sum__3 += U_0_ * h_each__3;
+        i_f_g_o_1_sum__3 += U_1_ * h_each__3;
+        i_f_g_o_2_sum__3 += U_2_ * h_each__3;
+        i_f_g_o_3_sum__3 += U_3_ * h_each__3;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2; i_f_g_o_0_sum__out[3] = i_f_g_o_0_sum__3;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2; i_f_g_o_1_sum__out[3] = i_f_g_o_1_sum__3;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2; i_f_g_o_2_sum__out[3] = i_f_g_o_2_sum__3;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 5 rows.
+INLINE void lstm_loop_whole_products0_5(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0}, i_f_g_o_0_sum__4 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0}, i_f_g_o_1_sum__4 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0}, i_f_g_o_2_sum__4 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0};
+    const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const float *x_t__2 = AT(call->x, float, (b + 2), t);
+    const float *x_t__3 = AT(call->x, float, (b + 3), t);
+    const float *x_t__4 = AT(call->x, float, (b + 4), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        i_f_g_o_0_sum__0 += W_0_ * x_each__0;
+        i_f_g_o_1_sum__0 += W_1_ * x_each__0;
+        i_f_g_o_2_sum__0 += W_2_ * x_each__0;
+        i_f_g_o_3_sum__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        i_f_g_o_0_sum__1 += W_0_ * x_each__1;
+        i_f_g_o_1_sum__1 += W_1_ * x_each__1;
+        i_f_g_o_2_sum__1 += W_2_ * x_each__1;
+        i_f_g_o_3_sum__1 += W_3_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        i_f_g_o_0_sum__2 += W_0_ * x_each__2;
+        i_f_g_o_1_sum__2 += W_1_ * x_each__2;
+        i_f_g_o_2_sum__2 += W_2_ * x_each__2;
+        i_f_g_o_3_sum__2 += W_3_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        i_f_g_o_0_sum__3 += W_0_ * x_each__3;
+        i_f_g_o_1_sum__3 += W_1_ * x_each__3;
+        i_f_g_o_2_sum__3 += W_2_ * x_each__3;
+        i_f_g_o_3_sum__3 += W_3_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        i_f_g_o_0_sum__4 += W_0_ * x_each__4;
+        i_f_g_o_1_sum__4 += W_1_ * x_each__4;
+        i_f_g_o_2_sum__4 += W_2_ * x_each__4;
+        i_f_g_o_3_sum__4 += W_3_ * x_each__4;
+    }
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
+        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
+        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
+        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        i_f_g_o_0_sum__3 += U_0_ * h_each__3;
+        i_f_g_o_1_sum__3 += U_1_ * h_each__3;
+        i_f_g_o_2_sum__3 += U_2_ * h_each__3;
+        i_f_g_o_3_sum__3 += U_3_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        i_f_g_o_0_sum__4 += U_0_ * h_each__4;
+        i_f_g_o_1_sum__4 += U_1_ * h_each__4;
+        i_f_g_o_2_sum__4 += U_2_ * h_each__4;
+        i_f_g_o_3_sum__4 += U_3_ * h_each__4;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2; i_f_g_o_0_sum__out[3] = i_f_g_o_0_sum__3; i_f_g_o_0_sum__out[4] = i_f_g_o_0_sum__4;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2; i_f_g_o_1_sum__out[3] = i_f_g_o_1_sum__3; i_f_g_o_1_sum__out[4] = i_f_g_o_1_sum__4;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2; i_f_g_o_2_sum__out[3] = i_f_g_o_2_sum__3; i_f_g_o_2_sum__out[4] = i_f_g_o_2_sum__4;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4;
+}
+
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 6 rows.
+INLINE void lstm_loop_whole_products0_6(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0}, i_f_g_o_0_sum__4 = {0}, i_f_g_o_0_sum__5 = {0};
+    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0}, i_f_g_o_1_sum__4 = {0}, i_f_g_o_1_sum__5 = {0};
+    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0}, i_f_g_o_2_sum__4 = {0}, i_f_g_o_2_sum__5 = {0};
+    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0}, i_f_g_o_3_sum__5 = {0};
+    const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
+    const float *x_t__0 = AT(call->x, float, (b + 0), t);
+    const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const float *x_t__2 = AT(call->x, float, (b + 2), t);
+    const float *x_t__3 = AT(call->x, float, (b + 3), t);
+    const float *x_t__4 = AT(call->x, float, (b + 4), t);
+    const float *x_t__5 = AT(call->x, float, (b + 5), t);
+    ONE_BY_ONE
+    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
+        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        const real x_each__0 = x_t__0[iD_];
+        i_f_g_o_0_sum__0 += W_0_ * x_each__0;
+        i_f_g_o_1_sum__0 += W_1_ * x_each__0;
+        i_f_g_o_2_sum__0 += W_2_ * x_each__0;
+        i_f_g_o_3_sum__0 += W_3_ * x_each__0;
+        const real x_each__1 = x_t__1[iD_];
+        i_f_g_o_0_sum__1 += W_0_ * x_each__1;
+        i_f_g_o_1_sum__1 += W_1_ * x_each__1;
+        i_f_g_o_2_sum__1 += W_2_ * x_each__1;
+        i_f_g_o_3_sum__1 += W_3_ * x_each__1;
+        const real x_each__2 = x_t__2[iD_];
+        i_f_g_o_0_sum__2 += W_0_ * x_each__2;
+        i_f_g_o_1_sum__2 += W_1_ * x_each__2;
+        i_f_g_o_2_sum__2 += W_2_ * x_each__2;
+        i_f_g_o_3_sum__2 += W_3_ * x_each__2;
+        const real x_each__3 = x_t__3[iD_];
+        i_f_g_o_0_sum__3 += W_0_ * x_each__3;
+        i_f_g_o_1_sum__3 += W_1_ * x_each__3;
+        i_f_g_o_2_sum__3 += W_2_ * x_each__3;
+        i_f_g_o_3_sum__3 += W_3_ * x_each__3;
+        const real x_each__4 = x_t__4[iD_];
+        i_f_g_o_0_sum__4 += W_0_ * x_each__4;
+        i_f_g_o_1_sum__4 += W_1_ * x_each__4;
+        i_f_g_o_2_sum__4 += W_2_ * x_each__4;
+        i_f_g_o_3_sum__4 += W_3_ * x_each__4;
+        const real x_each__5 = x_t__5[iD_];
+        i_f_g_o_0_sum__5 += W_0_ * x_each__5;
+        i_f_g_o_1_sum__5 += W_1_ * x_each__5;
+        i_f_g_o_2_sum__5 += W_2_ * x_each__5;
+        i_f_g_o_3_sum__5 += W_3_ * x_each__5;
+    }
+    const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    ONE_BY_ONE
+    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
+        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        const real h_each__0 = h__0[kH_];
+        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
+        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
+        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
+        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
+        const real h_each__1 = h__1[kH_];
+        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
+        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
+        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
+        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
+        const real h_each__2 = h__2[kH_];
+        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
+        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
+        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
+        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
+        const real h_each__3 = h__3[kH_];
+        i_f_g_o_0_sum__3 += U_0_ * h_each__3;
+        i_f_g_o_1_sum__3 += U_1_ * h_each__3;
+        i_f_g_o_2_sum__3 += U_2_ * h_each__3;
+        i_f_g_o_3_sum__3 += U_3_ * h_each__3;
+        const real h_each__4 = h__4[kH_];
+        i_f_g_o_0_sum__4 += U_0_ * h_each__4;
+        i_f_g_o_1_sum__4 += U_1_ * h_each__4;
+        i_f_g_o_2_sum__4 += U_2_ * h_each__4;
+        i_f_g_o_3_sum__4 += U_3_ * h_each__4;
+        const real h_each__5 = h__5[kH_];
+        i_f_g_o_0_sum__5 += U_0_ * h_each__5;
+        i_f_g_o_1_sum__5 += U_1_ * h_each__5;
+        i_f_g_o_2_sum__5 += U_2_ * h_each__5;
+        i_f_g_o_3_sum__5 += U_3_ * h_each__5;
+    }
+    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2; i_f_g_o_0_sum__out[3] = i_f_g_o_0_sum__3; i_f_g_o_0_sum__out[4] = i_f_g_o_0_sum__4; i_f_g_o_0_sum__out[5] = i_f_g_o_0_sum__5;
+    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2; i_f_g_o_1_sum__out[3] = i_f_g_o_1_sum__3; i_f_g_o_1_sum__out[4] = i_f_g_o_1_sum__4; i_f_g_o_1_sum__out[5] = i_f_g_o_1_sum__5;
+    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2; i_f_g_o_2_sum__out[3] = i_f_g_o_2_sum__3; i_f_g_o_2_sum__out[4] = i_f_g_o_2_sum__4; i_f_g_o_2_sum__out[5] = i_f_g_o_2_sum__5;
+    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4; i_f_g_o_3_sum__out[5] = i_f_g_o_3_sum__5;
 }
 
 static void lstm_loop_whole_rows0(int nb, const struct call *call, long b, long t, long iH_) {
     vec i_f_g_o_0_sum[6], i_f_g_o_1_sum[6], i_f_g_o_2_sum[6], i_f_g_o_3_sum[6];
     switch (nb) {
-        case 1: lstm_loop_whole_products0(1, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 2: lstm_loop_whole_products0(2, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 3: lstm_loop_whole_products0(3, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 4: lstm_loop_whole_products0(4, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 5: lstm_loop_whole_products0(5, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 6: lstm_loop_whole_products0(6, call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 1: lstm_loop_whole_products0_1(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 2: lstm_loop_whole_products0_2(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 3: lstm_loop_whole_products0_3(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 4: lstm_loop_whole_products0_4(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 5: lstm_loop_whole_products0_5(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
+        case 6: lstm_loop_whole_products0_6(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
     }
     for (int q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));

@@ -122,7 +122,7 @@ INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }
 
 static inline vf32 rc_select_vf32(vm32 c, vf32 a, vf32 b) { return (vf32)((c & (vm32)a) | (~c & (vm32)b)); }
 
-static inline vf32 rc_spread_vf32(float x) { return (vf32){0} + x; }
+static inline vf32 rc_spread_vf32(float x) { return x - (vf32){0}; }  // -0.0 stays -0.0
 
 // x in [lo, hi]; NaN stays NaN
 static inline vf32 rc_clip_vf32(vf32 x, float lo, float hi) {

@@ -1,5 +1,5 @@
 //@ spread:
-static inline @V@ rc_spread$(@T@ x) { return (@V@){0} + x; }
+static inline @V@ rc_spread$(@T@ x) { return x - (@V@){0}; }  // -0.0 stays -0.0
 
 //@ spread_mask:
 static inline @M@ rc_spread_mask$(int c) { return (@M@){0} - (c != 0); }

@@ -1,0 +1,75 @@
+"""Names that mean something in generated C stay ordinary names in a recurrence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import recurc
+from recurc.backends.emit.names import safe_name
+from recurc.frontend import load_text
+
+DIMS = ["free", "y0", "M_PI", "INT_MAX", "_Complex", "parts", "work", "goto", "NULL", "stride", "int"]
+VALUES = ["M_PI", "_Bool", "data", "panel", "self", "call", "x_1", "x__1", "x__out", "x_out", "__global__", "NULL"]
+
+
+def test_dims_named_like_c_functions_macros_and_locals(rng: np.random.Generator) -> None:
+    lines = [f"recurrence Odd({', '.join(DIMS)}):"]
+    for k, dim in enumerate(DIMS):
+        lines += [f"    input x{k}[{dim}]", f"    state h{k}[{dim}] = 0", f"    h{k} = 0.5 * h{k}[t-1] + x{k}"]
+    lines.append("    output y = " + " + ".join(f"sum(h{k}, {dim})" for k, dim in enumerate(DIMS)))
+    rec = recurc.load(text="\n".join(lines))
+    arrays = {f"x{k}": rng.standard_normal((2, 4, 3 + k)) for k in range(len(DIMS))}
+    expected = rec.compile(backend="reference")(**arrays)
+    np.testing.assert_allclose(rec.compile(backend="cpu")(**arrays), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shift", range(0, len(VALUES), 3))
+def test_values_named_like_what_generated_c_declares(shift: int, rng: np.random.Generator) -> None:
+    state, gate, into, weight = (VALUES[(shift + k) % len(VALUES)] for k in range(4))
+        state, gate, into, weight = (f"{n}_" if n == "self" else n for n in (state, gate, into, weight))
+    rec = recurc.load(
+        text=f"""recurrence Odd(D, E):
+    input x[E]
+    param W[D, E], {weight}[D, D]
+    state {state}[D] = 0
+    {into} = W @ x
+    {state} = tanh({into} + {weight} @ {state}[t-1])
+    {gate} = {state} * {into}
+    output y = {gate}"""
+    )
+    arrays = {
+        "x": rng.standard_normal((9, 6, 3)),
+        "W": rng.standard_normal((5, 3)),
+        weight: rng.standard_normal((5, 5)) / 5,
+    }
+    expected = rec.compile(backend="reference")(**arrays)
+    np.testing.assert_allclose(rec.compile(backend="cpu")(**arrays), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_names_compilers_keep_for_themselves_are_spelled_otherwise() -> None:
+    for name in ("_Complex", "M_PI", "INT8_MAX", "__global__", "x__3", "x__out"):
+        assert safe_name(name) == f"{name}_"
+    assert safe_name("A_log") == "A_log"
+
+
+def test_negative_zero_comes_back_from_text_and_is_no_zero_to_any_backend(rng: np.random.Generator) -> None:
+    rec = recurc.load(
+        text="""recurrence Zeros(D):
+    input x[D]
+    output a = x / -0.0
+    output b = atan2(-0.0, x) + 10 * atan2(0.0, x)
+    output c = atan2(if x > 0 then -0.0 else x, -1.0)"""
+    )
+    again = recurc.load(text=rec.to_text())
+    assert again == rec
+    assert load_text(rec.to_text().replace("-0.0", "0.0"))[0] != rec.ir
+    x = rng.standard_normal((7, 5))
+    expected = (
+        -np.sign(x) * np.inf,
+        np.arctan2(-0.0, x) + 10 * np.arctan2(0.0, x),
+        np.arctan2(np.where(x > 0, -0.0, x), -1.0),
+    )
+    for backend in ("reference", "numpy", "cpu"):
+        for got, want in zip(again.compile(backend=backend)(x=x), expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-12)
