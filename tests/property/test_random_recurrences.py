@@ -101,6 +101,17 @@ def test_random_recurrences_mean_the_same_in_c(seed: int) -> None:
     assert sum(_agree(seed % 10**6 + k, BACKEND, (DType.F64, DType.F32)) for k in range(4)) > 4
 
 
+# Each was wrong once: values for each `D'1` read along lanes `D`; packed weights that are computed once per call.
+@pytest.mark.parametrize("drawn", [2003, 5044])
+def test_random_recurrences_that_were_wrong_in_c(drawn: int) -> None:
+    from recurc.backends.cpu import BACKEND
+
+    reason = BACKEND.unavailable()
+    if reason:
+        pytest.skip(reason)
+    assert _agree(drawn, BACKEND, (DType.F64, DType.F32)) > 0
+
+
 @pytest.mark.slow
 def test_many_random_recurrences_mean_the_same_in_c(seed: int) -> None:
     from recurc.backends.cpu import BACKEND

@@ -245,6 +245,23 @@ def test_params_of_their_own_for_each_sequence(rng: np.random.Generator) -> None
     compare(got, want, bound(DType.F64, 5))
 
 
+def test_params_of_their_own_reach_what_is_computed_once(rng: np.random.Generator) -> None:
+    """A decay computed once per call is computed for each sequence where its param differs by sequence."""
+    text = (
+        "recurrence Decay(D):\n    input x[D]\n    param a[D]\n    state h[D] = 0\n"
+        "    h = exp(-softplus(a)) * h[t-1] + x\n    output h\n"
+    )
+    rec = core_form(load_text(text)[0])
+    plan = make_plan(rec, {"D": 21}, 3, 5, DType.F64, targets.named("cpu"))
+    assert any(b.role is Role.ONCE for b in plan.buffers)
+    spec = Specialization((("D", 21),), DType.F64)
+    arrays = {"x": rng.standard_normal((3, 5, 21)), "a": rng.standard_normal((3, 21)), "h@initial": np.zeros((3, 21))}
+    want = reference.run(rec, arrays, 3, 5)
+    got = results(plan, spec, 3, 5, np.float64)
+    BACKEND.build(plan, spec)({**arrays, **got}, 3, 5)
+    compare(got, want, bound(DType.F64, 5))
+
+
 def test_same_bits_for_any_number_of_threads(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixed number of threads gives the same bits again, and loops do not depend on it at all."""
     plan, spec, arrays = lstm_case(rng, 3, 40)

@@ -56,6 +56,11 @@ class Body:
         lane = self.program.lane
         return lane is not None and self.spell.extent(dim_of(lane)) % (self.lanes) != 0
 
+    @property
+    def lane_count(self) -> str:
+        """How many lanes of the vector at hand are in use."""
+        return "lanes" if self.ragged else "LANES"
+
     lanes: int = 16
     function: str = ""  # the C function being printed
     packing: bool = False  # printing the pack function, whose lanes are split between the threads
@@ -132,6 +137,9 @@ class Body:
         if not array.dims:
             return array.name
         if not padded:
+            if lane in stored:  # kept by another variable over the lane dim, as plain numbers in a row
+                stride, count = stride_of(stored.index(lane), array.dims, self.spell), self.lane_count
+                return f"rc_gather_{self.suffix}({at(array.name, place)}, {stride}, {count})"
             return element(array.name, place)
         if stored[-1] == lane:
             return f"rc_load_{self.suffix}({at(array.name, place)})"

@@ -15,7 +15,8 @@ from recurc.backends.base import Arrays, Specialization
 from recurc.backends.cpu.module import Module
 from recurc.backends.cpu.work import step_flops, useful_threads
 from recurc.backends.storage import loaded, store
-from recurc.plan import Buffer, Plan, Role
+from recurc.ir import reads
+from recurc.plan import Buffer, Map, Plan, Role
 from recurc.runtime.threads import thread_count
 from recurc.types import DType
 
@@ -30,9 +31,10 @@ class CpuKernel:
         self.source = {file: module.text}
         self.library = library
         self.arguments = tuple(module.arrays)
-        self._packed = module.packed
         self._step_flops = step_flops(plan, spec)
         self._buffers = {name: plan.buffer(name) for name in module.arrays}
+        # Params of which the kernel makes one packed copy, or one value per call, for all sequences.
+        self._made_once = frozenset((module.packed | _read_once(plan)) & self._buffers.keys())
         self._half = spec.real in (DType.F16, DType.BF16) or any(
             b.dtype in (DType.F16, DType.BF16) for b in self._buffers.values()
         )
@@ -61,7 +63,7 @@ class CpuKernel:
         return None if self._half else self._bound(arrays, batch, steps)
 
     def _bound(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]:
-        if batch > 1 and any(differs_by_sequence(arrays[name]) for name in self._packed):
+        if batch > 1 and any(differs_by_sequence(arrays[name]) for name in self._made_once):
             return self._one_by_one(arrays, batch, steps)
         described = array("q", [0] * (4 * len(self.arguments)))  # an `rc_array` each: data, batch, time, origin
         for place, name in enumerate(self.arguments):
@@ -94,7 +96,7 @@ class CpuKernel:
         return call
 
     def _one_by_one(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]:
-        """Params that differ between sequences are packed for each of them."""
+        """Params that differ between sequences are packed, and computed with, for each of them."""
         one = self._bound({name: arrays[name][:1] for name in self.arguments}, 1, steps)
         strides: list[int] = []
         for name in self.arguments:
@@ -127,6 +129,12 @@ class CpuKernel:
                 store(target, source)
 
         return wide, finish
+
+
+def _read_once(plan: Plan) -> frozenset[str]:
+    """What is read by the stages that run once per call."""
+    once = [s for s in plan.stages if isinstance(s, Map) and not s.over_time]
+    return frozenset(r.name for s in once for e in s.body for r in reads(e.expr))
 
 
 def differs_by_sequence(array: Any) -> bool:
