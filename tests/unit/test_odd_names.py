@@ -10,7 +10,7 @@ from recurc.backends.emit.names import safe_name
 from recurc.frontend import load_text
 
 DIMS = ["free", "y0", "M_PI", "INT_MAX", "_Complex", "parts", "work", "goto", "NULL", "stride", "int"]
-VALUES = ["M_PI", "_Bool", "data", "panel", "self", "call", "x_1", "x__1", "x__out", "x_out", "__global__", "NULL"]
+VALUES = ["M_PI", "_Bool", "data", "panel", "call", "x_1", "x__1", "x__out", "x_out", "__global__", "NULL"]
 
 
 def test_dims_named_like_c_functions_macros_and_locals(rng: np.random.Generator) -> None:
@@ -27,7 +27,6 @@ def test_dims_named_like_c_functions_macros_and_locals(rng: np.random.Generator)
 @pytest.mark.parametrize("shift", range(0, len(VALUES), 3))
 def test_values_named_like_what_generated_c_declares(shift: int, rng: np.random.Generator) -> None:
     state, gate, into, weight = (VALUES[(shift + k) % len(VALUES)] for k in range(4))
-        state, gate, into, weight = (f"{n}_" if n == "self" else n for n in (state, gate, into, weight))
     rec = recurc.load(
         text=f"""recurrence Odd(D, E):
     input x[E]
