@@ -213,6 +213,21 @@ class Body:
             return f"rc_load_part_{self.suffix}({at(pointer, place)}, lanes)"
         return f"rc_load_{self.suffix}({at(pointer, place)})"
 
+    def contiguous(self, load: Load) -> bool:
+        """Whether neighbours along the load's last axis lie side by side, as numbers arithmetic is done in."""
+        if not load.lag and load.name in self.made:
+            stmt = self.made[load.name][1]
+            if self.is_local(stmt, load) or self.compute(stmt.value.dtype) is not self.program.real:
+                return False
+            array, full = self.value_array(stmt, load.index)
+        elif load.name in self.carries:
+            array, full = self.carry_array(load.name, not load.lag), load.index
+            if self.compute(self.carries[load.name].dtype) is not self.program.real:
+                return False
+        else:
+            return self.compute(self.spell.buffers[load.name].dtype) is self.program.real
+        return bool(array.order) and full[array.order[-1]] == load.index[-1]
+
     def _lane_axis_plain(self, load: Load) -> bool:
         """The lane variable stands at the axis it names, so a preloaded copy serves this read."""
         axes = axis_ids(self.spell.buffers[load.name].dims)

@@ -143,6 +143,13 @@ class _ModulePrinter:
             + "#define PADDED(n) (((n) + LANES - 1) / LANES * LANES)  // local arrays hold whole vectors\n"
             + "INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }"
         )
+        if "one_row(" in code:
+            struct("")
+            struct(
+                "// A single row reads its weights where they lie: panels only pay for themselves from the second on."
+            )
+            with struct.braces("INLINE int one_row(const struct call *call)"):
+                struct("return call->batch == 1 && call->steps == 1;")
         parts = [self._header(), base_helpers(), types, helpers(code), dims, str(struct), functions, entry]
         return "\n\n".join(p for p in parts if p) + "\n"
 

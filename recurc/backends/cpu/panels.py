@@ -3,11 +3,12 @@ vectors one after the other."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from recurc.backends.cpu.names import at, stride_of
 from recurc.backends.cpu.weights import Weights
-from recurc.backends.emit.indexed import Var, dim_of
+from recurc.backends.emit.indexed import Load, Stmt, Var, dim_of, substitute
 from recurc.backends.emit.text import Text
 
 if TYPE_CHECKING:
@@ -49,6 +50,43 @@ def panel_place(body: Body, weights: Weights) -> str:
     return f"{number} * ({each})"
 
 
+def in_place(body: Body) -> bool:
+    """Whether the weights can also be read where they lie, row by row: each product is a param whose last axis is
+    summed and whose axis before it is the lanes, times numbers that lie side by side. For a single row of a single
+    call that reads every weight once, where packing would read it, write it and read it again."""
+    lane = body.program.lane
+    if not body.program.tiled:
+        return False
+    for nest, _, weights in groups(body):
+        body.nest = nest
+        for which, factor in weights.factors:
+            buffer = body.spell.buffers[weights.params[which].name]
+            if weights.params[which].index[-2:] != (lane, weights.over) or not isinstance(factor, Load):
+                return False
+            if factor.index[-1:] != (weights.over,) or weights.over in factor.index[:-1]:
+                return False
+            if body.compute(buffer.dtype) is not body.program.real or not body.contiguous(factor):
+                return False
+    return bool(body.program.weights)
+
+
+def print_in_place(body: Body, weights: Weights, local: Callable[[Stmt], str], text: Text) -> None:
+    """The sums of one row from the params themselves."""
+    spell = body.spell
+    count = spell.size(dim_of(weights.over))
+    lanes = body.lane_count
+    for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
+        load = weights.params[which]
+        first = substitute(load, {weights.over: 0})
+        assert isinstance(first, Load)
+        place = spell.place(first.index, spell.buffers[load.name].dims)
+        source = at(f"(const {spell.stored(load.name)} *)call->{spell(load.name)}.data", place)
+        numbers = body.printer(substitute(factor, {weights.over: 0}))
+        numbers = numbers.removesuffix("[0]") if numbers.endswith("[0]") else f"&{numbers}"
+        target = local(body.made[into][1])
+        text(f"{target} += rc_dots_{body.suffix}({source}, {numbers}, {count}, {lanes});")
+
+
 def _panel_bytes(body: Body, weights: Weights) -> str:
     lane = body.program.lane
     assert lane is not None
@@ -87,6 +125,8 @@ def pack_calls(body: Body, guard: str) -> list[str]:
     lane = body.program.lane
     assert lane is not None
     size = body.spell.size(dim_of(lane))
+    if in_place(body):
+        guard = guard.replace("if (", "if (!one_row(&self) && ") or "if (!one_row(&self)) "
     return [
         f"{guard}{{",
         "    long from, to;",

@@ -12,7 +12,7 @@ import re
 
 from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.loop import copy_state, step_pointers
-from recurc.backends.cpu.panels import field, pack_function, panel_place
+from recurc.backends.cpu.panels import field, in_place, pack_function, panel_place, print_in_place
 from recurc.backends.cpu.weights import Weights
 from recurc.backends.emit.indexed import Load, Node, dim_of, loads
 from recurc.backends.emit.text import Text
@@ -149,6 +149,9 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
     with text.braces(f"INLINE void {function}_products{number}_{rows}({_parameters(body, number, True)}, {out})"):
         for name in sums:
             text("vec " + ", ".join(f"{name}__{q} = {{0}}" for q in range(rows)) + ";")
+        if rows == 1 and in_place(body):
+            body.nest = number
+            _one_row(body, number, sums, text)
         for group, weights in enumerate(body.program.weights[number]):
             panel = spell(f"panel@{weights.over}")
             place = panel_place(body, weights)
@@ -157,6 +160,21 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
         for name in sums:
             text(" ".join(f"{name}__out[{q}] = {name}__{q};" for q in range(rows)))
     return str(text)
+
+
+def _one_row(body: Body, number: int, sums: list[str], text: Text) -> None:
+    """The sums of the only row of a call, without panels."""
+    with text.braces("if (one_row(call))"):
+        for weights in body.program.weights[number]:
+            names, old, states = _reads_of(body, [factor for _, factor in weights.factors])
+            pointers, inner = Text(), Text()
+            _row_pointers(body, pointers, names, old, states, writes=False)
+            own = {found[1] for line in pointers.lines if (found := _DECLARED.search(line))}
+            own |= set(sums)
+            print_in_place(body, weights, body.local, inner)
+            with text.braces(""):
+                text(*(_of_row(line, 0, own) for line in (*pointers.lines, *inner.lines)))
+        text(*(f"{name}__out[0] = {name}__0;" for name in sums), "return;")
 
 
 _DECLARED = re.compile(r"\*?(\w+) = ")

@@ -124,14 +124,8 @@ static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     return x;
 }
 
-static inline void rc_store_part_vf32(float *p, vf32 x, long lanes) {
-#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    _mm512_mask_storeu_ps(p, (__mmask16)(lanes >= 16 ? -1 : (1 << lanes) - 1), x);
-#else
-    if (lanes >= RC_LANES_vf32) memcpy(p, &x, sizeof x);
-    else for (int i = 0; i < lanes; i++) p[i] = x[i];
-#endif
-}
+// a full vector from anywhere
+static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }
 
 // the first `lanes` elements, zeros after them
 static inline vf32 rc_load_part_vf32(const float *p, long lanes) {
@@ -142,6 +136,43 @@ static inline vf32 rc_load_part_vf32(const float *p, long lanes) {
     if (lanes >= RC_LANES_vf32) memcpy(&x, p, sizeof x);
     else for (int i = 0; i < lanes; i++) x[i] = p[i];
     return x;
+#endif
+}
+
+static inline float rc_sum_lanes_vf32(vf32 x) {
+    float out = x[0];
+    for (int i = 1; i < RC_LANES_vf32; i++) out += x[i];
+    return out;
+}
+
+// lane i: the sum of w[i * n + k] * x[k] over k < n; reads the rows of w in memory order, four at a time
+static inline vf32 rc_dots_vf32(const float *w, const float *x, long n, long lanes) {
+    vf32 out = {0};
+    for (long i = 0; i < lanes; i += 4) {
+        const float *row[4];
+        for (int r = 0; r < 4; r++) row[r] = w + (i + r < lanes ? i + r : i) * n;
+        vf32 sum[4] = {{0}};
+        long k = 0;
+        for (; k + RC_LANES_vf32 <= n; k += RC_LANES_vf32) {
+            const vf32 part = rc_load_vf32(x + k);
+            for (int r = 0; r < 4; r++) sum[r] += rc_load_vf32(row[r] + k) * part;
+        }
+        if (k < n) {
+            const vf32 part = rc_load_part_vf32(x + k, n - k);
+            for (int r = 0; r < 4; r++) sum[r] += rc_load_part_vf32(row[r] + k, n - k) * part;
+        }
+        for (int r = 0; r < 4; r++)
+            if (i + r < lanes) out[i + r] = rc_sum_lanes_vf32(sum[r]);
+    }
+    return out;
+}
+
+static inline void rc_store_part_vf32(float *p, vf32 x, long lanes) {
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
+    _mm512_mask_storeu_ps(p, (__mmask16)(lanes >= 16 ? -1 : (1 << lanes) - 1), x);
+#else
+    if (lanes >= RC_LANES_vf32) memcpy(p, &x, sizeof x);
+    else for (int i = 0; i < lanes; i++) p[i] = x[i];
 #endif
 }
 
@@ -211,9 +242,6 @@ static inline vf32 rc_tanh_vf32(vf32 x) {
     return rc_select_vf32(x < rc_spread_vf32(0), -y, rc_select_vf32(x == rc_spread_vf32(0), x, y));
 }
 
-// a full vector from anywhere
-static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }
-
 static inline void rc_store_vf32(float *p, vf32 x) { memcpy(p, &x, sizeof x); }
 
 enum { D = 64 };
@@ -225,6 +253,11 @@ struct call {
     rc_array U, W, Wx, b_2, d, gru_loop_packed0a, gru_loop_whole_packed0a, gru_loop_whole_packed0b,
         gru_matmul_packed0a, h, h_final, h_in, h_initial, h_out, h_rows, x;
 };
+
+// A single row reads its weights where they lie: panels only pay for themselves from the second on.
+INLINE int one_row(const struct call *call) {
+    return call->batch == 1 && call->steps == 1;
+}
 
 // Copies the params into panels, once per call.
 static void gru_matmul_pack(const struct call *call, long lane0, long lane1) {
@@ -244,6 +277,18 @@ INLINE void gru_matmul_products0_1(const struct call *call, long b, long t, long
     vec Wx_0__0 = {0};
     vec Wx_1__0 = {0};
     vec Wx_2__0 = {0};
+    if (one_row(call)) {
+        {
+            const float *x_t__0 = AT(call->x, float, b, (t + 0));
+            Wx_0__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D, x_t__0, D, lanes);
+            Wx_1__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 3840, x_t__0, D, lanes);
+            Wx_2__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 7680, x_t__0, D, lanes);
+        }
+        Wx_0__out[0] = Wx_0__0;
+        Wx_1__out[0] = Wx_1__0;
+        Wx_2__out[0] = Wx_2__0;
+        return;
+    }
     const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
     const float *x_t__0 = AT(call->x, float, b, (t + 0));
     ONE_BY_ONE
@@ -654,6 +699,18 @@ INLINE void gru_loop_products0_1(const struct call *call, long b, long t, long i
     vec hr_hz_hn_0_sum__0 = {0};
     vec hr_hz_hn_1_sum__0 = {0};
     vec hr_hz_hn_2_sum__0 = {0};
+    if (one_row(call)) {
+        {
+            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+            hr_hz_hn_0_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H, h__0, H, lanes);
+            hr_hz_hn_1_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 3600, h__0, H, lanes);
+            hr_hz_hn_2_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 7200, h__0, H, lanes);
+        }
+        hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0;
+        hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0;
+        hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0;
+        return;
+    }
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     ONE_BY_ONE
@@ -1107,6 +1164,25 @@ INLINE void gru_loop_whole_products0_1(const struct call *call, long b, long t, 
     vec ar_az_an_1_sum__0 = {0};
     vec ar_az_an_2_sum__0 = {0};
     vec hr_hz_hn_2_sum__0 = {0};
+    if (one_row(call)) {
+        {
+            const float *x_t__0 = AT(call->x, float, (b + 0), t);
+            ar_az_an_0_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D, x_t__0, D, lanes);
+            ar_az_an_1_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 3840, x_t__0, D, lanes);
+            ar_az_an_2_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 7680, x_t__0, D, lanes);
+        }
+        {
+            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+            ar_az_an_0_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H, h__0, H, lanes);
+            ar_az_an_1_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 3600, h__0, H, lanes);
+            hr_hz_hn_2_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 7200, h__0, H, lanes);
+        }
+        ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0;
+        ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0;
+        ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0;
+        hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0;
+        return;
+    }
     const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
     const float *x_t__0 = AT(call->x, float, (b + 0), t);
     ONE_BY_ONE
@@ -1560,17 +1636,17 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         long b0 = 0, b1 = batch;
         if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);
         const int whole = runs_whole(batch, steps, threads);
-        if (!whole) {
+        if (!one_row(&self) && !whole) {
             long from, to;
             rc_split(H, LANES, thread, count, &from, &to);
             gru_matmul_pack(&self, from, to);
         }
-        if (!whole) {
+        if (!one_row(&self) && !whole) {
             long from, to;
             rc_split(H, LANES, thread, count, &from, &to);
             gru_loop_pack(&self, from, to);
         }
-        if (whole) {
+        if (!one_row(&self) && whole) {
             long from, to;
             rc_split(H, LANES, thread, count, &from, &to);
             gru_loop_whole_pack(&self, from, to);

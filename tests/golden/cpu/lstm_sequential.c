@@ -125,6 +125,49 @@ static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     return x;
 }
 
+// a full vector from anywhere
+static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }
+
+// the first `lanes` elements, zeros after them
+static inline vf32 rc_load_part_vf32(const float *p, long lanes) {
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
+    return _mm512_maskz_loadu_ps((__mmask16)(lanes >= 16 ? -1 : (1 << lanes) - 1), p);
+#else
+    vf32 x = {0};
+    if (lanes >= RC_LANES_vf32) memcpy(&x, p, sizeof x);
+    else for (int i = 0; i < lanes; i++) x[i] = p[i];
+    return x;
+#endif
+}
+
+static inline float rc_sum_lanes_vf32(vf32 x) {
+    float out = x[0];
+    for (int i = 1; i < RC_LANES_vf32; i++) out += x[i];
+    return out;
+}
+
+// lane i: the sum of w[i * n + k] * x[k] over k < n; reads the rows of w in memory order, four at a time
+static inline vf32 rc_dots_vf32(const float *w, const float *x, long n, long lanes) {
+    vf32 out = {0};
+    for (long i = 0; i < lanes; i += 4) {
+        const float *row[4];
+        for (int r = 0; r < 4; r++) row[r] = w + (i + r < lanes ? i + r : i) * n;
+        vf32 sum[4] = {{0}};
+        long k = 0;
+        for (; k + RC_LANES_vf32 <= n; k += RC_LANES_vf32) {
+            const vf32 part = rc_load_vf32(x + k);
+            for (int r = 0; r < 4; r++) sum[r] += rc_load_vf32(row[r] + k) * part;
+        }
+        if (k < n) {
+            const vf32 part = rc_load_part_vf32(x + k, n - k);
+            for (int r = 0; r < 4; r++) sum[r] += rc_load_part_vf32(row[r] + k, n - k) * part;
+        }
+        for (int r = 0; r < 4; r++)
+            if (i + r < lanes) out[i + r] = rc_sum_lanes_vf32(sum[r]);
+    }
+    return out;
+}
+
 static inline void rc_store_vf32(float *p, vf32 x) { memcpy(p, &x, sizeof x); }
 
 static inline vf32 rc_select_vf32(vm32 c, vf32 a, vf32 b) { return (vf32)((c & (vm32)a) | (~c & (vm32)b)); }
@@ -176,9 +219,6 @@ static inline vf32 rc_sigmoid_vf32(vf32 x) {
     return rc_select_vf32(x < rc_spread_vf32(0), e, rc_spread_vf32(1)) / (1 + e);
 }
 
-// a full vector from anywhere
-static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }
-
 // e^x - 1 without cancellation; within 4 ulp
 static inline vf32 rc_expm1_vf32(vf32 x) {
     x = rc_clip_vf32(x, (-20.0f), 89.0f);
@@ -206,6 +246,11 @@ struct call {
         lstm_loop_packed0a, lstm_loop_whole_packed0a, lstm_loop_whole_packed0b, lstm_matmul_packed0a, x;
 };
 
+// A single row reads its weights where they lie: panels only pay for themselves from the second on.
+INLINE int one_row(const struct call *call) {
+    return call->batch == 1 && call->steps == 1;
+}
+
 // Copies the params into panels, once per call.
 static void lstm_matmul_pack(const struct call *call, long lane0, long lane1) {
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
@@ -225,6 +270,20 @@ INLINE void lstm_matmul_products0_1(const struct call *call, long b, long t, lon
     vec Wx_1__0 = {0};
     vec Wx_2__0 = {0};
     vec Wx_3__0 = {0};
+    if (one_row(call)) {
+        {
+            const float *x_t__0 = AT(call->x, float, b, (t + 0));
+            Wx_0__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D, x_t__0, D, LANES);
+            Wx_1__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 65536, x_t__0, D, LANES);
+            Wx_2__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 131072, x_t__0, D, LANES);
+            Wx_3__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 196608, x_t__0, D, LANES);
+        }
+        Wx_0__out[0] = Wx_0__0;
+        Wx_1__out[0] = Wx_1__0;
+        Wx_2__out[0] = Wx_2__0;
+        Wx_3__out[0] = Wx_3__0;
+        return;
+    }
     const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
     const float *x_t__0 = AT(call->x, float, b, (t + 0));
     ONE_BY_ONE
@@ -500,6 +559,20 @@ INLINE void lstm_loop_products0_1(const struct call *call, long b, long t, long 
     vec i_f_g_o_1_sum__0 = {0};
     vec i_f_g_o_2_sum__0 = {0};
     vec i_f_g_o_3_sum__0 = {0};
+    if (one_row(call)) {
+        {
+            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+            i_f_g_o_0_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H, h__0, H, LANES);
+            i_f_g_o_1_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 65536, h__0, H, LANES);
+            i_f_g_o_2_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 131072, h__0, H, LANES);
+            i_f_g_o_3_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 196608, h__0, H, LANES);
+        }
+        i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0;
+        i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0;
+        i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0;
+        i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0;
+        return;
+    }
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     ONE_BY_ONE
@@ -820,6 +893,27 @@ INLINE void lstm_loop_whole_products0_1(const struct call *call, long b, long t,
     vec i_f_g_o_1_sum__0 = {0};
     vec i_f_g_o_2_sum__0 = {0};
     vec i_f_g_o_3_sum__0 = {0};
+    if (one_row(call)) {
+        {
+            const float *x_t__0 = AT(call->x, float, (b + 0), t);
+            i_f_g_o_0_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D, x_t__0, D, LANES);
+            i_f_g_o_1_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 65536, x_t__0, D, LANES);
+            i_f_g_o_2_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 131072, x_t__0, D, LANES);
+            i_f_g_o_3_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 196608, x_t__0, D, LANES);
+        }
+        {
+            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+            i_f_g_o_0_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H, h__0, H, LANES);
+            i_f_g_o_1_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 65536, h__0, H, LANES);
+            i_f_g_o_2_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 131072, h__0, H, LANES);
+            i_f_g_o_3_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 196608, h__0, H, LANES);
+        }
+        i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0;
+        i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0;
+        i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0;
+        i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0;
+        return;
+    }
     const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
     const float *x_t__0 = AT(call->x, float, (b + 0), t);
     ONE_BY_ONE
@@ -1326,17 +1420,17 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         long b0 = 0, b1 = batch;
         if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);
         const int whole = runs_whole(batch, steps, threads);
-        if (!whole) {
+        if (!one_row(&self) && !whole) {
             long from, to;
             rc_split(H, LANES, thread, count, &from, &to);
             lstm_matmul_pack(&self, from, to);
         }
-        if (!whole) {
+        if (!one_row(&self) && !whole) {
             long from, to;
             rc_split(H, LANES, thread, count, &from, &to);
             lstm_loop_pack(&self, from, to);
         }
-        if (whole) {
+        if (!one_row(&self) && whole) {
             long from, to;
             rc_split(H, LANES, thread, count, &from, &to);
             lstm_loop_whole_pack(&self, from, to);

@@ -185,6 +185,29 @@ static inline @V@ rc_gather$(const @T@ *p, long stride, long lanes) {
     return x;
 }
 
+//@ dots: load load_part sum_lanes
+// lane i: the sum of w[i * n + k] * x[k] over k < n; reads the rows of w in memory order, four at a time
+static inline @V@ rc_dots$(const @T@ *w, const @T@ *x, long n, long lanes) {
+    @V@ out = {0};
+    for (long i = 0; i < lanes; i += 4) {
+        const @T@ *row[4];
+        for (int r = 0; r < 4; r++) row[r] = w + (i + r < lanes ? i + r : i) * n;
+        @V@ sum[4] = {{0}};
+        long k = 0;
+        for (; k + RC_LANES$ <= n; k += RC_LANES$) {
+            const @V@ part = rc_load$(x + k);
+            for (int r = 0; r < 4; r++) sum[r] += rc_load$(row[r] + k) * part;
+        }
+        if (k < n) {
+            const @V@ part = rc_load_part$(x + k, n - k);
+            for (int r = 0; r < 4; r++) sum[r] += rc_load_part$(row[r] + k, n - k) * part;
+        }
+        for (int r = 0; r < 4; r++)
+            if (i + r < lanes) out[i + r] = rc_sum_lanes$(sum[r]);
+    }
+    return out;
+}
+
 //@ scatter:
 static inline void rc_scatter$(@T@ *p, long stride, @V@ x, long lanes) {
     for (int i = 0; i < RC_LANES$; i++)
