@@ -94,13 +94,14 @@ class Recurrence:
         Needs the size of every dim that has no default; raises `ShapeError` naming those that are missing."""
         import numpy as np
 
-        from recurc.arguments import check_sizes, need_sizes, with_defaults
+        from recurc.arguments import check_count, check_sizes, need_sizes, with_defaults
         from recurc.initializers import initial_params
 
         complete = with_defaults(self.ir, check_sizes(self.ir, sizes))
         need_sizes(self.ir, complete, "init_params()")
-        generator = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng)
-        return initial_params(self.ir, generator, complete)
+        if not isinstance(rng, np.random.Generator):
+            rng = np.random.default_rng(check_count("rng (a seed)", rng))
+        return initial_params(self.ir, rng, complete)
 
     def compile(
         self,
@@ -150,6 +151,10 @@ def load(path: str | PathLike[str] | None = None, *, text: str | None = None, na
 
     if (path is None) == (text is None):
         raise RecurcError('load() takes a file, or source text: load("lstm.rec") or load(text="...")')
+    given: tuple[tuple[Any, Any], ...] = ((path, (str, PathLike)), (text, str), (name, str))
+    for value, kinds in given:
+        if value is not None and not isinstance(value, kinds):
+            raise RecurcError(f"load() takes a file name, source text or a name, got {type(value).__name__}")
     where = "the text" if path is None else fspath(path)
     if path is None:
         found = frontend.load_text(text or "")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -285,6 +286,25 @@ def real_dtype(dtype: Any) -> DType | None:
     return found
 
 
-def _suggest(name: str, known: list[str], otherwise: str) -> str:
-    close = difflib.get_close_matches(name, known, 1)
+def check_count(what: str, value: object) -> int:
+    """A number of things, 0 or more; raises `ShapeError` for anything else."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ShapeError(f"{what} should be an integer, 0 or more, got {value!r}")
+    count = operator.index(cast(SupportsIndex, value))
+    if not 0 <= count < 2**48:
+        raise ShapeError(f"{what} should be an integer from 0 to 2**48, got {count}")
+    return count
+
+
+def check_flag(what: str, value: object) -> bool:
+    """A truth value (an integer is one too); raises `ShapeError` for anything else."""
+    if value is None or isinstance(value, (bool, int)):
+        return bool(value)
+    if isinstance(value, np.bool_):
+        return bool(cast(Any, value))
+    raise ShapeError(f"{what} should be True or False, got {type(value).__name__}")
+
+
+def _suggest(name: object, known: list[str], otherwise: str) -> str:
+    close = difflib.get_close_matches(str(name), known, 1)
     return f"did you mean `{close[0]}`?" if close else f"{otherwise} {', '.join(known) or 'none'}"

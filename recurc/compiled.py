@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from recurc.arguments import (
     Seen,
     Settled,
     Slot,
+    check_count,
+    check_flag,
     check_initial,
     check_names,
     check_sizes,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _Prepare = Callable[[str, "_Argument"], Any]
 _MOST_SIGNATURES = 256  # fast ways kept per compiled recurrence
 LAYOUTS = ("BT", "TB")
+CALL_OPTIONS = frozenset(("initial", "return_final", "reverse", "lengths", "cu_seqlens", "steps"))
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ class Options:
         from recurc.runtime.choose import check_name
 
         check_name(backend)
+        taken = [name for name in slots_of(rec) if name in CALL_OPTIONS]
+        if taken:
+            raise UnsupportedError(
+                f"{rec.name} has an input or param `{taken[0]}`, which is also an option of a call; "
+                f"give it another name in the source, such as `{taken[0]}_`"
+            )
+        if not isinstance(cast(object, schedule), str):
+            raise UnsupportedError(f"schedule={schedule!r}: give the name of a schedule, or `auto`")
+        if device is not None:
+            torch_ops.check_device(device)
         if layout not in LAYOUTS:
             raise UnsupportedError(f"layout={layout!r}: arrays are laid out `BT` (batch first) or `TB` (time first)")
         given = check_sizes(rec, sizes or {})
@@ -108,6 +121,7 @@ class Compiled:
 
     def __call__(
         self,
+        /,
         *positional: Any,
         initial: Mapping[str, Any] | None = None,
         return_final: bool = False,
@@ -130,6 +144,10 @@ class Compiled:
         if positional:
             wanted = ", ".join(f"{name}=..." for name in self._slots)
             raise ShapeError(f"arrays are given to {self._rec.name} by name: call it with {wanted}")
+        if return_final is not True and return_final is not False:
+            return_final = check_flag("return_final", return_final)
+        if reverse is not True and reverse is not False:
+            reverse = check_flag("reverse", reverse)
         if lengths is None and cu_seqlens is None and steps is None:
             key = bound.signature(arrays, initial, return_final, reverse)
             if key is not None:
@@ -139,6 +157,10 @@ class Compiled:
                     return ready(arrays, initial)
         else:
             key = None
+            if lengths is not None and cu_seqlens is not None:
+                raise ShapeError("give either lengths (a ragged batch) or cu_seqlens (packed sequences), not both")
+            if steps is not None:
+                steps = check_count("steps", steps)
         kit, given = self._receive(arrays, {} if initial is None else initial)
         settled, prepare = self._settle(kit, given, cu_seqlens is not None, steps)
         prepared = {name: prepare(name, argument) for name, argument in given.items()}
@@ -207,6 +229,8 @@ class Compiled:
             where = device or self._options.device or torch_ops.default_device(asked)
             return torch_ops.TorchKit(where, numpy=not tensors)
         if device is not None:
+            if device.type != "cuda":
+                raise UnsupportedError(f"arrays on the device {device}: kernels take them on `cpu` or `cuda`")
             if asked != "auto":
                 raise UnsupportedError(
                     f"the `{asked}` backend runs on arrays in host memory; these are on {device}: use `.cpu()`"
@@ -241,14 +265,15 @@ class Compiled:
 
     # --- one step at a time ----------------------------------------------------------------------------------
 
-    def init_state(self, batch: Sequence[int] | int = (), dtype: Any = None, **params: Any) -> dict[str, Any]:
+    def init_state(self, /, batch: Sequence[int] | int = (), dtype: Any = None, **params: Any) -> dict[str, Any]:
         """The state before the first step, `(*batch, *dims)` by name, for `step`.
 
         NumPy arrays of `dtype` (default: that of `compile`, else f32); `step` takes and returns whatever library its
         inputs are of. `params` are needed only where an initial value is computed from them. Raises `ShapeError`
         while a size is not known."""
         real = real_dtype(dtype) or self._options.dtype or DType.F32
-        shape = (batch,) if isinstance(batch, int) else tuple(batch)
+        several = isinstance(batch, (tuple, list))
+        shape = tuple(check_count("batch", n) for n in (cast(Sequence[int], batch) if several else (batch,)))
         sizes = self._known_sizes("init_state")
         spec = Specialization(tuple(sorted(sizes.items())), real)
         kit = HostKit(tensors=False)
@@ -269,7 +294,7 @@ class Compiled:
             state[name] = published(full, spec.dtype(value.dtype))
         return state
 
-    def step(self, state: Mapping[str, Any], **arrays: Any) -> tuple[Any, dict[str, Any]]:
+    def step(self, /, state: Mapping[str, Any], **arrays: Any) -> tuple[Any, dict[str, Any]]:
         """One step: inputs `(*batch, *dims)`, params as ever; returns the outputs of that step and the next state.
 
         Running T steps so gives what one call over T gives; memory does not grow with T. Raises `UnsupportedError`
@@ -278,6 +303,7 @@ class Compiled:
             raise UnsupportedError(
                 f"{self._rec.name} reads the step index t, which step() does not know yet: call it over all steps"
             )
+        check_initial(self._rec, self._builder.continuable, state)
         for name in self._builder.continuable:
             if name not in state:
                 raise ShapeError(f"the state lacks `{name}`; init_state() gives a complete one, and step() the next")
@@ -298,7 +324,10 @@ class Compiled:
         """`(*batch, *dims)` with a time axis of one step."""
         if isinstance(value, (bool, int, float, complex)):
             return [value]
-        array = value if torch_ops.is_tensor(value) else np.asarray(value)
+        array: Any = value
+        if not torch_ops.is_tensor(value):
+            HostKit(tensors=False).receive(slot, value)  # refuses what is no array
+            array = np.asarray(value)
         if array.ndim < len(slot.dims):
             wanted = ", ".join(("*batch", *slot.dims))
             raise ShapeError(f"{slot.title} should have shape ({wanted}) in one step, got {tuple(array.shape)}")

@@ -21,7 +21,7 @@ def loaded(array: Any) -> Array:
 
 def bf16_bits(value: Array) -> NDArray[np.uint16]:
     """The bits of `value` rounded to bf16 (to nearest even, through f32, as hardware does)."""
-    single = np.ascontiguousarray(value, np.float32)
+    single = np.asarray(value, np.float32, order="C")  # `ascontiguousarray` would give a number an axis
     bits = single.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.where(np.isnan(single), np.uint32(0x7FC0), rounded).astype(np.uint16)

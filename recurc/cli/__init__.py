@@ -73,6 +73,9 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; gives the exit code. Messages go to stderr."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # closed by the caller, as in `recurc >&-`
+        say("error: standard output is closed, so there is no place for the result")
+        return WRONG
     try:
         result: object = cli.main(args=list(arguments), prog_name="recurc", standalone_mode=False)
         sys.stdout.flush()

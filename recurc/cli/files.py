@@ -39,6 +39,8 @@ def write(path: Path, write_to: Callable[[Path], object]) -> None:
     Raises `FileError` where the place cannot be written."""
     if path.is_dir():
         raise FileError(f"{path} is a directory; name a file in it")
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path} is no ordinary file, and putting one in its place would destroy it; name another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".recurc-", suffix=path.suffix)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, np.ndarray]
 
+_PICTURES = (".png", ".svg", ".pdf")
 _CHUNK = 4096  # steps between two moves of the progress bar
 _LONG = 1 << 22  # elements of input from which a bar is worth it
 
@@ -62,6 +63,8 @@ def command(
     from recurc.cli.arrays import named_arrays
     from recurc.cli.load import load
 
+    if plot is not None and plot.suffix not in _PICTURES:
+        raise click.BadParameter(f"{plot.name!r} should end in one of {', '.join(_PICTURES)}", param_hint="--plot")
     rec = load(file, name)
     arrays = _gather(rec, inputs, params)
     arrays |= _initialised(rec, arrays, sizes, init_seed)

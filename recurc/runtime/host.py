@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,18 @@ def receive(slot: Slot, value: Any) -> tuple[Array, Seen]:
 
     Raises `ShapeError` for things that are not arrays of numbers."""
     weak = isinstance(value, (bool, int, float, complex, list, tuple))
+    if isinstance(value, np.ma.MaskedArray) and bool(np.any(cast(Any, np.ma.getmaskarray(cast(Any, value))))):
+        raise ShapeError(f"{slot.title} has masked elements, which have no value; give them one with `.filled(...)`")
     try:
-        array = np.asarray(value)
+        array: Array = np.asarray(cast(Any, value))
     except ValueError as ragged:
         raise ShapeError(f"{slot.title} should be an array, got nested lists of unequal lengths") from ragged
     dtype = _DTYPES.get(array.dtype.name)
     if dtype is None:
-        got = type(value).__name__ if array.dtype == object or array.dtype.kind in "US" else str(array.dtype)
+        named = array.dtype == object or array.dtype.kind in "US"
+        got = type(cast(object, value)).__name__ if named else str(array.dtype)
+        if isinstance(cast(object, value), np.ndarray):
+            got = f"elements of type {array.dtype}; convert it first, for example with `.astype('float64')`"
         raise ShapeError(f"{slot.title} should be an array of numbers, got {got}")
     if dtype is DType.BF16:
         array = array.view(np.uint16)

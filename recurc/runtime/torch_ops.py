@@ -5,6 +5,7 @@ Torch is never imported by looking at an argument: a tensor can only exist once 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurc.arguments import Seen, Slot
-from recurc.errors import ShapeError, UnsupportedError
+from recurc.errors import BackendError, ShapeError, UnsupportedError
 from recurc.types import DType
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ def receive(slot: Slot, value: Any, device: Any) -> tuple[Tensor, Seen]:
         from recurc.runtime import host
 
         array, seen = host.receive(slot, value)
-        return from_host(np.require(array, requirements=["C", "W"]), seen.dtype).to(device), Seen(
-            seen.shape, seen.dtype, weak
-        )
+        plain = host.converted(array, seen.dtype, seen.dtype)  # tensors know the machine's byte order only
+        tensor = from_host(np.require(plain, requirements=["C", "W"]), seen.dtype)
+        return tensor.to(device), Seen(seen.shape, seen.dtype, weak)
     refuse_gradients(slot, value)
     if value.device != device and not (value.device.type == "cpu" and value.ndim == 0):
         raise ShapeError(f"{slot.title} is on {value.device}, other arrays of the call are on {device}")
@@ -124,7 +125,7 @@ def prepare(
     rest = (steps, *dims) if slot.role == "input" else dims
     if slot.role == "input" and layout == "TB":
         tensor = tensor.movedim(0, tensor.ndim - len(dims) - 1)
-    tensor = tensor.expand(*batch, *rest)
+    tensor = tensor.expand((*batch, *rest))
     return tensor if len(batch) == 1 else tensor.reshape(int(np.prod(batch, dtype=np.int64)), *rest)
 
 
@@ -202,7 +203,16 @@ class TorchKit:
     def spread(self, values: Array, batch: int, dtype: DType) -> Tensor:
         """Host values `(1 or B, *dims)` (bf16 as bits) as a `(B, *dims)` kernel argument on the device."""
         tensor = from_host(np.require(values, requirements=["C", "W"]), dtype).to(self.device)
-        return tensor.expand(batch, *tensor.shape[1:])
+        return tensor.expand((batch, *tensor.shape[1:]))
+
+
+def check_device(device: Any) -> None:
+    """Raises `UnsupportedError` for what names no device of this machine: the CPU or a GPU of torch."""
+    name = str(device)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UnsupportedError(f"device={device!r}: kernels run on `cpu`, `cuda` or `cuda:0`, `cuda:1`, ...")
+    if name != "cpu" and not _torch().cuda.is_available():
+        raise BackendError(f"device={device!r}: torch finds no CUDA device on this machine; `recurc doctor` says more")
 
 
 def default_device(backend: str) -> str:
