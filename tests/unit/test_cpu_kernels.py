@@ -245,6 +245,25 @@ def test_params_of_their_own_for_each_sequence(rng: np.random.Generator) -> None
     compare(got, want, bound(DType.F64, 5))
 
 
+@pytest.mark.parametrize("sizes", [{"K": 512, "V": 520}, {"K": 2, "V": 400_000}], ids=str)
+def test_states_larger_than_a_stack(sizes: dict[str, int], rng: np.random.Generator) -> None:
+    """Large states, and values kept between two nests of a step, live in the workspace, one for each thread."""
+    text = (
+        "recurrence Large(K, V):\n    input k[K], v[V]\n    state S[K, V] = 0\n"
+        "    S = tanh(S[t-1]) + k * v + 0.01 * mean(S[t-1], K)\n    e = softmax(v, V)\n    output o = k @ S + e\n"
+    )
+    rec = core_form(load_text(text)[0])
+    plan = make_plan(rec, sizes, 2, 2, DType.F64, targets.named("cpu"))
+    spec = Specialization(tuple(sorted(sizes.items())), DType.F64)
+    kernel = BACKEND.build(plan, spec)
+    assert "too large for the stack" in next(iter(kernel.source.values()))
+    arrays = {n: rng.standard_normal((2, 2, sizes[n.upper()])) for n in ("k", "v")}
+    arrays["S@initial"] = rng.standard_normal((2, sizes["K"], sizes["V"]))
+    got = results(plan, spec, 2, 2, np.float64)
+    kernel({**arrays, **got}, 2, 2)
+    compare(got, reference.run(rec, arrays, 2, 2), 32 * bound(DType.F64, sizes["K"]))
+
+
 def test_params_of_their_own_reach_what_is_computed_once(rng: np.random.Generator) -> None:
     """A decay computed once per call is computed for each sequence where its param differs by sequence."""
     text = (

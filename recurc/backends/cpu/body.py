@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from recurc.backends.cpu.names import Spelling, at, element, stride_of
@@ -15,6 +16,7 @@ from recurc.backends.emit.text import Text
 from recurc.plan import Carry, Role
 from recurc.types import Dims, DType, Kind, axis_ids
 
+_STACK_BYTES = 256 * 1024  # arrays of one function kept on the stack
 _NEUTRAL = {"sum": "0", "prod": "1", "max": "-INFINITY", "min": "INFINITY", "any": "0", "all": "1"}
 
 
@@ -35,6 +37,8 @@ class Body:
     made: dict[str, tuple[int, Stmt]] = field(init=False)
     carries: dict[str, Carry] = field(init=False)
     nest: int = 0  # the nest being printed
+    stack: int = 0  # bytes of arrays on the stack so far
+    rooms: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])  # field -> C type, count
     rows: bool = False  # inside a tile: fold results are arrays over its rows
 
     def __post_init__(self) -> None:
@@ -165,6 +169,15 @@ class Body:
         if array.dims:
             sizes.append(self.spell.padded(array.dims[-1]) if padded else self.spell.size(array.dims[-1]))
         return " * ".join(sizes) or "1"
+
+    def fits_stack(self, array: Array, vector: bool) -> bool:
+        """Take room for an array on the stack if there is some left: a thread's stack may be small."""
+        each = self.lanes * self.program.real.itemsize if vector else 8
+        size = each * math.prod(self.spell.extent(d) for d in array.dims)
+        if self.stack + size > _STACK_BYTES:
+            return False
+        self.stack += size
+        return True
 
     # --- loads ------------------------------------------------------------------------------------------------
 

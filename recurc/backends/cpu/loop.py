@@ -130,7 +130,7 @@ def _preload_one(body: Body, load: Load, text: Text) -> None:
         kind = "vec" if array.has_lane else body.c_type(buffer.dtype, False)
         text(f"const {kind} {array.name} = {value};")
         return
-    text(f"vec {array.name}[{body.array_count(array)}];")
+    _declare_array(body, array.name, array, buffer.dtype, text, False)
     inner = Text()
     inner(body.array_write(array, axes, value))
     body.loops(tuple(v for v in axes if v != body.program.lane), inner, text)
@@ -153,13 +153,27 @@ def _declare(body: Body, text: Text) -> None:
 def _declare_array(body: Body, name: str, array: Array, dtype: DType, text: Text, pointer: bool) -> None:
     vector = array.has_lane and body.program.lanes_outside
     kind = body.c_type(dtype, vector)
+    count = body.array_count(array)
     if not array.dims:
         text(f"{kind} {name};")
+    elif not body.fits_stack(array, vector):
+        room = body.spell(f"{body.function}@{name}@room")
+        body.rooms[room] = (kind, count)
+        text(f"{kind} *{name} = ROW(call->{room}, {kind}, RC_THREAD);  // too large for the stack")
     elif pointer:
         room = body.spell(f"{name}@room")
-        text(f"{kind} {room}[{body.array_count(array)}] ALIGNED, *{name} = {room};")
+        text(f"{kind} {room}[{count}] ALIGNED, *{name} = {room};")
     else:
-        text(f"{kind} {name}[{body.array_count(array)}] ALIGNED;")
+        text(f"{kind} {name}[{count}] ALIGNED;")
+
+
+def thread_rooms(body: Body) -> list[str]:
+    """Workspace of the arrays that are too large for the stack, one of each for every thread."""
+    return [
+        f"call->{room} = (rc_array){{rc_take(base, &used, threads * (int64_t)({count}) * (int64_t)sizeof({kind})), "
+        f"{count}, 0, 0}};"
+        for room, (kind, count) in body.rooms.items()
+    ]
 
 
 def _rotate(body: Body, text: Text) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from recurc.backends.base import Specialization
 from recurc.backends.cpu import tiles
 from recurc.backends.cpu.body import Body
-from recurc.backends.cpu.loop import print_loop
+from recurc.backends.cpu.loop import print_loop, thread_rooms
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
 from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params, panel_room
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
@@ -432,6 +432,8 @@ class _ModulePrinter:
                     text(f"const int64_t segments_{number} = scan_segments(batch, steps, threads);")
                     for b in (*code.scan.totals, *code.scan.starts):
                         self._take(b, "batch", f"segments_{number}", text)
+                    for unit in code.units:
+                        text(*thread_rooms(unit.body))
                     continue
                 for carry in (
                     code.units[0].program.stage.carries if self.chunked and not code.units[0].program.tiled else ()
@@ -439,7 +441,7 @@ class _ModulePrinter:
                     saved = Buffer(f"{carry.name}@saved", carry.dims, carry.dtype, Role.FINAL)
                     self._take(saved, "batch", None, text)
                 for unit in _all_units(code):
-                    text(*panel_room(unit.body))
+                    text(*panel_room(unit.body), *thread_rooms(unit.body))
                     if unit.program.tiled and unit is not code.whole:
                         text(*tiles.layout(unit.body))
             text("(void)call, (void)batch, (void)steps, (void)threads, (void)base;", "return used;")

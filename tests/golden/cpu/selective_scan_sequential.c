@@ -247,7 +247,7 @@ static void selectivescan_loop(const struct call *call, long b0, long b1, long t
         float *h_out = ROW(call->h_out, float, b);
         for (long iD_ = lane0; iD_ < lane1; iD_ += LANES) {
             const vec delta_bias = rc_load_vf32(delta_bias_b + iD_);
-            vec A[N];
+            vec A[N] ALIGNED;
             for (long iN_ = 0; iN_ < N; iN_++) {
                 A[iN_] = rc_gather_vf32(A_b + iD_ * N + iN_, N, LANES);
             }
