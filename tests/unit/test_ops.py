@@ -37,6 +37,8 @@ def _operands(name: str, rng: np.random.Generator) -> list[np.ndarray]:
     values = [rng.uniform(-3, 3, POINTS) for _ in range(OPS[name].arity)]
     if name in NEEDS_POSITIVE:
         values[0] = np.abs(values[0]) + 0.2
+    if name in ("div", "atan2"):  # away from the pole, where central differences say nothing
+        values[1] = np.copysign(np.abs(values[1]) + 0.2, values[1])
     if name == "log1p":
         values[0] = np.abs(values[0])
     return values
