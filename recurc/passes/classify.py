@@ -40,6 +40,10 @@ class _Context:
         self.equations = {e.name: e for e in rec.equations}
         self.taken = used_names(rec)
         self._varying = self._time_varying()
+        self._named_factors: dict[str, frozenset[frozenset[str]]] = {}
+        for equation in rec.equations:
+            if equation.name not in self.states:
+                self._named_factors[equation.name] = self._factors(equation.expr)
         self.affine: dict[str, Linear] = {}
         self.tropical: dict[str, Tropical] = {}
 
@@ -132,7 +136,7 @@ class _Context:
         lacks its dims, which a matmul form can use."""
         dims = self.states[name].dims
         if len(dims) >= 2 and len(set(dims)) == len(dims) and offset is not None:
-            factors = [set(f.dims) for f in self._factors(offset)]
+            factors = self._factors(offset)
             shared = set(dims[:-2])
             rows, columns = dims[-2], dims[-1]
             outer = all(not {rows, columns} <= f for f in factors) and {rows, columns} <= set().union(*factors)
@@ -147,14 +151,17 @@ class _Context:
                 )
         return "EA", f"each element of {name} has its own factor and feeds nothing but itself"
 
-    def _factors(self, expr: Expr) -> list[Expr]:
+    def _factors(self, expr: Expr) -> frozenset[frozenset[str]]:
+        """The dims of each factor of a product, also of one that has a name."""
         match expr:
             case Apply(op="mul", args=(a, b)):
-                return self._factors(a) + self._factors(b)
+                return self._factors(a) | self._factors(b)
             case Apply(op="neg" | "cast", args=(a,)):
                 return self._factors(a)
+            case Read(name=name, lag=0) if name in self._named_factors:
+                return self._named_factors[name]
             case _:
-                return [expr]
+                return frozenset({frozenset(expr.dims)})
 
     def _dense(self, name: str, coef: Coef) -> Group:
         mix = coef.mixes[0]

@@ -190,7 +190,10 @@ def _product_loop(body: Body, weights: Weights, panel: str, rows: int, text: Tex
     known: dict[Node, str] = {}
     for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
         if factor not in known:
-            known[factor] = spell(f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor")
+            name = f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor"
+            if spell(name) in known.values():  # another element of the same value, or the same one a step before
+                name = f"{name}@{len(known)}"
+            known[factor] = spell(name)
             inner(f"const real {known[factor]} = {body.printer(factor)};")
         inner(f"{body.local(body.made[into][1])} += {vectors[which]} * {known[factor]};")
     own = {found[1] for line in pointers.lines if (found := _DECLARED.search(line))}
