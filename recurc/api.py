@@ -35,10 +35,11 @@ class Signature:
 
 
 class Recurrence:
-    """One step of a computation that is repeated over time, typed and checked. `ir` is its intermediate form."""
+    """One step of a computation that is repeated over time, typed and checked. `ir` is its intermediate form;
+    `defaults` are values of params that a call may leave out (those of a Python step function)."""
 
-    def __init__(self, rec: ir.Recurrence) -> None:
-        self.ir = rec
+    def __init__(self, rec: ir.Recurrence, defaults: Mapping[str, Any] | None = None) -> None:
+        self.ir, self.defaults = rec, dict(defaults or {})
 
     @property
     def name(self) -> str:
@@ -101,7 +102,7 @@ class Recurrence:
         need_sizes(self.ir, complete, "init_params()")
         if not isinstance(rng, np.random.Generator):
             rng = np.random.default_rng(check_count("rng (a seed)", rng))
-        return initial_params(self.ir, rng, complete)
+        return initial_params(self.ir, rng, complete, self.defaults)
 
     def compile(
         self,
@@ -121,7 +122,9 @@ class Recurrence:
         arrays of a call; each new combination is specialised once and kept."""
         from recurc.compiled import Compiled, Options
 
-        return Compiled(self.ir, Options.checked(self.ir, backend, schedule, dtype, layout, device, sizes))
+        return Compiled(
+            self.ir, Options.checked(self.ir, backend, schedule, dtype, layout, device, sizes), self.defaults
+        )
 
     def module(self, *_: Any, **__: Any) -> NoReturn:
         """A `torch.nn.Module` around the recurrence."""

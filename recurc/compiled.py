@@ -104,8 +104,9 @@ class _Argument:
 class Compiled:
     """A compiled recurrence. Call it with the inputs and params by name; see `Recurrence.compile`."""
 
-    def __init__(self, rec: ir.Recurrence, options: Options) -> None:
+    def __init__(self, rec: ir.Recurrence, options: Options, defaults: Mapping[str, Any] | None = None) -> None:
         self._rec, self._options = rec, options
+        self._defaults = dict(defaults or {})  # params a call may leave out
         self._slots, self._types = slots_of(rec), value_types(rec)
         self._builder = Builder(rec, options.backend, options.schedule, options.device)
         self._sizes: dict[str, int] = with_defaults(rec, options.sizes)
@@ -148,6 +149,8 @@ class Compiled:
             return_final = check_flag("return_final", return_final)
         if reverse is not True and reverse is not False:
             reverse = check_flag("reverse", reverse)
+        if self._defaults:
+            arrays = {**self._defaults, **arrays}
         if lengths is None and cu_seqlens is None and steps is None:
             key = bound.signature(arrays, initial, return_final, reverse)
             if key is not None:
@@ -277,6 +280,7 @@ class Compiled:
         sizes = self._known_sizes("init_state")
         spec = Specialization(tuple(sorted(sizes.items())), real)
         kit = HostKit(tensors=False)
+        params = {**self._defaults, **params}
         state: dict[str, Any] = {}
         for name, value in self._builder.continuable.items():
             needed: dict[str, Any] = {}

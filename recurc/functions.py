@@ -14,6 +14,7 @@ import numpy as np
 
 from recurc import build, ir, ops
 from recurc.errors import ShapeError, TraceError
+from recurc.frontend.calls import MAX_ROUNDS
 from recurc.frontend.declare import init
 from recurc.frontend.foreign import reduction
 from recurc.frontend.functions import FUNCTIONS, Form
@@ -41,16 +42,26 @@ def lag(value: Traced, k: int) -> Traced:
     """A state (the argument itself, `h[t-1]`) or an input, `k` steps before this one."""
 
     def read(expr: ir.Expr) -> ir.Expr:
-        if not isinstance(expr, ir.Read) or expr.name.startswith("%") or k < 1:
-            raise TraceError("lag(h, k) reads an argument of the step function, a state or an input, k >= 1 steps back")
+        if not isinstance(expr, ir.Read) or expr.name.startswith("%") or not _is_lag(k):
+            raise TraceError(
+                "lag(h, k) reads an argument of the step function, a state or an input, k steps back, with k from 1 to "
+                f"{MAX_ROUNDS}; got k = {k!r}"
+            )
         return ir.Read(expr.name, k, expr.dims, expr.dtype)
 
     return operate(read, value)
 
 
+def _is_lag(k: object) -> bool:
+    return isinstance(k, int) and not isinstance(k, bool) and 1 <= k <= MAX_ROUNDS
+
+
 def cast(value: Any, dtype: DType | str) -> Any:
     """`value` as another element type, rounded if it is narrower (the IR's names: "f16", "bf16", "f32", "i64", ...)."""
-    target = dtype if isinstance(dtype, DType) else DType(dtype)
+    known = {d.value: d for d in DType}
+    target = dtype if isinstance(dtype, DType) else known.get(dtype)
+    if target is None:
+        raise TraceError(f"cast to {dtype!r}: the element types are {', '.join(known)}")
     if isinstance(value, Traced):
         return operate(partial(ops.cast, dtype=target), value)
     if _is_tensor(value):
@@ -141,8 +152,13 @@ def _reduction(name: str, order: bool = False) -> Callable[..., Any]:
 def _on_array(name: str, value: Any, axes: tuple[int, ...], eps: float = 1e-6) -> Any:
     library = _library(value)
     keep = {"keepdim" if library is not np else "keepdims": True}
-    total: Callable[[Any], Any] = lambda v: library.sum(v, axes, **keep)  # noqa: E731
-    mean: Callable[[Any], Any] = lambda v: library.mean(v, axes, **keep)  # noqa: E731
+
+    def total(v: Any) -> Any:
+        return library.sum(v, axes, **keep)
+
+    def mean(v: Any) -> Any:
+        return library.mean(v, axes, **keep)
+
     match name:
         case "softmax" | "logsumexp":
             top = library.amax(value, axes, **keep)

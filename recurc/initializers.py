@@ -15,25 +15,45 @@ from numpy.typing import NDArray
 
 from recurc import ir
 from recurc.backends.reference import evaluate
-from recurc.errors import ShapeError
+from recurc.errors import BackendError, ShapeError
 from recurc.types import Kind, literal_size
 
 Values = NDArray[np.inexact[Any]]
 Shape = tuple[int, ...]
+_MOST_NUMBERS = 2**44  # more than any machine's memory holds as float64, and NumPy can still count them
 
 
 def initial_params(
-    rec: ir.Recurrence, rng: np.random.Generator, sizes: Mapping[str, int]
+    rec: ir.Recurrence, rng: np.random.Generator, sizes: Mapping[str, int], defaults: Mapping[str, Any]
 ) -> dict[str, NDArray[np.generic]]:
     """Arrays `(*dims)` for every param, float32 (complex64, int64, bool for params of such kinds), in source order.
 
-    A param without `~`: uniform in (-1/sqrt(n), 1/sqrt(n)) with n its last dim if it has two dims or more, else
-    uniform in (0, 1). Raises `ShapeError` if an initialiser does not fit the param's dims."""
-    return {p.name: _stored(p, _values(p, rng, sizes)) for p in rec.params}
+    A param without `~`: its value in `defaults`, else uniform in (-1/sqrt(n), 1/sqrt(n)) with n its last dim if it has
+    two dims or more, else uniform in (0, 1). Raises `ShapeError` if an initialiser or a default does not fit the
+    param's dims, `BackendError` if the memory does not suffice."""
+    return {p.name: _made(p, rng, sizes, defaults.get(p.name)) for p in rec.params}
 
 
-def _values(param: ir.Param, rng: np.random.Generator, sizes: Mapping[str, int]) -> Values:
+def _made(param: ir.Param, rng: np.random.Generator, sizes: Mapping[str, int], default: Any) -> NDArray[np.generic]:
     shape = tuple(literal_size(d) or sizes[d] for d in param.dims)
+    numbers = math.prod(shape)
+    try:
+        if numbers > _MOST_NUMBERS:
+            raise MemoryError
+        return _stored(param, _values(param, rng, sizes, shape, default))
+    except MemoryError as trouble:
+        shown = ", ".join(f"{dim} = {size}" for dim, size in zip(param.dims, shape, strict=True))
+        raise BackendError(
+            f"param `{param.name}` with {shown} has {numbers:.3g} numbers: not enough memory for them"
+        ) from trouble
+
+
+def _values(param: ir.Param, rng: np.random.Generator, sizes: Mapping[str, int], shape: Shape, default: Any) -> Values:
+    if default is not None and param.init is None:
+        value = np.asarray(default)
+        if value.shape not in ((), shape):
+            raise ShapeError(f"the default of param `{param.name}` has shape {value.shape}, it should be {shape}")
+        return np.broadcast_to(value, shape)
     if param.init is None:
         bound = 1 / math.sqrt(shape[-1]) if len(shape) > 1 else 1.0
         return rng.uniform(-bound if len(shape) > 1 else 0.0, bound, shape)

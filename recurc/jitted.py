@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
+from recurc.errors import TraceError
+
 if TYPE_CHECKING:
     from recurc.api import Recurrence
     from recurc.compiled import Compiled
+
+OPTIONS = ("backend", "schedule", "dtype", "layout", "device", "sizes")  # of `Recurrence.compile`
 
 
 class Jitted:
@@ -22,6 +26,12 @@ class Jitted:
         dims: Mapping[str, int | None] | None,
         options: Mapping[str, Any],
     ) -> None:
+        from recurc.frontend.step_function import check_function
+
+        check_function(function)
+        unknown = [o for o in options if o not in OPTIONS]
+        if unknown:
+            raise TraceError(f"jit has no option `{unknown[0]}`; it takes name, dims, {', '.join(OPTIONS)}")
         self.function, self._name, self._dims, self._options = function, name, dims, dict(options)
         functools.update_wrapper(self, function)
 
@@ -29,9 +39,11 @@ class Jitted:
     def recurrence(self) -> Recurrence:
         """The `Recurrence`; raises `TraceError` or `ShapeError` if the function has no meaning as one."""
         from recurc.api import Recurrence
+        from recurc.frontend.step_function import step_function
         from recurc.frontend.trace import trace
 
-        return Recurrence(trace(self.function, self._name, self._dims))
+        defaults = step_function(self.function).defaults
+        return Recurrence(trace(self.function, self._name, self._dims), defaults)
 
     @cached_property
     def compiled(self) -> Compiled:
@@ -39,19 +51,25 @@ class Jitted:
         return self.recurrence.compile(**self._options)
 
     def __call__(self, *positional: Any, **arrays: Any) -> Any:
-        """As `Compiled.__call__`: inputs `(*batch, T, *dims)` and params by name."""
+        """As `Compiled.__call__`: inputs `(*batch, T, *dims)` and params by name. A param that is left out has the
+        default of its argument."""
         return self.compiled(*positional, **arrays)
 
     def compile(self, **options: Any) -> Compiled:
         """As `Recurrence.compile`."""
         return self.recurrence.compile(**options)
 
+    def init_state(self, batch: Sequence[int] | int = (), **params: Any) -> dict[str, Any]:
+        """As `Compiled.init_state`."""
+        return self.compiled.init_state(batch, **params)
+
     def step(self, state: Mapping[str, Any], **arrays: Any) -> tuple[Any, dict[str, Any]]:
         """As `Compiled.step`."""
         return self.compiled.step(state, **arrays)
 
     def __repr__(self) -> str:
-        return f"<jit of {self.function.__name__}: {self.recurrence!r}>"
+        traced = f": {self.recurrence!r}" if "recurrence" in vars(self) else ""  # a trace may fail, a repr must not
+        return f"<jit of {self.function.__name__}{traced}>"
 
 
 @overload
@@ -72,7 +90,12 @@ def jit(
 
     A state's argument is its value one step before; the new one is returned: `return h`, `return h, y` or
     `return {"h": h, "c": c}, y`. `dims` gives the dims' order and default sizes, `options` go to `compile`."""
-    header = dims if dims is None or isinstance(dims, Mapping) else dict.fromkeys(dims)
+    if dims is None or isinstance(dims, Mapping):
+        header = dims
+    elif isinstance(dims, (tuple, list)):
+        header = dict.fromkeys(dims)
+    else:
+        raise TraceError(f"dims={dims!r}: give the dims in order, as in dims=['D', 'H'] or dims={{'D': None, 'H': 64}}")
     if function is None:
 
         def decorate(found: Callable[..., Any]) -> Jitted:

@@ -1,8 +1,9 @@
 """Traces a Python step function into the IR that the text front end makes of the same equations.
 
-The function is run once on traced values. Its local variables name the equations: before each operation, and after the
-function has returned, the names its frame has bound since are read off (no source text is needed, and nothing is
-rewritten). An expression that is never bound to a name stays inside the equation that uses it, as in a `.rec` file.
+The function is run on traced values (twice: see `steady`). Its local variables name the equations: before each
+operation, and after the function has returned, the names its frame has bound since are read off (no source text is
+needed, and nothing is rewritten). An expression that is never bound to a name stays inside the equation that uses it,
+as in a `.rec` file.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import Any, cast
 from recurc import build, ir, ops
 from recurc.errors import ShapeError, TraceError
 from recurc.frontend.declare import Declared
+from recurc.frontend.steady import traced_twice
+from recurc.frontend.step_function import RESERVED, StepFunction, step_function
+from recurc.frontend.tokens import KEYWORDS
 from recurc.frontend.traced import Traced
 from recurc.source import Span
 from recurc.types import DimDecl, Dims, DType, literal_size, show_dims
 
-_RESERVED = ("t", "T")  # the step index and the number of steps, in the language
+_WORDS = (*KEYWORDS, "inf", "pi")  # no names in `.rec` text
 
 
 @dataclass
@@ -35,13 +39,17 @@ class _Equation:
     part_of: str | None = None
     name: str = ""
 
+    def wish(self, otherwise: str) -> str:
+        """The name it would like to have."""
+        return f"{self.hint}_" if self.hint in _WORDS else self.hint or otherwise
+
 
 class _Recorder:
     """Listens to the operations of one run of the function."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._code: CodeType = function.__code__
-        self._title = f"{function.__name__}, {self._code.co_filename}"
+    def __init__(self, step: StepFunction) -> None:
+        self._code: CodeType = step.code
+        self._title = f"{step.name}, {self._code.co_filename}"
         self._frame: FrameType | None = None
         self._bound: dict[str, Traced] = {}
         self.equations: list[_Equation] = []
@@ -61,6 +69,9 @@ class _Recorder:
 
     def packed(self, value: Traced) -> ir.Expr:
         return self._record(value.expr, None, parts=literal_size(value.dims[0]) or 0)
+
+    def cut(self, expr: ir.Expr) -> ir.Expr:
+        return self._record(expr, None)
 
     def where(self) -> str:
         return f" (line {self._frame.f_lineno} of {self._title})" if self._frame is not None else f" ({self._title})"
@@ -100,26 +111,6 @@ class _Recorder:
         return ir.Read(key, 0, expr.dims, expr.dtype)
 
 
-def declarations(function: Callable[..., Any]) -> dict[str, Declared]:
-    """The arguments of a step function by name; raises `TraceError` for one that says not what it is."""
-    if not inspect.isfunction(function):
-        raise TraceError(f"jit takes a Python function, got {type(function).__name__}")
-    found: dict[str, Declared] = {}
-    for name, argument in inspect.signature(function, eval_str=True).parameters.items():
-        declared = argument.annotation
-        if isinstance(declared, type) and hasattr(declared, "kind"):
-            declared = Declared(cast(Any, declared).kind)  # `x: Input`, a scalar
-        if not isinstance(declared, Declared):
-            raise TraceError(
-                f'argument `{name}` of {function.__name__} says not what it is: write `{name}: recurc.Input["D"]` '
-                "(or State, or Param), with its dims; `[()]` for a scalar"
-            )
-        if name in _RESERVED:
-            raise TraceError(f"`{name}` cannot be an argument: `t` is the step index and `T` the number of steps")
-        found[name] = declared
-    return found
-
-
 def trace(
     function: Callable[..., Any], name: str | None = None, dims: Mapping[str, int | None] | None = None
 ) -> ir.Recurrence:
@@ -127,16 +118,56 @@ def trace(
 
     `dims`: the dims in the order of the header, with default sizes (None: no default); otherwise in the order in which
     the arguments mention them. Raises `TraceError` or `ShapeError` for what has no meaning as a recurrence."""
-    declared = declarations(function)
-    recorder = _Recorder(function)
+    step = step_function(function)
+    title = step.name if name is None else name
+    _check_header(title, dims or {})
+    return traced_twice(step.name, lambda: _trace(step, title, dims))
+
+
+def _check_reads(recorder: _Recorder, declared: Mapping[str, Declared], dims: Mapping[str, int | None]) -> None:
+    """Every dim has its size from an argument, and every earlier step that is read has a value."""
+    for equation in recorder.equations:
+        line = f" (line {equation.span.line} of {equation.span.file})" if equation.span else ""
+        for node in ir.walk(equation.expr):
+            if isinstance(node, ir.Read) and node.lag and node.name in declared:
+                argument = declared[node.name]
+                if argument.kind == "param":
+                    raise TraceError(f"param `{node.name}` is the same at every step: it has no lag{line}")
+                if argument.kind == "input" and argument.before is None:
+                    inside = ", ".join([*(repr(d) for d in argument.dims), "0.0"])
+                    raise TraceError(
+                        f"`{node.name}` is read {node.lag} steps back, so it needs a value before the first step: "
+                        f"write `{node.name}: recurc.Input[{inside}]`{line}"
+                    )
+            for dim in (node.dim,) if isinstance(node, ir.Size) else node.dims:
+                if dim not in dims and literal_size(dim) is None:
+                    raise TraceError(
+                        f"no argument has the dim {dim!r} that `{equation.name}` mentions{line}: the dims are "
+                        f"{', '.join(dims) or 'none'}; jit(dims=[...]) adds others"
+                    )
+
+
+def _check_header(title: object, dims: Mapping[Any, object]) -> None:
+    for word, what in ((title, "a recurrence"), *((d, "a dim") for d in dims)):
+        if not isinstance(word, str) or not word.isidentifier():
+            raise TraceError(f"{word!r} cannot be the name of {what}: names are made of letters, digits and `_`")
+    for dim, size in dims.items():
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise TraceError(f"the default size of dim {dim} should be a positive integer or None, got {size!r}")
+
+
+def _trace(step: StepFunction, title: str, dims: Mapping[str, int | None] | None) -> ir.Recurrence:
+    declared = step.arguments
+    recorder = _Recorder(step)
     arguments = {n: Traced(ir.Read(n, int(d.kind == "state"), d.dims, d.dtype), recorder) for n, d in declared.items()}
-    result = function(**arguments)
+    result = step.run(arguments)
     recorder.finish()
     states = {n: d for n, d in declared.items() if d.kind == "state"}
-    new, returned = _returned(function.__name__, result, tuple(states))
+    new, returned = _returned(step.name, result, tuple(states))
+    _check_values(step.name, recorder, [*new.items(), *returned])
     for state, value in new.items():
         _define_state(recorder, state, declared[state], value)
-    taken = {*declared, *_all_dims(declared, dims), *_RESERVED}
+    taken = {*declared, *_all_dims(declared, dims), *RESERVED}
     outputs = tuple(_define_output(recorder, key, value, taken, declared) for key, value in returned)
     _settle_names(recorder, taken)
     names = {e.key: e.name for e in recorder.equations}
@@ -148,15 +179,16 @@ def trace(
             else node
         )
 
+    _check_reads(recorder, declared, _all_dims(declared, dims))
     return ir.Recurrence(
-        name or function.__name__,
+        title,
         tuple(DimDecl(d, size) for d, size in _all_dims(declared, dims).items()),
         tuple(ir.Input(n, d.dims, d.dtype, _before(n, d)) for n, d in declared.items() if d.kind == "input"),
         tuple(ir.Param(n, d.dims, d.dtype, d.init) for n, d in declared.items() if d.kind == "param"),
         tuple(ir.State(n, d.dims, d.dtype, _before(n, d) or _zero(d.dtype)) for n, d in states.items()),
         tuple(ir.Equation(e.name, ir.rewrite(e.expr, settled), e.span) for e in recorder.equations),
         outputs,
-        inspect.getdoc(function) or "",
+        inspect.getdoc(step.function) or "",
     )
 
 
@@ -183,16 +215,23 @@ def _returned(title: str, result: Any, states: Sequence[str]) -> tuple[dict[str,
             f"{title} returns no new value of state `{missing[0]}`: return the new states first, as in "
             f"`return {{{', '.join(f'{s!r}: {s}' for s in states)}}}, y`"
         )
-    for shown, value in [*new.items(), *rest]:
-        if not isinstance(value, (Traced, bool, int, float, complex)):
-            raise TraceError(
-                f"{title} returns {type(value).__name__} for `{shown or 'an output'}`, which is no value of a step"
-            )
     if not rest:
         rest = [(None, value) for value in new.values()]
     if not rest:
         raise TraceError(f"{title} returns nothing: a recurrence has at least one output")
     return new, rest
+
+
+def _check_values(title: str, recorder: _Recorder, values: Sequence[tuple[Any, Any]]) -> None:
+    """Everything returned is a value of this trace, under a name that a recurrence can have."""
+    for name, value in values:
+        if name is not None and not (isinstance(name, str) and name.isidentifier()):
+            raise TraceError(f"{title} returns a value under {name!r}, which is no name of letters, digits and `_`")
+        if not isinstance(value, (Traced, bool, int, float, complex)):
+            shown = f"`{name}`" if name is not None else "an output"
+            raise TraceError(f"{title} returns {type(value).__name__} for {shown}, which is no value of a step")
+        if isinstance(value, Traced) and value.recorder not in (None, recorder):
+            raise TraceError(f"{title} returns a value that another trace made: {value!r}")
 
 
 def _define_state(recorder: _Recorder, name: str, declared: Declared, value: Any) -> None:
@@ -231,7 +270,7 @@ def _define_output(
     equation = recorder.keyed(expr)
     if equation is not None:
         if key is None or key == equation.name:
-            equation.name = equation.name or _unused(equation.hint or "y", recorder, taken)
+            equation.name = equation.name or _unused(equation.wish("y"), recorder, taken)
             return equation.name
         if not equation.name and key not in taken:
             equation.name = key
@@ -249,7 +288,7 @@ def _settle_names(recorder: _Recorder, taken: set[str]) -> None:
     """Every equation gets its variable's name; one that is unpacked those of its parts, joined by `_`."""
     for equation in recorder.equations:
         if not equation.name and not equation.parts:
-            equation.name = _unused(equation.hint or "value", recorder, taken)
+            equation.name = _unused(equation.wish("value"), recorder, taken)
     for equation in recorder.equations:
         if not equation.name:
             parts = [e.name for e in recorder.equations if e.part_of == equation.key]

@@ -21,6 +21,7 @@ from recurc.frontend.constants import fold
 from recurc.types import Dims, DType, literal_size, show_dims
 
 _created = itertools.count()
+_HIGHEST = 100  # operations within one expression: passes walk expressions by recursion
 
 
 class Recorder(Protocol):
@@ -34,6 +35,10 @@ class Recorder(Protocol):
         """A value about to be unpacked, as the read of an equation of its own."""
         ...
 
+    def cut(self, expr: ir.Expr) -> ir.Expr:
+        """An expression that nests too deeply to grow further, as the read of an equation of its own."""
+        ...
+
     def where(self) -> str:
         """The line of the step function that runs now, for a message."""
         ...
@@ -42,12 +47,13 @@ class Recorder(Protocol):
 class Traced:
     """A value at one step: IR with dims and type. `recorder` is None for what belongs to no trace, such as a size."""
 
-    __slots__ = ("created", "expr", "recorder")
+    __slots__ = ("created", "expr", "height", "recorder")
     __array_priority__ = 1000
     __hash__ = None  # type: ignore[assignment]  # `==` builds a comparison, so values cannot be keys
 
-    def __init__(self, expr: ir.Expr, recorder: Recorder | None = None) -> None:
+    def __init__(self, expr: ir.Expr, recorder: Recorder | None = None, height: int = 0) -> None:
         self.expr, self.recorder, self.created = expr, recorder, next(_created)
+        self.height = height  # operations within operations since the last read
 
     @property
     def dims(self) -> Dims:
@@ -72,7 +78,10 @@ class Traced:
 
         found = method(self, name)
         if found is None:
-            raise AttributeError(f"a traced value has no attribute {name!r}")
+            sizes = ', and its sizes are known only in a call: see `.dims` and recurc.size("D")'
+            raise AttributeError(
+                f"a traced value has no attribute {name!r}{sizes if name in ('shape', 'size', 'ndim', 'numel') else ''}"
+            )
         return found
 
     def __repr__(self) -> str:
@@ -215,7 +224,13 @@ class Traced:
     __float__ = __int__ = __index__ = __complex__ = _number
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise TraceError(f"a traced value cannot become a NumPy array: it has no numbers yet{place(self)}")
+        raise TraceError(
+            "a traced value cannot become a NumPy array, nor an argument of a compiled recurrence: it has no numbers "
+            f"yet; use np.*, torch.* or recurc.* functions on it{place(self)}"
+        )
+
+    def __format__(self, spec: str) -> str:
+        return repr(self) if not spec else self._number()
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TraceError(f"a traced value cannot be changed in place: give the new value a name{place(self)}")
@@ -245,12 +260,24 @@ def elementwise(op: str, *operands: Any) -> Traced:
 
 def operate(make: Callable[..., ir.Expr], *operands: Any) -> Traced:
     """`make` on the IR of the operands; raises `ShapeError` if their dims or types do not fit."""
-    recorder = next((o.recorder for o in operands if isinstance(o, Traced) and o.recorder is not None), None)
+    recorder: Recorder | None = None
+    for operand in operands:
+        if isinstance(operand, Traced) and operand.recorder is not None:
+            if recorder is not None and operand.recorder is not recorder:
+                raise TraceError(
+                    f"{operand!r} belongs to another trace: what one step computes reaches the next one only as a "
+                    f"state, not through variables outside the function{recorder.where()}"
+                )
+            recorder = operand.recorder
     if recorder is not None:
         recorder.observe()
     exprs = [lift(o) for o in operands]
+    height = 1 + max((_height(o) for o in operands), default=0)
     try:
-        return Traced(fold(make(*exprs)), recorder)
+        made = fold(make(*exprs))
+        if recorder is not None and height >= _HIGHEST:
+            return Traced(recorder.cut(made), recorder)
+        return Traced(made, recorder, height)
     except ops.TypeProblem as problem:
         shown = ", ".join(_described(e) for e in exprs)
         help = f"; {problem.help}" if problem.help else ""
@@ -261,6 +288,12 @@ def operate(make: Callable[..., ir.Expr], *operands: Any) -> Traced:
         raise TraceError(
             f"this constant has no value: {wrong}{'' if recorder is None else recorder.where()}"
         ) from wrong
+
+
+def _height(operand: Any) -> int:
+    if not isinstance(operand, Traced) or isinstance(operand.expr, ir.Read):
+        return 0
+    return operand.height
 
 
 def lift(value: Any) -> ir.Expr:
