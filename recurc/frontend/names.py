@@ -168,7 +168,7 @@ class Names:
                 case ast.Name(name=name) if name not in local:
                     found.setdefault(name, place or node.span)
                 case ast.Index(base=base, indices=indices):
-                    if not _reads_the_past(indices):
+                    if _reads_this_step(indices):
                         stack.append((base, local, place))
                 case ast.Call(function=function, args=args) if function.name in self._summaries:
                     summary = self._summaries[function.name]
@@ -246,12 +246,11 @@ def _arguments(call: ast.Call) -> list[tuple[ast.Expr, frozenset[str]]]:
     return [(a.value, frozenset[str]()) if isinstance(a, ast.Binding) else (a, bound) for a in call.args]
 
 
-def _reads_the_past(indices: tuple[ast.Expr, ...]) -> bool:
+def _reads_this_step(indices: tuple[ast.Expr, ...]) -> bool:
+    """Whether an index says `[t]`. Any other reads another step, or is reported where it is lowered."""
     match indices:
-        case (ast.Binary(op="-", left=ast.Name(name="t")),):
+        case (ast.Name(name="t"),):
             return True
-        case (ast.Binary(op="+", left=ast.Name(name="t")) | ast.Name(name="T"),):
-            return True  # reported where it is lowered; no loop of this step
         case _:
             return False
 
