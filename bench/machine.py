@@ -72,14 +72,17 @@ class Ceilings:
     """The best the machine did in this very run, with all threads."""
 
     bytes_per_second: float  # a large copy: bytes read plus bytes written
-    flops_per_second: float  # a large f32 matrix product
+    flops_per_second: float  # f32 multiply-adds in registers, two operations each
+    product_flops_per_second: float  # a large f32 matrix product by torch's BLAS
 
 
 def ceilings() -> Ceilings:
-    """The median of a 256 MB copy and the best of a 1536 cubed f32 product, both by torch with all threads."""
+    """The median of a 256 MB copy and the best of a 1536 cubed f32 product, both by torch with all threads, and the
+    best rate of a loop of multiply-adds that needs no memory."""
     import torch
 
     from bench.measure import interleaved
+    from bench.peak import multiply_adds_per_second
 
     n = 64 * 1024 * 1024
     source, target = torch.ones(n), torch.zeros(n)
@@ -89,7 +92,9 @@ def ceilings() -> Ceilings:
         times = interleaved(
             {"copy": lambda: target.copy_(source), "product": lambda: torch.mm(a, b, out=c)}, budget=3.0
         )
-    return Ceilings(2 * 4 * n / times["copy"].median, 2 * k**3 / times["product"].best)
+    return Ceilings(
+        2 * 4 * n / times["copy"].median, multiply_adds_per_second(THREADS), 2 * k**3 / times["product"].best
+    )
 
 
 def settle_threads() -> None:

@@ -40,7 +40,7 @@ def against(case: str, ours: Timing, peer: str, theirs: Timing, target: float | 
 @dataclass(frozen=True)
 class Floor:
     """The least time a case can take on this machine: its bytes at the speed of a large copy, or its operations at
-    the speed of a large matrix product, whichever is longer."""
+    the speed of multiply-adds in registers, whichever is longer."""
 
     case: str
     bytes: float

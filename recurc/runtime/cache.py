@@ -115,7 +115,7 @@ def clear_cache() -> tuple[int, int]:
     """Remove every kernel; how many files and bytes went. Libraries already loaded stay usable."""
     count = size = 0
     for path in cache_directory().iterdir():
-        if path.is_file() and path.suffix in (".so", ".dylib", ".py", ".cubin", ".sha256", ".c", ".lock"):
+        if path.is_file() and path.suffix in (".so", ".dylib", ".py", ".cubin", ".sha256", ".c", ".lock", ".choice"):
             count, size = count + 1, size + path.stat().st_size
             path.unlink(missing_ok=True)
     return count, size

@@ -30,7 +30,7 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
         raise UnsupportedError("the cpu backend cannot compile this plan: " + "; ".join(problems))
     compiler = find_compiler()
     name = safe_name(plan.recurrence.name).lower()
-    module = print_module(plan, spec, compiler.vector_bytes)
+    module = print_module(plan, spec, compiler.vector_bytes, standalone=True)
     arrays = [
         {
             "name": b.name,

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from recurc.backends.base import Arrays, Specialization
+from recurc.backends.cpu import blas
 from recurc.backends.cpu.module import Module
 from recurc.backends.cpu.work import step_flops, useful_threads
 from recurc.backends.storage import loaded, store
@@ -46,6 +47,12 @@ class CpuKernel:
         self._room = loaded.recurc_workspace
         self._room.restype = ctypes.c_int64
         self._room.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        self._products = module.products
+        if module.products:
+            self._hoists = loaded.recurc_hoists
+            self._hoists.restype = ctypes.c_int
+            self._hoists.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        self._chosen: dict[str, bool] = {}  # kind of call -> whether a BLAS makes the products
         self._kept, self._kept_at = _workspace(64)
         self._lock = threading.Lock()
 
@@ -65,23 +72,25 @@ class CpuKernel:
     def _bound(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]:
         if batch > 1 and any(differs_by_sequence(arrays[name]) for name in self._made_once):
             return self._one_by_one(arrays, batch, steps)
-        described = array("q", [0] * (4 * len(self.arguments)))  # an `rc_array` each: data, batch, time, origin
-        for place, name in enumerate(self.arguments):
+        described = array("q", [0] * (4 * (len(self.arguments) + len(self._products))))  # an `rc_array` each:
+        for place, name in enumerate(self.arguments):  # data, batch, time, origin
             value = arrays[name]
             strides = _address(value)[1]
             described[4 * place + 1] = 0 if value.shape[0] == 1 else strides[0]
             if self._buffers[name].has_time:
                 described[4 * place + 2] = strides[1]
-        rooms: dict[int, int] = {}
-        flops = self._step_flops
+        rooms: dict[tuple[int, int], int] = {}
+        flops, last = self._step_flops, 4 * len(self.arguments)
 
-        def call(addresses: Sequence[int]) -> None:
+        def launch(addresses: Sequence[int], threads: int, steps: int, by_blas: bool = False) -> None:
             own = described[:]
-            own[::4] = array("q", addresses)
-            threads = useful_threads(flops, batch, steps, thread_count())
-            size = rooms.get(threads)
+            own[:last:4] = array("q", addresses)
+            made = [self._multiply(p, own, batch, steps) for p in self._products] if by_blas else []
+            for number, place in enumerate(made):
+                own[last + 4 * number : last + 4 * number + 3] = array("q", place[:3])
+            size = rooms.get((threads, steps))
             if size is None:
-                size = rooms[threads] = self._room(batch, steps, threads) + 64
+                size = rooms[threads, steps] = self._room(batch, steps, threads) + 64
             if self._lock.acquire(blocking=False):
                 try:
                     if self._kept.size < size:
@@ -93,7 +102,41 @@ class CpuKernel:
                 _room, place = _workspace(size)
                 self._run(own.buffer_info()[0], batch, steps, threads, place)
 
+        own_weights = batch > 1 and any(differs_by_sequence(arrays[p.weight]) for p in self._products)
+        if own_weights or not blas.worth_asking(self._products, batch, steps):
+            return lambda addresses: launch(addresses, useful_threads(flops, batch, steps, thread_count()), steps)
+
+        def call(addresses: Sequence[int]) -> None:
+            threads = useful_threads(flops, batch, steps, thread_count())
+            launch(addresses, threads, steps, self._by_blas(launch, addresses, batch, steps, threads))
+
         return call
+
+    def _by_blas(
+        self, launch: Callable[..., None], addresses: Sequence[int], batch: int, steps: int, threads: int
+    ) -> bool:
+        """Whether a BLAS makes the hoisted products of this call; the first call of a kind measures it."""
+        ordered = blas.ordered()
+        if ordered is False or not self._hoists(batch, steps, threads):
+            return False
+        if ordered:
+            return True
+        probe = blas.probe_steps(self._products, batch, steps)
+        kind = blas.kind_of_call(batch, probe, threads)
+        if kind not in self._chosen:
+            self._chosen[kind] = blas.faster(
+                self.library.stem,
+                kind,
+                tiles=lambda: launch(addresses, threads, probe),
+                blas=lambda: launch(addresses, threads, probe, True),
+            )
+        return self._chosen[kind]
+
+    def _multiply(self, product: blas.Product, described: array[int], batch: int, steps: int) -> blas.Place:
+        data, weight = (4 * self.arguments.index(n) for n in (product.data, product.weight))
+        dtype = self._spec.real.accumulator.to_numpy()
+        address, batch_stride, time_stride = described[data : data + 3]
+        return blas.multiply(product, dtype, (address, batch_stride, time_stride), described[weight], batch, steps)
 
     def _one_by_one(self, arrays: Arrays, batch: int, steps: int) -> Callable[[Sequence[int]], None]:
         """Params that differ between sequences are packed, and computed with, for each of them."""

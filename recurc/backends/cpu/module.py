@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
 from recurc.backends.cpu import tiles
+from recurc.backends.cpu.blas import Product, hoisted_products
 from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.loop import print_loop, thread_rooms
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
@@ -50,6 +51,7 @@ class Module:
     text: str
     arrays: tuple[str, ...]
     packed: frozenset[str]  # params the kernel packs once for all sequences
+    products: tuple[Product, ...]  # what the caller may hand over ready made, in slots after the arrays
 
 
 def external_buffers(plan: Plan) -> tuple[Buffer, ...]:
@@ -57,15 +59,16 @@ def external_buffers(plan: Plan) -> tuple[Buffer, ...]:
     return tuple(b for b in plan.buffers if b.role in EXTERNAL)
 
 
-def print_module(plan: Plan, spec: Specialization, vector_bytes: int) -> Module:
-    printer = _ModulePrinter(plan, spec, vector_bytes)
+def print_module(plan: Plan, spec: Specialization, vector_bytes: int, standalone: bool = False) -> Module:
+    """The C file of a plan. A `standalone` one makes every product itself."""
+    printer = _ModulePrinter(plan, spec, vector_bytes, () if standalone else hoisted_products(plan, spec))
     packed = frozenset(p for s in printer.stages for u in _all_units(s) for p in packed_params(u.body))
-    return Module(printer.file(), tuple(b.name for b in external_buffers(plan)), packed)
+    return Module(printer.file(), tuple(b.name for b in external_buffers(plan)), packed, printer.products)
 
 
 class _ModulePrinter:
-    def __init__(self, plan: Plan, spec: Specialization, vector_bytes: int) -> None:
-        self.plan, self.spec, self.vector_bytes = plan, spec, vector_bytes
+    def __init__(self, plan: Plan, spec: Specialization, vector_bytes: int, products: tuple[Product, ...]) -> None:
+        self.plan, self.spec, self.vector_bytes, self.products = plan, spec, vector_bytes, products
         self.real = spec.real.accumulator
         self.lanes = vector_bytes // self.real.itemsize
         self.names = Names(RESERVED)
@@ -173,6 +176,10 @@ class _ModulePrinter:
         for b in external_buffers(plan):
             axes = ["batch", *(["steps"] if b.has_time else []), *b.dims]
             lines.append(f"  {b.name}[{', '.join(axes)}]: {self.spec.dtype(b.dtype).accumulator.value}, {b.role.value}")
+        for product in self.products:
+            axes = ["batch", "steps", *self.buffers[product.target].dims]
+            about = f"{self.real.value}, product of {product.data} and {product.weight}"
+            lines.append(f"  {product.target}[{', '.join(axes)}]: {about}; made here if the slot is empty")
         return "\n".join(f"// {line}".rstrip() for line in lines)
 
     # --- the entry --------------------------------------------------------------------------------------------
@@ -190,6 +197,11 @@ class _ModulePrinter:
             for number, buffer in enumerate(external_buffers(self.plan)):
                 text(f"call.{self.spell(buffer.name)} = arrays[{number}];")
             text("lay_out(&call, batch, steps, threads, workspace);")
+            if self.products:
+                first = len(external_buffers(self.plan))
+                text(f"const int given = arrays[{first}].data != 0;  // the hoisted products, by the caller's BLAS")
+                for number, product in enumerate(self.products, first):
+                    text(f"if (given) call.{self.spell(product.target)} = arrays[{number}];")
             for code in self.stages:
                 if isinstance(code.stage, Map) and not code.stage.over_time:
                     unit = code.units[0]
@@ -213,19 +225,16 @@ class _ModulePrinter:
         text("long b0 = 0, b1 = batch;")
         text("if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);")
         if self.absorbed:
-            text("const int whole = runs_whole(batch, steps, threads);")
+            text(f"const int whole = {'!given && ' if self.products else ''}runs_whole(batch, steps, threads);")
         packs = 0
         for number, code in enumerate(self.stages):
             for unit in _all_units(code):
                 if unit.program.weights:
                     packs += 1
-                    guard = (
-                        "if (whole) "
-                        if unit is code.whole
-                        else "if (!whole) "
-                        if code.whole or number in self.absorbed
-                        else ""
-                    )
+                    skip = self._skipped(number, code)
+                    guard = "if (whole) " if unit is code.whole else f"if (!{skip}) " if skip else ""
+                    if unit is code.units[0] and code.whole:
+                        guard = "if (!whole) "
                     text(*pack_calls(unit.body, guard))
         if packs:
             if self._teams():
@@ -236,20 +245,33 @@ class _ModulePrinter:
         ]
         if not self.chunked:
             text("const long t0 = 0, t1 = steps;")
-            for _, code in over_time:
-                self._call_stage(code, text)
+            for number, code in over_time:
+                self._call_unless(self._skipped(number, code), code, text)
             return
-        text("const int64_t chunk = chunk_steps(batch, steps, threads);")
+        all_given = self.products and all(b.name in {p.target for p in self.products} for b in self._sequences())
+        text(f"const int64_t chunk = {'given ? steps : ' if all_given else ''}chunk_steps(batch, steps, threads);")
         with text.braces("for (long t0 = 0; t0 < steps; t0 += chunk)"):
             text("const long t1 = t0 + chunk < steps ? t0 + chunk : steps;")
+            targets = {p.target for p in self.products}
             for buffer in self._sequences():
-                text(f"self.{self.spell(buffer.name)}.origin = t0;")
+                own = "if (!given) " if buffer.name in targets else ""
+                text(f"{own}self.{self.spell(buffer.name)}.origin = t0;")
             for number, code in over_time:
-                if number in self.absorbed:
-                    with text.braces("if (!whole)"):
-                        self._call_stage(code, text)
-                else:
-                    self._call_stage(code, text)
+                self._call_unless(self._skipped(number, code), code, text)
+
+    def _skipped(self, number: int, code: StageCode) -> str:
+        """The C condition under which a stage has nothing to do, or nothing."""
+        given = any(p.target in code.stage.writes for p in self.products)
+        return {(False, False): "", (True, False): "whole", (False, True): "given", (True, True): "(whole || given)"}[
+            number in self.absorbed, given
+        ]
+
+    def _call_unless(self, skipped: str, code: StageCode, text: Text) -> None:
+        if not skipped:
+            self._call_stage(code, text)
+            return
+        with text.braces(f"if (!{skipped})"):
+            self._call_stage(code, text)
 
     def _teams(self) -> bool:
         return any(u.program.tiled and u.program.stage.carries for s in self.stages for u in s.units)
@@ -448,6 +470,11 @@ class _ModulePrinter:
         text("")
         with text.braces("int64_t recurc_workspace(int64_t batch, int64_t steps, int threads)"):
             text("struct call call;", "return lay_out(&call, batch, steps, threads, 0);")
+        if self.products:
+            text("", "// Whether the hoisted products are a stage of their own, so that the caller may make them.")
+            with text.braces("int recurc_hoists(int64_t batch, int64_t steps, int threads)"):
+                answer = "!runs_whole(batch, steps, threads)" if self.absorbed else "1"
+                text("(void)batch, (void)steps, (void)threads;", f"return {answer};")
 
     def _take(self, buffer: Buffer, rows: str, steps: str | None, text: Text) -> None:
         count, kind = self.spell.count(buffer.dims), self._stored(buffer)

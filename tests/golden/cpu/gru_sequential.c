@@ -13,6 +13,7 @@
 //   h@initial[batch, H]: f32, initial
 //   h@final[batch, H]: f32, final
 //   h[batch, steps, H]: f32, output
+//   Wx[batch, steps, 3, H]: f32, product of x and W; made here if the slot is empty
 
 #include <math.h>
 #include <sched.h>
@@ -100,7 +101,7 @@ INLINE void rc_wait(rc_team *team) {
 #if defined __x86_64__ || defined __i386__
         __builtin_ia32_pause();
 #endif
-        if (spins > 5000) sched_yield();
+        if (spins > 300) sched_yield();
     }
 }
 
@@ -1614,6 +1615,12 @@ int64_t recurc_workspace(int64_t batch, int64_t steps, int threads) {
     return lay_out(&call, batch, steps, threads, 0);
 }
 
+// Whether the hoisted products are a stage of their own, so that the caller may make them.
+int recurc_hoists(int64_t batch, int64_t steps, int threads) {
+    (void)batch, (void)steps, (void)threads;
+    return !runs_whole(batch, steps, threads);
+}
+
 // Runs the plan. `workspace` has recurc_workspace(batch, steps, threads) bytes, aligned to 64.
 void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int threads, char *workspace) {
     struct call call = {.batch = batch, .steps = steps};
@@ -1626,6 +1633,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
     call.h_final = arrays[6];
     call.h = arrays[7];
     lay_out(&call, batch, steps, threads, workspace);
+    const int given = arrays[8].data != 0;  // the hoisted products, by the caller's BLAS
+    if (given) call.Wx = arrays[8];
     rc_team team = {0};
     RC_PARALLEL(threads)
     {
@@ -1635,8 +1644,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         const int by_batch = batch % count == 0 || batch >= 4 * count;
         long b0 = 0, b1 = batch;
         if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);
-        const int whole = runs_whole(batch, steps, threads);
-        if (!one_row(&self) && !whole) {
+        const int whole = !given && runs_whole(batch, steps, threads);
+        if (!one_row(&self) && !(whole || given)) {
             long from, to;
             rc_split(H, LANES, thread, count, &from, &to);
             gru_matmul_pack(&self, from, to);
@@ -1653,11 +1662,11 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         }
         if (thread == 0) team.members = count;
         RC_BARRIER
-        const int64_t chunk = chunk_steps(batch, steps, threads);
+        const int64_t chunk = given ? steps : chunk_steps(batch, steps, threads);
         for (long t0 = 0; t0 < steps; t0 += chunk) {
             const long t1 = t0 + chunk < steps ? t0 + chunk : steps;
-            self.Wx.origin = t0;
-            if (!whole) {
+            if (!given) self.Wx.origin = t0;
+            if (!(whole || given)) {
                 if (by_batch) {
                     gru_matmul(&self, b0, b1, t0, t1, 0, H, 0);
                 } else {

@@ -84,6 +84,6 @@ INLINE void rc_wait(rc_team *team) {
 #if defined __x86_64__ || defined __i386__
         __builtin_ia32_pause();
 #endif
-        if (spins > 5000) sched_yield();
+        if (spins > 300) sched_yield();
     }
 }
