@@ -449,8 +449,11 @@ class Body:
             value = f"rc_keep_{self.suffix}({value}, lanes, {_NEUTRAL[fold.op]})"
         if fold.op.startswith("arg"):
             var = self.spell.var(fold.over[0])
-            better = ">" if fold.op == "argmax" else "<"
-            with text.braces(f"if ({var} == 0 || {value} {better} {name}_best)"):
+            best = f"{name}_best"
+            better = f"{value} {'>' if fold.op == 'argmax' else '<'} {best}"
+            if fold.arg.dtype.kind is Kind.REAL:  # the first NaN wins, as in NumPy
+                better += f" || ({value} != {value} && {best} == {best})"
+            with text.braces(f"if ({var} == 0 || {better})"):
                 text(f"{name}_best = {value};", f"{name} = {var};")
             return
         match fold.op:

@@ -10,7 +10,7 @@ from recurc.backends.base import Specialization
 from recurc.backends.cuda.body import Body, Local, contract_places
 from recurc.backends.cuda.flatten import flatten
 from recurc.backends.cuda.program import Launch, Step, Term, Workspace
-from recurc.backends.cuda.scalars import C_TYPE, Index, accumulate, arithmetic, by_axis, c_type, identity_of
+from recurc.backends.cuda.scalars import C_TYPE, Index, accumulate, arithmetic, beats, by_axis, c_type, identity_of
 from recurc.backends.cuda.scope import Scope, flat, product, sizes_of
 from recurc.ir import Contract, Equation, Expr, Reduce
 from recurc.plan import Buffer, Carry, Loop, Map, Plan
@@ -208,5 +208,5 @@ def _first_best(scope: Scope, body: Body, expr: Reduce, places: dict[str, str], 
         scope.line(f"{target} = 0;")
         scope.line(f"{c_type(inside.dtype, scope.spec)} best = {body.scalar(inside, places | {dim: '0'})};")
         with scope.block(f"for (int along = 1; along < {scope.spec.size(dim)}; ++along)"):
-            term, order = body.scalar(inside, places | {dim: "along"}), ">" if expr.op == "argmax" else "<"
-            scope.line(f"if ({term} {order} best) {{ best = {term}; {target} = along; }}")
+            term = body.scalar(inside, places | {dim: "along"})
+            scope.line(f"if ({beats(expr, term, 'best')}) {{ best = {term}; {target} = along; }}")

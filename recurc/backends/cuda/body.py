@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
-from recurc.backends.cuda.scalars import Index, accumulate, arithmetic, bare, c_type, identity_of, scalar
+from recurc.backends.cuda.scalars import Index, accumulate, arithmetic, bare, beats, c_type, identity_of, scalar
 from recurc.backends.cuda.scope import Scope, flat, product
 from recurc.ir import Contract, Equation, Expr, Read, Reduce, reads
 from recurc.plan import Buffer, Role
@@ -133,7 +133,7 @@ class Body:
         axes = [(scope.place(dim), self.spec.size(dim)) for dim in expr.over]
         inside = places | {dim: scope.place(dim) for dim in expr.over}
         if expr.op in ("argmax", "argmin"):
-            (place, size), order = axes[0], ">" if expr.op == "argmax" else "<"
+            place, size = axes[0]
             best = scope.names.fresh(f"best@{expr.op}")
             scope.line(f"{target} = 0;")
             scope.line(
@@ -141,7 +141,7 @@ class Body:
             )
             with scope.unrolled([(place, size)]):
                 term = self.scalar(expr.arg, inside)
-                scope.line(f"if ({term} {order} {best}) {{ {best} = {term}; {target} = {place}; }}")
+                scope.line(f"if ({beats(expr, term, best)}) {{ {best} = {term}; {target} = {place}; }}")
             return
         scope.line(f"{target} = {identity_of(expr.op, arithmetic(expr.dtype, self.spec))};")
         with scope.unrolled(axes):

@@ -113,6 +113,14 @@ def identity_of(op: str, dtype: DType) -> str:
     return literal(value, dtype)
 
 
+def beats(search: Reduce, term: str, best: str) -> str:
+    """Whether `term` takes the place of `best` in an argmax or argmin. The first NaN wins, as in NumPy."""
+    larger = f"{term} {'>' if search.op == 'argmax' else '<'} {best}"
+    if search.arg.dtype.kind is not Kind.REAL:
+        return larger
+    return f"{larger} || ({term} != {term} && {best} == {best})"
+
+
 def accumulate(op: str, total: str, term: str) -> str:
     """The statement that adds one term to a reduction."""
     match op:

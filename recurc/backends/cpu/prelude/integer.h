@@ -34,11 +34,16 @@ static inline @T@ rc_pow$(@T@ x, @T@ y) {
 }
 
 //@ floordiv:
-// rounds down; division by zero gives 0, as in NumPy
-static inline @T@ rc_floordiv$(@T@ x, @T@ y) { return y == 0 ? 0 : x / y - (x % y != 0 && (x < 0) != (y < 0)); }
+// rounds down; division by zero gives 0, as in NumPy. A processor traps where the least integer is divided by -1: that
+// one wraps round, as a negation does.
+static inline @T@ rc_floordiv$(@T@ x, @T@ y) {
+    if (y == 0) return 0;
+    if (y == -1) return (@T@)(0 - (uint64_t)x);
+    return x / y - (x % y != 0 && (x < 0) != (y < 0));
+}
 
 //@ mod:
 static inline @T@ rc_mod$(@T@ x, @T@ y) {
-    const @T@ rest = y == 0 ? 0 : x % y;
+    const @T@ rest = y == 0 || y == -1 ? 0 : x % y;
     return rest != 0 && (rest < 0) != (y < 0) ? rest + y : rest;
 }

@@ -1,0 +1,162 @@
+"""Every form of expression of the language, in several spellings, means the same on every backend as in the definition.
+
+The inputs are float64 on both sides, so the bound is the float64 one of `cases.py`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import recurc
+from tests.numerics.cases import bound
+
+_INPUTS = {
+    "x": "x[D]", "y": "y[D]", "w": "w[N]", "s": "s", "q": "q[D]: int = 0", "m": "m[D]: bool", "z": "z[D]: complex = 0",
+}  # fmt: skip
+_PARAMS = {"P": "P[D, N]", "Q": "Q[D, R]", "V": "V[2, D]", "A": "A[D, D]", "k": "k[N]", "G": "G[3, N, D]"}
+_STATES = "    state  h[D] = 0, S[D, N] = 0\n"
+_UPDATES = "    h = 0.5 * h[t-1] + x\n    S = 0.3 * S[t-1] + x * w\n"
+
+REAL = {
+    "sums and products": (
+        "x + y", "x - y", "x * y", "x / (y * y + 1)", "+x", "--x", "- +x", "-x * y - -y", "x + N", "D * N + x",
+        "pi * x",
+    ),
+    "powers": ("x**2", "-x**2", "x**-2", "x**2**1", "(x * x + 1)**y", "2**x", "x**0.5", "(-2)**3 * x", "2**-1 * x"),
+    "remainders": ("x % 3", "x % -3", "-x % 3", "x // 2", "x // -0.5", "t % 3 + x", "t // 2 + x", "t / 2 + x"),
+    "numbers": ("1e-3 * x", ".5 * x", "2. * x", "1E5 * x", "0.1e+2 * x", "inf * x", "x + D / N", "x / sqrt(D)"),
+    "integers": (
+        "q + x", "q / 2", "q // 2", "q // -2", "q % 2", "q % -2", "q * q - 1", "q**2", "q // q", "q % q", "abs(q)",
+        "sign(q)", "floor(q)", "exp(q)", "clamp(q, 0, 1)", "max(q, 2)", "max(q, x)", "relu(q)", "sum(q, D)",
+        "mean(q, D)",
+    ),
+    "products of arrays": (
+        "A @ x", "A.T @ x", "x @ A", "x @ y", "P @ w", "P.T @ x", "x @ P", "Q @ (x as [R])", "V @ x", "G @ x", "A @ A",
+        "(A @ A) @ x", "(x * w) @ k", "S[t-1] @ w", "S.T @ x", "outer(x, y)", "outer(x, y) @ x", "outer(x, w)",
+    ),
+    "other views": (
+        "A.T.T @ x", "(x * w).T", "part(G, 1) @ x", "part(V, 0) + part(V, 1)", "A * outer(x, y)", "A * 2 + A.T",
+        "x as [R]", "x as [R] + w", "P as [R, N]", "permute(x * w, N, D)", "permute(G, D, 3, N)", "sum(A as [R, D], R)",
+    ),
+    "reductions": (
+        "sum(x, D)", "sum(x)", "sum(P, D, N)", "sum(P, N, D)", "mean(x * w, N)", "max(x, D)", "max(x)", "min(P, N)",
+        "prod(x, D)", "norm(x)", "logsumexp(x, D)", "argmax(x, D)", "argmin(P, N)", "any(m, D)", "all(m)", "max(q, D)",
+    ),
+    "normalisation": (
+        "softmax(x, D)", "softmax(x * w, N)", "l2norm(x, D)", "rmsnorm(x * w, N)", "layernorm(x * w, D, N)",
+        "l2norm(x, D, eps = 1e-3)", "layernorm(x, D)", "rmsnorm(x, D, eps=1e-5)",
+    ),
+    "comparisons": (
+        "x < y", "x <= y and y < 1", "x >= y or x == y", "not m", "not m and m", "m or x > 0", "x != y", "q == 2",
+        "q < x",
+    ),
+    "choices": (
+        "if x > 0 then x else y", "if m then 1 else 0", "if m then q else x", "if s > 0 then x else w",
+        "if m then (if x > 0 then 1 else 2) else 3", "where(m, x, y)", "where(x > 0, 1, 0)", "if true then x else y",
+        "if not m then x else 0", "1 + (if m then x else y)",
+    ),
+    "functions of one value": (
+        "exp(x)", "log(abs(x))", "log1p(abs(x))", "expm1(x)", "sqrt(abs(x))", "rsqrt(abs(x) + 1)", "sin(x)", "cos(x)",
+        "erf(x)", "abs(x)", "sign(x)", "floor(x)", "round(x)", "sigmoid(x)", "tanh(x)", "relu(x)", "silu(x)", "gelu(x)",
+        "softplus(x)", "logsigmoid(x)", "elu(x)", "exp(2) * x",
+    ),
+    "functions of several": (
+        "atan2(x, y)", "logaddexp(x, y)", "max(x, 0)", "max(0, x)", "min(x, y)", "max(x, y, )", "clamp(x, -1, 1)",
+        "clamp(x, y, 2)", "iterate(3, u = x, u * 0.5 + y)", "iterate(0, u = x, u * 2)",
+        "iterate(2, X = x, iterate(2, Y = X, Y + x))",
+    ),
+    "casts": (
+        "cast(q, f32) * x", "cast(x, i32)", "cast(x, f32)", "cast(x, f16)", "cast(x, bf16)", "cast(x, int)",
+        "cast(m, f32)", "cast(m, int)", "cast(q, bool)", "cast(x, bool)",
+    ),
+    "time": ("h", "h[t-1]", "h[ t - 2 ] * x", "h[t-3]", "q[t-1] + x", "q[t-2]", "t + x", "(t + 1) * x"),
+}  # fmt: skip
+
+COMPLEX = (
+    "z", "real(z)", "imag(z)", "conj(z)", "abs(z)", "real(polar(x, y))", "z * z", "exp(z)", "z / (2 + 1j)", "z + 1",
+    "2j * x", "exp(1j * x)", "sum(z, D)", "z[t-1]", "z @ x", "z**2", "if m then z else 0", "z == z", "cast(x, complex)",
+)  # fmt: skip
+
+
+def source(expressions: tuple[str, ...]) -> str:
+    """One recurrence with an output per expression, and only the inputs and params these read."""
+    used = set(re.findall(r"[^\W\d]\w*", _UPDATES + " ".join(expressions)))
+    inputs = ", ".join(text for name, text in _INPUTS.items() if name in used)
+    params = ", ".join(text for name, text in _PARAMS.items() if name in used)
+    outputs = "".join(f"    output y{i} = {e}\n" for i, e in enumerate(expressions))
+    param = f"    param  {params}\n" if params else ""
+    return f"recurrence E(D, N = 3, R = D):\n    input  {inputs}\n{param}{_STATES}{_UPDATES}{outputs}"
+
+
+def values(rec: recurc.Recurrence, rng: np.random.Generator) -> dict[str, Any]:
+    """Two sequences of six steps with D = 4; matrices small enough that powers of them stay near 1."""
+    sizes = {"D": 4, "N": 3, "R": 4}
+
+    def shape(dims: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(int(d) if d.isdigit() else sizes[d] for d in dims)
+
+    arrays: dict[str, Any] = {}
+    for name, signature in rec.inputs.items():
+        full = (2, 6, *shape(signature.dims))
+        arrays[name] = {
+            "q": rng.integers(-5, 6, full), "m": rng.random(full) < 0.5,
+            "z": rng.standard_normal(full) + 1j * rng.standard_normal(full),
+        }.get(name, rng.standard_normal(full))  # fmt: skip
+    return arrays | {n: 0.5 * rng.standard_normal(shape(s.dims)) for n, s in rec.params.items()}
+
+
+def agree(expressions: tuple[str, ...], backend: str, rng: np.random.Generator) -> None:
+    rec = recurc.load(text=source(expressions))
+    assert recurc.load(text=rec.to_text()) == rec
+    arrays = values(rec, rng)
+    wanted = rec.compile(backend="reference")(**arrays)
+    found = rec.compile(backend=backend)(**arrays)
+    for expression, ref, got in zip(expressions, wanted, found, strict=True):
+        assert (got.dtype, got.shape) == (ref.dtype, ref.shape), expression
+        with np.errstate(invalid="ignore"):
+            near = np.isfinite(ref) & (np.abs(got.astype(complex) - ref) <= bound(ref, "f64", 6))
+        same = (got == ref) | near | (np.isnan(got) & np.isnan(ref))
+        assert same.all(), f"{expression} on {backend}: {got[~same][:3]}, by the definition {ref[~same][:3]}"
+
+
+@pytest.mark.parametrize("form", REAL)
+def test_every_form_of_expression_means_what_the_definition_says(
+    form: str, backend: str, rng: np.random.Generator
+) -> None:
+    agree(REAL[form], backend, rng)
+
+
+def test_complex_expressions_mean_what_the_definition_says(rng: np.random.Generator) -> None:
+    agree(COMPLEX, "numpy", rng)
+
+
+@pytest.mark.parametrize("expression", COMPLEX)
+def test_native_code_refuses_complex_numbers_by_name(expression: str, rng: np.random.Generator) -> None:
+    rec = recurc.load(text=source((expression,)))
+    with pytest.raises(recurc.UnsupportedError, match=r"complex|`real`|`imag`"):
+        rec.compile(backend="cpu")(**values(rec, rng))
+
+
+@pytest.mark.parametrize("operator", ["//", "%"])
+def test_integer_division_never_traps(operator: str, backend: str) -> None:
+    """Processors trap where an integer is divided by zero, and where the least one is divided by -1."""
+    rec = recurc.load(text=f"recurrence E(D):\n    input  p[D]: int, q[D]: int\n    output y = p {operator} q\n")
+    least = np.iinfo(np.int64).min
+    p, q = np.array([[least, least, -7, 7, 0, least]]), np.array([[-1, 0, 0, -2, 0, 3]])
+    with np.errstate(all="ignore"):
+        wanted = np.floor_divide(p, q) if operator == "//" else np.mod(p, q)
+    np.testing.assert_array_equal(rec.compile(backend=backend)(p=p, q=q), wanted)
+
+
+@pytest.mark.parametrize("function", ["argmax", "argmin"])
+def test_the_place_of_the_first_nan_is_the_place_of_the_extreme(
+    function: str, backend: str, rng: np.random.Generator
+) -> None:
+    rec = recurc.load(text=f"recurrence E(D):\n    input  x[D]\n    output y = {function}(x, D)\n")
+    x = rng.standard_normal((200, 5))
+    x[rng.random(x.shape) < 0.2] = np.nan
+    wanted = np.argmax(x, -1) if function == "argmax" else np.argmin(x, -1)
+    np.testing.assert_array_equal(rec.compile(backend=backend)(x=x), wanted)
