@@ -112,6 +112,8 @@ class Forms:
                 return Free(expr)
             case Read(name=name, lag=lag):
                 if name in self.group and lag:
+                    if expr.dtype.kind is Kind.BOOL:
+                        return Nonlinear(f"`{shown(name)}` is a truth value, which cannot be scaled", expr.span)
                     return Linear({name: Coef(one(expr.dtype))}, None)
                 return Free(expr) if self.is_free(name) else self.of_equation(name)
             case Apply(args=args):
