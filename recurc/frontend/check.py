@@ -5,7 +5,7 @@ from __future__ import annotations
 from recurc import build, ir, ops
 from recurc.errors import CompilerBug
 from recurc.frontend import ast
-from recurc.frontend.functions import INITIALIZERS
+from recurc.frontend.functions import FUNCTIONS, INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
 from recurc.frontend.problems import Enough, Problems, Stop
@@ -227,14 +227,16 @@ class _Recurrence:
             return None
 
     def _initializer(self, value: ast.Expr) -> ir.Initializer | None:
-        name = value.name if isinstance(value, ast.Name) else value.function.name if isinstance(value, ast.Call) else ""
+        call = isinstance(value, ast.Call)
+        name = value.function.name if call else value.name if isinstance(value, ast.Name) else ""
         if name not in INITIALIZERS:
-            if isinstance(value, ast.Name) or (
-                isinstance(value, ast.Call) and name.isidentifier() and not self.scope.symbols.get(name)
-            ):
-                known = ", ".join(INITIALIZERS)
+            known = name in self.scope.symbols or name in (FUNCTIONS if call else RESERVED)
+            if name and not known:
                 self.problems.report(
-                    "E0507", f"`{name}` is not an initialiser", value.span, f"the initialisers are {known}"
+                    "E0507",
+                    f"`{name}` is not an initialiser",
+                    value.span,
+                    f"the initialisers are {', '.join(INITIALIZERS)}",
                 )
             else:
                 self.problems.report(

@@ -1,0 +1,91 @@
+"""What is legal but not lowered yet, in several spellings: each is a limitation that names the construct."""
+
+from __future__ import annotations
+
+import pytest
+
+import recurc
+from recurc.frontend import format_text
+from recurc.frontend.functions import FUNCTIONS, Form
+
+_HEAD = (
+    "recurrence A(D, N = 3):\n    input  x[D], w[N], new: bool, i: int\n    param  M[D, D], m[N]\n    state  h[D] = 0\n"
+)
+_STEP, _OUT = "    h = 0.5 * h[t-1] + x\n", "    output h\n"
+_CELL = (
+    "recurrence Cell(D):\n    input  u[D]\n    param  a\n    state  s[D] = 0\n    s = a * s[t-1] + u\n    output s\n\n"
+)
+
+
+def step(expression: str) -> str:
+    return f"{_HEAD}    h = {expression}\n{_OUT}"
+
+
+def lines(text: str) -> str:
+    return f"{_HEAD}{text}{_OUT}"
+
+
+CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
+    *(("E0901", "grad", step(e)) for e in (
+        "grad(sum(x * x, D), x)", "h[t-1] - 0.1 * grad(sum(h[t-1]**2, D), h[t-1])", "x * sum(grad(i * 1.0, i), D)",
+    )),
+    *(("E0902", "der(h)", lines(f"    der(h) = M @ h + x using {law}\n")) for law in (
+        "zoh(0.1)", "zoh", "bilinear(m)", "euler(0.5)", "exp_trapezoid(x)",
+    )),
+    *(("E0903", word, lines(block)) for word, block in (
+        ("every", "    every 4:\n        h = 0.9 * h[t-1] + x\n"),
+        ("every", "    every N:\n        state  s[D] = 0\n        s = 0.9 * s[t-1] + x\n    h = s\n"),
+        ("every", "    every 2:\n        y = x\n    h = y + h[t-1]\n"),
+        ("every", "    every 2:\n        when new:\n            h = h[t-1] + x\n"),
+        ("when", "    when new:\n        h = 0.9 * h[t-1] + x\n"),
+        ("when", "    when sum(x, D) > 0 and not new:\n        h = 0.9 * h[t-1] + x\n"),
+    )),
+    *(("E0904", "reset", lines(f"    reset when {c}\n{_STEP}")) for c in ("new", "sum(x, D) > 0", "i == 3")),
+    *(("E0905", "window", step(e)) for e in ("mean(window(x, 3), 3)", "x + sum(window(x, N), N)")),
+    ("E0906", "use", f'use "cells.rec"\n\n{lines(_STEP)}'),
+    ("E0906", "use", f'{lines(_STEP)}\nuse "../cells.rec"\n'),
+    *(("E0907", "Cell", f"{_CELL}{step(e)}") for e in ("Cell(x, a = 0.5)", "2 * Cell(u = x, a = 0.5) + 1")),
+    *(("E0908", word, step(e)) for word, e in (
+        ("lookup", "x * lookup(m, i)"), ("one_hot", "x * sum(one_hot(i, N), N)"),
+    )),
+    *(("E0909", word, step(e)) for word, e in (
+        ("conv", "conv(M, x, D)"), ("circular_conv", "circular_conv(x, h[t-1])"),
+    )),
+    *(("E0910", word, step(e)) for word, e in (
+        ("inv", "inv(M) @ x"), ("solve", "solve(M, x)"), ("cholesky", "cholesky(M) @ x"),
+    )),
+    *(("E0911", "final", f"{_HEAD}{_STEP}    output y = {e}\n") for e in ("h[T]", "2 * sum(h[T], D)", "x * h[T]")),
+    *(("E0912", "int", text) for text in (
+        "recurrence A(Q):\n    input  q: int(Q)\n    output y = q\n",
+        "recurrence A:\n    input  q: int(7)\n    output y = q\n",
+        "recurrence A(Q):\n    input  j: int\n    state  q: int(Q) = 0\n    q = (q[t-1] + j) % 4\n    output q\n",
+        "recurrence A(Q):\n    input  x\n    param  q: int(Q)\n    output y = q + x\n",
+    )),
+    *(("E0913", "initialiser", f"recurrence A(N):\n    input  x[N]\n    param  a[N] ~ {e}\n    output y = a * x\n")
+      for e in ("1/N", "N", "-1", "0.5", "sqrt(N)", "uniform(0, 1) + 1", "exp(-N)", "pi")),
+    *(("E0914", "stop_gradient", step(e)) for e in ("stop_gradient(x)", "x + stop_gradient(h[t-1])")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "word", "source"), CASES)
+def test_a_limitation_names_the_construct_and_its_place(code: str, word: str, source: str) -> None:
+    with pytest.raises(recurc.UnsupportedError) as caught:
+        recurc.load(text=source, name="A")
+    assert {d.code for d in caught.value.diagnostics} == {code}
+    for diagnostic in caught.value.diagnostics:
+        assert diagnostic.severity == "limitation"
+        assert word in diagnostic.message
+        assert "not supported yet" in diagnostic.message
+        assert 1 <= diagnostic.span.line <= source.count("\n")
+        assert diagnostic.help
+
+
+@pytest.mark.parametrize("source", sorted({source for _, _, source in CASES}))
+def test_what_is_not_supported_yet_can_be_formatted(source: str) -> None:
+    assert format_text(format_text(source)) == format_text(source)
+
+
+def test_every_function_that_is_not_lowered_is_in_the_table() -> None:
+    everything = "".join(source for _, _, source in CASES)
+    missing = [name for name, f in FUNCTIONS.items() if f.form is Form.UNSUPPORTED and f"{name}(" not in everything]
+    assert missing == []
