@@ -34,7 +34,7 @@ def random_arrays(rec: Recurrence, sizes: Mapping[str, int], batch: int, steps: 
     from recurc.initializers import initial_params
 
     rng = np.random.default_rng(0)
-    fresh = initial_params(rec, rng, dict(sizes)) if all(p.init for p in rec.params) else {}
+    fresh = initial_params(rec, rng, dict(sizes), {}) if all(p.init for p in rec.params) else {}
 
     def draw(lead: tuple[int, ...], dims: Dims, dtype: DType, scale: float) -> Any:
         shape = (*lead, *(int(d) if d.isdigit() else sizes[d] for d in dims))

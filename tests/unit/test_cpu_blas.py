@@ -140,7 +140,7 @@ def test_the_first_call_of_a_kind_measures_and_the_answer_is_kept(
     given = arrays(rec, rng, (), 64)
     rec.compile(backend="cpu")(**given)
     measured = len(calls)
-    assert measured >= 2 * 2 * 3  # two products, each timed and untimed, three turns
+    assert measured >= 2 * 2 * 5  # two products, each timed and untimed, five turns
     (choice,) = tmp_path.glob("*.choice")
     assert choice.read_text() in ("blas", "tiles")
     uses = 2 if choice.read_text() == "blas" else 0
