@@ -10,6 +10,8 @@ from importlib import import_module
 
 import numpy as np
 
+from recurc.errors import BackendError
+
 
 class Kind(Enum):
     """What a number is, apart from how it is stored; ordered so that `max` is the common kind."""
@@ -67,12 +69,14 @@ class DType(Enum):
         return DType.F32 if self in (DType.F16, DType.BF16) else self
 
     def to_numpy(self) -> np.dtype[np.generic]:
-        """The NumPy dtype; bf16 needs `ml_dtypes` and raises `TypeError` without it."""
+        """The NumPy dtype; bf16 needs `ml_dtypes` and raises `BackendError` without it."""
         if self is DType.BF16:
             try:
                 return np.dtype(import_module("ml_dtypes").bfloat16)
             except ImportError as missing:
-                raise TypeError("bf16 arrays in NumPy need the package ml_dtypes") from missing
+                raise BackendError(
+                    "NumPy has no bf16 of its own: `pip install ml_dtypes`, or give torch tensors"
+                ) from missing
         return np.dtype(_NUMPY[self])
 
 

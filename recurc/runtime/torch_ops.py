@@ -33,8 +33,11 @@ def is_tensor(value: object) -> bool:
 
 
 def _torch() -> Any:
-    import torch
-
+    """Torch; `BackendError` where a call that needs it asks for it on a machine without."""
+    try:
+        import torch
+    except ImportError as missing:
+        raise BackendError(f"calls on a GPU need torch ({missing}): pip install 'recurc[gpu]'") from missing
     return torch
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,20 @@ def test_auto_announces_a_detour_and_a_named_backend_refuses(monkeypatch: pytest
     assert f.backend == "numpy" and "no C compiler" in f.explain()
     with pytest.raises(BackendError, match="no C compiler"):
         EMA.compile(backend="cpu")(**call)
+
+
+@pytest.mark.parametrize("options", [{"backend": "triton"}, {"backend": "cuda"}, {"device": "cuda"}])
+def test_a_machine_without_torch_is_told_so(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(BackendError, match=r"need torch.*pip install"):
+        EMA.compile(**options)(x=np.zeros((2, 5, 3)), alpha=0.5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "numpy", "cpu"])
+def test_a_machine_without_bf16_for_numpy_is_told_so(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(BackendError, match="pip install ml_dtypes"):
+        EMA.compile(backend=backend, dtype="bf16")(x=np.zeros((2, 5, 3)), alpha=0.5)
 
 
 def test_recurrences_show_themselves() -> None:
