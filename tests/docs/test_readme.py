@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import recurc
+from recurc.cli import run
+
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("docs/language.md", "docs/benchmarks.md", "docs/errors/index.md", "CHANGELOG.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -23,19 +30,87 @@ def test_the_example_prints_what_the_readme_says() -> None:
     assert len(example.splitlines()) == 12
 
 
-def test_every_command_of_the_readme_exists() -> None:
-    from recurc.cli import COMMANDS
+def commands() -> list[list[str]]:
+    lines = re.findall(r"^    recurc (.*)$", README, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
 
-    for command in re.findall(r"^    recurc (\w+)", README, re.MULTILINE):
-        assert command in COMMANDS
+
+def test_every_command_of_the_readme_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order of the README, in a folder with the files it speaks of."""
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").write_text("day,price\n1,3.5\n2,4.5\n3,2.0\n", encoding="utf-8")
+    np.save("alpha.npy", np.float32(0.5))
+    assert {c[0] for c in commands()} >= {"zoo", "new", "check", "explain", "graph", "run", "compile", "doctor"}
+    for command in commands():
+        if command[0] == "compile" and find_spec("cuda") is None:
+            continue
+        assert run(command) == 0, f"{command}: {capsys.readouterr().err}"
+    for file in ("my_lstm.rec", "lstm.svg", "smooth.npz", "smooth.png"):
+        assert Path(file).stat().st_size > 0
+    np.testing.assert_allclose(np.load("smooth.npz")["h"][:, 0], [1.75, 3.125, 2.5625])
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
     targets = re.findall(r"^([a-z0-9-]+):.*?##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    for target in set(re.findall(r"make (demo|test|help|gpu|setup)\b", README)):
-        assert target in targets
+    named = re.findall(r"make ([a-z]+)(?=    |`)", README)
+    assert {"demo", "test", "help"} <= set(named) <= set(targets)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/files.md"])
+# What "What it does not do yet" says of schedules, as recurrences.
+PARALLEL = {
+    "elementwise affine": "state s[K] = 0\n    s = g * s[t-1] + k",
+    "matrix memories that decay": "state s[K, V] = 0\n    s = g * s[t-1] + k * v",
+    "semiring": "state s[K] = -inf\n    s = max(s[t-1] + g, k)",
+    "stabilised-softmax": "state m = -inf, s = 0\n    m = max(m[t-1], b)\n"
+    "    s = s[t-1] * exp(m[t-1] - m) + exp(b - m)",
+}
+IN_TURN = {
+    "Delta rules": "state s[K, V] = 0\n    s = s[t-1] + b * k * (v - k @ s[t-1])",
+    "coupled linear states": "state s[K] = 0\n    s = A @ s[t-1] + k",
+    "a nonlinear state": "state s[K] = 0\n    s = tanh(s[t-1] + k)",
+}
+
+
+@pytest.mark.parametrize("kind", [*PARALLEL, *IN_TURN])
+def test_what_is_said_to_be_parallel_over_time_is(kind: str) -> None:
+    assert kind in " ".join(README.split())
+    body = PARALLEL.get(kind) or IN_TURN[kind]
+    rec = recurc.load(
+        text=f"recurrence R(K, V):\n    input  k[K], g[K], v[V], b\n    param  A[K, K]\n    {body}\n    output s\n"
+    )
+    assert [("scan" in group.schedules) for group in rec.analyze().groups] == [kind in PARALLEL]
+
+
+def test_what_is_said_to_be_refused_is_a_limitation_of_the_language_page() -> None:
+    refused = README.split("The whole language parses, but ")[1].split(" are refused")[0]
+    table = (ROOT / "docs" / "language.md").read_text(encoding="utf-8").split("## Not supported yet")[1]
+    forms = "\n".join(line for line in table.splitlines() if line.startswith("|"))
+    words = re.findall(r"`(\w+)`", refused)
+    assert len(words) >= 7
+    for word in words:
+        assert re.search(rf"`[^`]*\b{word}\b", forms), f"{word} is not in the table of docs/language.md"
+
+
+def test_training_is_refused_in_words() -> None:
+    ema = recurc.zoo.load("ema")
+    for ask in (ema.adjoint, lambda: ema.module(D=3)):
+        with pytest.raises(recurc.UnsupportedError, match="not supported yet"):
+            ask()
+    torch = pytest.importorskip("torch")
+    with pytest.raises(recurc.UnsupportedError, match="gradient"):
+        ema.compile()(x=torch.zeros(4, 3, requires_grad=True), alpha=0.5)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/files.md", *PAGES])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        if not target.startswith("http"):
-            assert ((ROOT / page).parent / target).exists(), f"{page} points at {target}, which does not exist"
+    for target, place in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
+        if target.startswith("http"):
+            continue
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), f"{page} points at {target}, which does not exist"
+        if place:
+            heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert place in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads}, f"{target}#{place}"
