@@ -9,7 +9,9 @@ import pytest
 
 from recurc.errors import RecError, UnsupportedError
 from recurc.frontend import format_text, load_text
-from recurc.frontend.functions import FUNCTIONS, INITIALIZERS
+from recurc.frontend.functions import FUNCTIONS, INITIALIZERS, Form
+from recurc.frontend.lexer import MAX_CHARACTERS, MAX_NESTING
+from recurc.frontend.lower import MAX_NODES
 from recurc.frontend.symbols import DTYPES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "language.md").read_text(encoding="utf-8")
@@ -36,3 +38,23 @@ def test_the_page_has_examples_and_names_every_function_type_and_initialiser() -
     assert len(EXAMPLES) >= 12
     for name in [*FUNCTIONS, *DTYPES, *INITIALIZERS]:
         assert re.search(rf"\b{name}\b", PAGE), name
+
+
+def test_the_limits_of_the_page_are_those_of_the_code() -> None:
+    for words in (
+        f"at most {MAX_CHARACTERS // 1024} KiB",
+        f"at most {MAX_NESTING} levels deep",
+        f"at most {MAX_NODES:,} operations",
+    ):
+        assert words in " ".join(PAGE.split())
+
+
+def test_functions_are_said_to_be_supported_if_and_only_if_they_are() -> None:
+    expressions, unsupported = (PAGE.split(f"\n## {title}\n")[1] for title in ("Expressions", "Not supported yet"))
+    table = "\n".join(line for line in unsupported.splitlines() if line.startswith("|"))
+    for name, function in FUNCTIONS.items():
+        if function.form is Form.UNSUPPORTED:
+            assert re.search(rf"`[^`\n]*\b{name}\b", table), f"{name} is missing from the table of limitations"
+            assert not re.search(rf"\b{name}\(", expressions.split("\n## ")[0])
+        else:
+            assert not re.search(rf"`{name}\b", table), f"{name} works, and the page says it does not"
