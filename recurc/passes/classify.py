@@ -8,13 +8,14 @@ right.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from recurc.facts import Analysis, Certificate, Group, Reason
-from recurc.ir import Apply, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Step, reads, walk
+from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Step, reads, walk
 from recurc.passes.affine import Coef, Forms, Free, Linear, Mix, Nonlinear, reorders_only, shown
 from recurc.passes.dependence import Dependence, dependence
 from recurc.passes.monoid import affine_monoid, softmax_monoid, tropical_monoid
-from recurc.passes.semiring import Clamped, Tropical, tropical
+from recurc.passes.semiring import BOTTOM, Clamped, Tropical, tropical
 from recurc.passes.softmax import accumulators
 from recurc.passes.verify import used_names
 from recurc.source import Span
@@ -207,11 +208,14 @@ class _Context:
         if isinstance(value, Clamped):
             reason = Reason(f"{shown(name)} is shifted and clamped by free bounds", self.span(name))
             return Group((name,), "CL", ("sequential",), False, (reason,), certificate=_DECIDED)
-        if not isinstance(value, Tropical) or value.join is None or value.offset is None:
+        join = value.join if isinstance(value, Tropical) else None
+        if not isinstance(value, Tropical) or join is None:
             return None
+        if value.offset is None:  # `max(h[t-1] + a, h[t-1] + b)`
+            value = replace(value, offset=Const(BOTTOM[join], state.dtype))
         cls = "ID" if value.shift is None and value.join != "logaddexp" else "SL"
         running = {"max": "the running maximum", "min": "the running minimum", "logaddexp": "a running log-sum-exp"}[
-            value.join
+            join
         ]
         text = f"{name} is {running}{'' if value.shift is None else ' with a shift per step'}"
         reasons = [Reason(text, self.span(name))]

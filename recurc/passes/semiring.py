@@ -124,10 +124,9 @@ class _Interpreter:
             shift = two.shift if free[0] else one.shift
         elif one.shift is None and two.shift is None and op != "logaddexp":
             shift = None
-        elif one.shift is not None and two.shift is not None:
-            shift = apply(op, one.shift, two.shift)
         else:
-            return self._refused(node, op)
+            zero = number(0.0)
+            shift = apply(op, one.shift or zero, two.shift or zero)
         return Tropical(op, shift, offset, by_choice or one.by_choice or two.by_choice)
 
     def _choice(self, node: Apply) -> Value:

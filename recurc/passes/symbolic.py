@@ -80,6 +80,17 @@ class Joins:
             self._members[symbol] = (op, members)
         return self._symbol[key]
 
+    def canonical(self, values: Objects) -> Objects:
+        """`values` with every `max(a, b) + c` as `max(a + c, b + c)`."""
+        return _each(self._moved, values)
+
+    def _moved(self, value: Any) -> Any:
+        terms = algebra().Add.make_args(value)
+        inside = [t for t in terms if t in self._members]
+        if len(terms) == 1 or len(inside) != 1 or any(t in self._members for t in (value - inside[0]).free_symbols):
+            return value
+        return self.join(self._members[inside[0]][0], value)
+
     def _of(self, op: str, value: Any) -> Counter[Any]:
         """What `value` joins: `join(a, b) + c` is `join(a + c, b + c)`."""
         for term in algebra().Add.make_args(value):
@@ -152,7 +163,7 @@ class Evaluator:
     def _truth(self, op: str, *v: Any) -> Any:
         if op in ("and", "or", "not"):
             logic = {"and": algebra().And, "or": algebra().Or, "not": algebra().Not}[op]
-            return logic(*v)
+            return logic(*(self._settled(truth) for truth in v))
         if op in ("eq", "ne"):
             gap = v[0] if v[1] == -v[1] else v[0] - v[1]
             if algebra().oo in (v[0], v[1]) or -algebra().oo in (v[0], v[1]):
@@ -161,7 +172,13 @@ class Evaluator:
                 known = algebra().expand(gap).is_zero
             if known is not None:
                 return algebra().true if known is (op == "eq") else algebra().false
-        key = (op, *v)
+        return self._supposed((op, *v))
+
+    def _settled(self, truth: Any) -> Any:
+        """A truth value that is known or supposed: one that is only read, as an input's, is looked at both ways."""
+        return truth if truth in (algebra().true, algebra().false) else self._supposed(("holds", truth))
+
+    def _supposed(self, key: object) -> Any:
         if key not in self._assumed:
             raise Undecided(key)
         return algebra().true if self._assumed[key] else algebra().false
@@ -179,7 +196,7 @@ class Evaluator:
         values: list[Objects | None] = [None, None]
         out = np.empty(chosen.shape, object)
         for at in np.ndindex(chosen.shape):
-            which = 0 if chosen[at] == algebra().true else 1
+            which = 0 if self._settled(chosen[at]) == algebra().true else 1
             if values[which] is None:  # a branch nobody takes may be undefined, so it is not evaluated
                 branch = (yes, no)[which]
                 values[which] = _onto(self(branch), branch.dims, expr.dims)
@@ -201,6 +218,8 @@ class Evaluator:
                     out[at] = algebra().Mul(*items)
                 case "max" | "min":
                     out[at] = self._joins.join(op, *items)
+                case "any" | "all":
+                    out[at] = self._truth({"any": "or", "all": "and"}[op], *items)
                 case _:
                     out[at] = algebra().Function(op)(*items)
         return out

@@ -120,7 +120,7 @@ class Body:
         base, places = self.program.elements[stmt.name]
         if base in self.carries:
             return self.carry_array(base, True), self._full_index(base, places, index)
-        return self._array(self.spell(f"{stmt.name}@all"), stmt.index), index
+        return self._array(self.spell(f"{stmt.name}@row"), stmt.index), index
 
     def _full_index(self, base: str, places: tuple[int, ...], index: Index) -> Index:
         """The index along all axes of an equation, unrolled ones included."""

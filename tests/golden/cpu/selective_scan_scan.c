@@ -299,7 +299,7 @@ static void selectivescan_scan_fold(const struct call *call, long b0, long b1, l
         float *h_b_total_out = ROW(call->h_b_total_out, float, b);
         real h_a_total[D * PADDED(N)] ALIGNED;
         real h_b_total[D * PADDED(N)] ALIGNED;
-        real dt_all[D] ALIGNED;
+        real dt_row[D] ALIGNED;
         for (long iD_ = 0; iD_ < D; iD_++) {
             for (long iN_ = lane0; iN_ < lane1; iN_ += LANES) {
                 rc_store_vf32(h_a_total + iD_ * PADDED(N) + iN_, rc_spread_vf32(1.0f));
@@ -316,12 +316,12 @@ static void selectivescan_scan_fold(const struct call *call, long b0, long b1, l
             const float *x_t = AT(call->x, float, b, t);
             for (long iD_ = 0; iD_ < D; iD_++) {
                 const real dt = rc_softplus_f32((delta_t[iD_] + delta_bias_b[iD_]));
-                dt_all[iD_] = dt;
+                dt_row[iD_] = dt;
             }
             for (long iD_ = 0; iD_ < D; iD_++) {
                 for (long iN_ = lane0; iN_ < lane1; iN_ += LANES) {
-                    const vec a_step = rc_exp_vf32(((-dt_all[iD_]) * rc_load_vf32(A_b + iD_ * N + iN_)));
-                    const vec b_step = (dt_all[iD_] * rc_load_vf32(B_t + iN_)) * x_t[iD_];
+                    const vec a_step = rc_exp_vf32(((-dt_row[iD_]) * rc_load_vf32(A_b + iD_ * N + iN_)));
+                    const vec b_step = (dt_row[iD_] * rc_load_vf32(B_t + iN_)) * x_t[iD_];
                     const vec h_a_total_new = a_step * rc_load_vf32(h_a_total + iD_ * PADDED(N) + iN_);
                     const vec h_b_total_new = (a_step * rc_load_vf32(h_b_total + iD_ * PADDED(N) + iN_)) + b_step;
                     rc_store_vf32(h_a_total + iD_ * PADDED(N) + iN_, h_a_total_new);
