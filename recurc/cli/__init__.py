@@ -91,7 +91,8 @@ def run(arguments: Sequence[str]) -> int:
     except CompilerBug as bug:
         return _bug(bug)
     except RecurcError as error:
-        say(str(error) if isinstance(error, RecError) else f"{kind_of(error)}: {error}")
+        told = isinstance(error, RecError | UnsupportedError) and error.diagnostics  # these say what kind they are
+        say(str(error) if told else f"{kind_of(error)}: {error}")
         return WRONG
     except BrokenPipeError:  # the reader of our stdout has gone, e.g. `recurc zoo | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -41,16 +41,27 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
     return OK
 
 
+def _source(path: Path) -> str:
+    """The text of a file, or of `zoo:NAME`."""
+    name = str(path)
+    if not name.startswith("zoo:"):
+        return source_text(path)
+    from recurc import zoo
+
+    return zoo.text(name.removeprefix("zoo:"))
+
+
 def _problems(path: Path) -> tuple[list[Diagnostic], str]:
     """The diagnostics of a file, and a limitation that has none."""
     from recurc.frontend import load_text
+    from recurc.zoo import UnknownSystemError
 
     try:
-        load_text(source_text(path), str(path))
+        load_text(_source(path), str(path))
     except RecError as wrong:
         return wrong.diagnostics, ""
     except UnsupportedError as limit:
         return limit.diagnostics, "" if limit.diagnostics else f"{path}: not supported: {limit}"
-    except FileError as missing:
+    except (FileError, UnknownSystemError) as missing:
         return [], f"error: {missing}"
     return [], ""

@@ -18,7 +18,6 @@ from recurc.cli.files import FileError, write
 def command(name: str, entry: str | None, out: Path | None, force: bool) -> int:
     """Start a .rec file from a system of the zoo."""
     import recurc
-    from recurc.cli.load import zoo_entry
 
     stem = Path(name).stem
     if not stem.isidentifier():
@@ -28,7 +27,7 @@ def command(name: str, entry: str | None, out: Path | None, force: bool) -> int:
     path = out or Path(name).with_suffix(".rec")
     if path.exists() and not force:
         raise FileError(f"{path} exists; --force replaces it")
-    text = recurc.zoo.text(zoo_entry(source))
+    text = recurc.zoo.text(source)
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     say(f"wrote {path}, from the zoo's {source}. Next: recurc check {path}, recurc explain {path}")
     return OK

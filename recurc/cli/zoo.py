@@ -18,9 +18,7 @@ def command(name: str | None, as_json: bool) -> int:
     import recurc
 
     if name is not None:
-        from recurc.cli.load import zoo_entry
-
-        text = recurc.zoo.text(zoo_entry(name))
+        text = recurc.zoo.text(name)
         click.echo(json.dumps({"name": name, "text": text}, ensure_ascii=False) if as_json else text, nl=as_json)
         return OK
     rows = [_row(entry) for entry in recurc.zoo.names()]

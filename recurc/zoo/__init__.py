@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recurc.errors import RecurcError
+
 if TYPE_CHECKING:
     from recurc.api import Recurrence
+
+
+class UnknownSystemError(RecurcError, KeyError):
+    """The zoo has no system of this name."""
+
+    __str__ = RecurcError.__str__  # KeyError's would put the message in quotes
 
 
 def names() -> list[str]:
@@ -16,18 +25,18 @@ def names() -> list[str]:
 
 
 def text(name: str) -> str:
-    """The source of a system. Raises `KeyError` if the zoo does not have it."""
+    """The source of a system. Raises `UnknownSystemError` if the zoo does not have it."""
     return files(__name__).joinpath(f"{_known(name)}.rec").read_text(encoding="utf-8")
 
 
 def path(name: str) -> Path:
-    """The file of a system. Raises `KeyError` if the zoo does not have it."""
+    """The file of a system. Raises `UnknownSystemError` if the zoo does not have it."""
     with as_file(files(__name__).joinpath(f"{_known(name)}.rec")) as found:
         return found
 
 
 def load(name: str) -> Recurrence:
-    """A system of the zoo as a `recurc.Recurrence`. Raises `KeyError` if the zoo does not have it."""
+    """A system of the zoo as a `recurc.Recurrence`. Raises `UnknownSystemError` if the zoo does not have it."""
     from recurc.api import Recurrence
     from recurc.frontend import load_text
 
@@ -37,8 +46,10 @@ def load(name: str) -> Recurrence:
 
 def _known(name: str) -> str:
     if name not in names():
-        raise KeyError(f"the zoo has no {name!r}; it has {', '.join(names())}")
+        near = difflib.get_close_matches(str(name), names(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names())}"
+        raise UnknownSystemError(f"the zoo has no {name!r}; {hint}")
     return name
 
 
-__all__ = ["load", "names", "path", "text"]
+__all__ = ["UnknownSystemError", "load", "names", "path", "text"]

@@ -34,6 +34,20 @@ def test_a_bad_file_gives_1_and_the_diagnostic_with_its_place(recurc: Invoke, tm
     assert "1 of 1 files with problems" in got.err
 
 
+def test_systems_of_the_zoo_are_checked_by_name(recurc: Invoke) -> None:
+    assert recurc("check", "zoo:lstm", "zoo:ema").err == "2 files checked, no problems\n"
+    got = recurc("check", "zoo:lsmt")
+    assert got.code == 1 and "did you mean 'lstm'?" in got.err
+
+
+def test_a_limitation_says_so_once(recurc: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "window.rec"
+    path.write_text("recurrence A(D):\n    input  x[D]\n    output y = sum(window(x, 3), 3)\n", encoding="utf-8")
+    got = recurc("explain", path)
+    assert got.code == 1 and got.out == ""
+    assert got.err.startswith("limitation[E0905]: `window`") and got.err.count("not supported") == 1
+
+
 def test_all_bad_files_are_reported_not_only_the_first(recurc: Invoke, tmp_path: Path, ema: Path) -> None:
     for name in ("one.rec", "two.rec"):
         (tmp_path / name).write_text(BAD, encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recurc import ir, zoo
-from recurc.errors import RecError, UnsupportedError
+from recurc.errors import RecError, RecurcError, UnsupportedError
 from recurc.frontend import format_text, load_text
 from recurc.frontend.functions import FUNCTIONS
 from recurc.frontend.render import to_text
@@ -121,7 +121,7 @@ def test_the_zoo_gives_texts_and_files_by_name() -> None:
     assert {"ema", "lstm", "gru", "selective_scan", "aaren", "diagonal_affine"} <= set(zoo.names())
     for name in zoo.names():
         assert zoo.path(name).read_text(encoding="utf-8") == zoo.text(name)
-    with pytest.raises(KeyError, match="the zoo has no 'lsmt'"):
+    with pytest.raises(RecurcError, match=r"^the zoo has no 'lsmt'; did you mean 'lstm'"):
         zoo.text("lsmt")
     with pytest.raises(KeyError):
         zoo.path("../api")
