@@ -58,6 +58,14 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert {"demo", "test", "help"} <= set(named) <= set(targets)
 
 
+def test_every_setting_of_the_code_is_on_the_page_and_the_other_way_round() -> None:
+    source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "recurc").rglob("*.py"))
+    of_the_code = set(re.findall(r"\bRECURC_[A-Z_]+\b", source))
+    assert of_the_code == set(re.findall(r"\bRECURC_[A-Z_]+\b", README))
+    for name in ("CC", "OMP_NUM_THREADS"):
+        assert f'environ.get("{name}"' in source and f"`{name}`" in README
+
+
 # What "What it does not do yet" says of schedules, as recurrences.
 PARALLEL = {
     "elementwise affine": "state s[K] = 0\n    s = g * s[t-1] + k",
