@@ -14,7 +14,7 @@ import numpy as np
 from recurc.backends.base import Arrays, Specialization
 from recurc.backends.cuda.emit import emit
 from recurc.backends.cuda.program import Kind, Launch, Program, extent
-from recurc.plan import Plan
+from recurc.plan import Plan, Role
 from recurc.types import DType
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -37,9 +37,15 @@ class ShimKernel:
         self.source = {"kernel.cu": self.program.source}
         self.seed, self.most_groups = seed, most_groups
         self.together = False  # run all blocks of every launch at once, not only those of a cooperative one
+        self.params = [b.name for b in plan.buffers if b.role is Role.PARAM]
         self._library = _loaded(self.program)
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
+        once = any(not scratch.has_time for scratch in self.program.scratch)
+        if once and batch > 1 and any(arrays[n].shape[0] > 1 and arrays[n].strides[0] for n in self.params):
+            for b in range(batch):  # as `standalone.Module.run`
+                self({n: a[b : b + 1] if a.shape[0] > 1 else a for n, a in arrays.items()}, 1, steps)
+            return
         held = dict(arrays)
         for scratch in self.program.scratch:
             lead = (batch, steps) if scratch.has_time else (1,)

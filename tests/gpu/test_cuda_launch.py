@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import recurc
+from recurc import targets
 from recurc.backends import reference
 from recurc.backends.base import Specialization
 from recurc.backends.cuda import BACKEND, launch, standalone
@@ -22,6 +24,7 @@ from recurc.backends.cuda.emit import emit
 from recurc.backends.cuda.manifest import manifest_of
 from recurc.backends.cuda.matmul_stage import roles
 from recurc.errors import BackendError, UnsupportedError
+from recurc.passes import make_plan
 from recurc.plan import Buffer, Matmul, Plan, Role
 from recurc.types import DType
 from tests.gpu.cuda_shim import build_library, has_compiler
@@ -71,6 +74,33 @@ def test_the_standalone_launcher_computes_the_definition(
             "lstm_loop_1_batch1",
             "lstm_loop_1_batch8",
         ]
+
+
+@needs_gcc
+def test_what_is_computed_once_per_call_follows_params_that_differ_by_sequence(
+    driver: Driver, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    source = """
+recurrence Fading(D):
+    input x[D]
+    param rate[D], floor[D]
+    state h[D] = 0
+    h = exp(-exp(rate)) * h[t-1] + log1p(exp(floor)) * x
+    output h"""
+    rec, sizes = recurc.load(text=source).ir, {"D": 5}
+    spec = Specialization(tuple(sizes.items()), DType.F32)
+    plan = make_plan(rec, sizes, 3, 4, DType.F32, targets.named("sm_90"), "sequential")
+    assert any(b.role is Role.ONCE for b in plan.buffers)
+    program, library = emit(plan, spec), tmp_path / "kernel.so"
+    build_library(program, library)
+    kernels = standalone.Kernels(standalone.Module(manifest_of(program, plan, spec), str(library).encode()))
+    given = {n: rng.normal(0, 1, (3, 5)).astype(np.float32) for n in ("rate", "floor")}
+    given["x"] = rng.normal(0, 1, (3, 4, 5)).astype(np.float32)
+    want = reference.run(rec, {n: a.astype(np.float64) for n, a in given.items()}, 3, 4)
+    np.testing.assert_allclose(kernels(given)["h"], want["h"], rtol=0, atol=1e-5)
+    shared = given | {"rate": given["rate"][:1], "floor": given["floor"][:1]}
+    want = reference.run(rec, {n: a.astype(np.float64) for n, a in shared.items()}, 3, 4)
+    np.testing.assert_allclose(kernels(shared)["h"], want["h"], rtol=0, atol=1e-5)
 
 
 @needs_gcc

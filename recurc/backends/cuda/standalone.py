@@ -84,6 +84,11 @@ class Module:
         instead: Instead | None = None,
     ) -> None:
         """Launches every stage in order. `places` has all buffers but those the kernels make for themselves."""
+        if batch > 1 and self._own_constants(places):
+            # Some values are computed once per call from params; where those differ by sequence, each has its call.
+            for b in range(batch):
+                self.run(self._sequence(places, b), 1, steps, stream, allocate)
+            return
         self.check(self.driver.cuCtxSetCurrent(self._context))
         held = dict(places)
         for scratch in self.manifest["scratch"]:
@@ -95,6 +100,16 @@ class Module:
         for number, step in enumerate(self.manifest["steps"]):
             if instead is None or not instead(number, held):
                 self._run_step(step, held, batch, steps, stream, allocate)
+
+    def _own_constants(self, places: Mapping[str, Place]) -> bool:
+        """Whether something is computed once per call, and a param has a value for each sequence."""
+        params = [b["name"] for b in self.manifest["buffers"] if b["role"] == "param"]
+        once = any(not scratch["has_time"] for scratch in self.manifest["scratch"])
+        return once and any(places[name].batch_stride != 0 for name in params)
+
+    def _sequence(self, places: Mapping[str, Place], b: int) -> dict[str, Place]:
+        size = {buffer["name"]: _itemsize(buffer["dtype"]) for buffer in self.manifest["buffers"]}
+        return {n: p._replace(address=p.address + b * p.batch_stride * size[n]) for n, p in places.items()}
 
     def _run_step(
         self, step: Mapping[str, Any], held: dict[str, Place], batch: int, steps: int, stream: int, allocate: Allocate
