@@ -16,7 +16,7 @@ import recurc
 from recurc.cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("docs/language.md", "docs/benchmarks.md", "docs/errors/index.md", "CHANGELOG.md")
+PAGES = ("docs/language.md", "docs/python.md", "docs/benchmarks.md", "docs/errors/index.md", "CHANGELOG.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
