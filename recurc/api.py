@@ -9,7 +9,7 @@ from functools import cached_property
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from recurc import ir
+from recurc import ir, passes
 from recurc.errors import RecurcError, UnsupportedError
 from recurc.types import Dims, DType
 
@@ -75,9 +75,7 @@ class Recurrence:
 
     def analyze(self, prove: bool = False) -> Analysis:
         """Groups of states with their class, legal schedules and the reasons; `prove` adds a symbolic proof (SymPy)."""
-        from recurc.passes import analyze
-
-        return analyze(self.ir, prove=prove)
+        return passes.analyze(self.ir, prove=prove)
 
     def to_text(self) -> str:
         """Formatted `.rec` text that loads back to an equal recurrence."""

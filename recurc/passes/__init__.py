@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from recurc.facts import Analysis
 from recurc.ir import Recurrence
-
-if TYPE_CHECKING:
-    from recurc.facts import Analysis
-    from recurc.passes.manager import Pass, Record
-    from recurc.plan import Plan
-    from recurc.targets import Target
-    from recurc.types import DType
+from recurc.passes.canonicalize import CANONICALIZE, DROP_DEAD, SHARE
+from recurc.passes.classify import classify
+from recurc.passes.cost import Shape
+from recurc.passes.expand import EXPAND
+from recurc.passes.lower import lower
+from recurc.passes.manager import Pass, Record, run_passes
+from recurc.passes.schedule import choose, stage_costs
+from recurc.plan import Plan
+from recurc.targets import Target
+from recurc.types import DType
 
 
 def core_form(rec: Recurrence) -> Recurrence:
@@ -25,16 +28,11 @@ def core_form(rec: Recurrence) -> Recurrence:
 
 def run_core(rec: Recurrence, dump_after: Sequence[str] = ()) -> Record:
     """Like `core_form`, with timings and the dumps asked for (see `manager.run_passes`)."""
-    from recurc.passes.manager import run_passes
-
     return run_passes(rec, core_passes(), dump_after)
 
 
 def core_passes() -> tuple[Pass, ...]:
     """The pipeline to core form, in order."""
-    from recurc.passes.canonicalize import CANONICALIZE, DROP_DEAD, SHARE
-    from recurc.passes.expand import EXPAND
-
     return (EXPAND, CANONICALIZE, SHARE, DROP_DEAD)
 
 
@@ -44,12 +42,10 @@ def analyze(rec: Recurrence, prove: bool = False) -> Analysis:
 
 
 def _analysis(core: Recurrence, prove: bool) -> Analysis:
-    from recurc.passes.classify import classify
-
     analysis = classify(core)
     if not prove:
         return analysis
-    from recurc.passes.certify import certify
+    from recurc.passes.certify import certify  # brings SymPy, which nobody else needs
 
     return certify(core, analysis)
 
@@ -68,10 +64,6 @@ def make_plan(
 
     `schedule`: "auto", a schedule's name, or `h=scan,c=sequential` per state. Raises `ScheduleError`
     (an `UnsupportedError`) for an illegal one, naming the reason and the legal ones."""
-    from recurc.passes.cost import Shape
-    from recurc.passes.lower import lower
-    from recurc.passes.schedule import choose, stage_costs
-
     core = core_form(rec)
     analysis = _analysis(core, prove)
     shape = Shape(dict(sizes), batch, steps, real.itemsize)

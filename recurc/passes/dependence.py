@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import networkx as nx
+
 from recurc.ir import Equation, Expr, Recurrence, reads
 
 
@@ -89,8 +91,6 @@ def _components(states: list[str], edges: list[tuple[str, str]]) -> tuple[tuple[
     """Strongly connected components in topological order; ties keep the source order."""
     if len(states) < 2:
         return tuple((s,) for s in states)
-    import networkx as nx
-
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(states)
     graph.add_edges_from(edges)

@@ -135,7 +135,6 @@ HEAVY = {
     "cuda": ("recurc.runtime", "recurc.backends.cuda", "recurc.cli"),
     "jax": (),
     "sympy": ("recurc.passes",),
-    "networkx": ("recurc.passes", "recurc.picture"),
     "matplotlib": ("recurc.picture", "recurc.cli"),
     "graphviz": ("recurc.picture", "recurc.cli"),
     "pandas": ("recurc.cli", "recurc.runtime"),
@@ -171,6 +170,18 @@ def _in_fresh_python(code: str) -> list[str]:
 def test_importing_recurc_loads_nothing_heavy() -> None:
     _, *loaded = _in_fresh_python(LOADED)
     assert not loaded, f"`import recurc` loaded {', '.join(loaded)}"
+
+
+def test_checking_a_file_loads_no_pass() -> None:
+    """The passes bring networkx along, which takes longer to import than a file takes to check."""
+    code = "import sys; from recurc.cli import run; assert run(['check', 'zoo:lstm']) == 0; "
+    loaded = _in_fresh_python(code + "print(*sys.modules)")
+    assert "recurc.frontend" in loaded and not {"recurc.passes", "networkx", "sympy"} & set(loaded)
+
+
+def test_a_loaded_recurrence_is_ready_to_be_analysed() -> None:
+    code = "import sys, recurc; recurc.zoo.load('lstm'); print(*(n for n in ('networkx', 'sympy') if n in sys.modules))"
+    assert _in_fresh_python(code) == ["networkx"]
 
 
 def test_importing_recurc_is_quick() -> None:
