@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def test_every_make_target_of_the_readme_exists() -> None:
     targets = re.findall(r"^([a-z0-9-]+):.*?##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     named = re.findall(r"make ([a-z]+)(?=    |`)", README)
     assert {"demo", "test", "help"} <= set(named) <= set(targets)
+
+
+def test_the_extras_and_the_versions_of_python_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(re.findall(r"'\.\[(\w+)\]'", README))
+    assert extras == {"gpu", "torch", "plot"} <= set(project["optional-dependencies"])
+    assert project["requires-python"] == ">=3.11,<3.15" and "Python 3.11 to 3.14" in README
 
 
 def test_every_setting_of_the_code_is_on_the_page_and_the_other_way_round() -> None:
