@@ -82,6 +82,8 @@ class ShimKernel:
                     cells.append(ctypes.c_longlong(steps))
         pointers = (ctypes.c_void_p * len(cells))(*(ctypes.addressof(c) for c in cells))
         x, y = extent(launch.grid_x, batch, steps), extent(launch.grid_y, batch, steps)
+        if x == 0 or y == 0:
+            return  # nothing to launch, as in `standalone`
         if launch.cooperative:
             y = min(y, self.most_groups)
         status = self._library[f"run_{launch.kernel}"](

@@ -88,7 +88,8 @@ def _scalar(expr: Expr, index: Index, spec: Specialization, resolve: Resolve) ->
             places = dict(zip(axis_ids(expr.dims), index, strict=True))
             args = [_scalar(arg, by_axis(arg.dims, places), spec, resolve) for arg in expr.args]
             # C++ overloads choose by type, so no suffix is needed.
-            return spelling.replace("$", "").format(*args)
+            text = spelling.replace("$", "").format(*args)
+            return f"bool{text}" if expr.op in ("and", "or") else text  # `|` of two truth values is an int in C++
         case Reduce() | Contract():
             raise CompilerBug("a reduction inside an expression reached the printer; `flatten` names them first")
 
