@@ -58,3 +58,13 @@ def test_functions_are_said_to_be_supported_if_and_only_if_they_are() -> None:
             assert not re.search(rf"\b{name}\(", expressions.split("\n## ")[0])
         else:
             assert not re.search(rf"`{name}\b", table), f"{name} works, and the page says it does not"
+
+
+@pytest.mark.parametrize(
+    ("expression", "dtype"),
+    [("i + 1", "i64"), ("i // 2", "i64"), ("i % 2", "i64"), ("i / 2", "real"), ("i**2", "real"), ("i + x", "real"),
+     ("x + 2j", "complex"), ("i > 1", "bool"), ("cast(x, i64)", "i64"), ("abs(z)", "real")],
+)  # fmt: skip
+def test_types_meet_as_the_page_says(expression: str, dtype: str) -> None:
+    (rec,) = load_text(f"recurrence A:\n    input  i: int, x, z: complex\n    output y = {expression}\n")
+    assert rec.equations[0].expr.dtype.value == dtype

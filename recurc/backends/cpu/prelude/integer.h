@@ -25,14 +25,6 @@ static inline @T@ rc_floor$(@T@ x) { return x; }
 //@ round:
 static inline @T@ rc_round$(@T@ x) { return x; }
 
-//@ pow:
-static inline @T@ rc_pow$(@T@ x, @T@ y) {
-    @T@ out = 1;
-    for (; y > 0; y >>= 1, x *= x)
-        if (y & 1) out *= x;
-    return out;
-}
-
 //@ floordiv:
 // rounds down; division by zero gives 0, as in NumPy. A processor traps where the least integer is divided by -1: that
 // one wraps round, as a negation does.
