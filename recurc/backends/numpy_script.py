@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recurc.backends.base import Specialization
-from recurc.backends.emit.names import Names, safe_name
+from recurc.backends.emit.names import Names, module_name
 from recurc.errors import UnsupportedError
 from recurc.ir import (
     Apply,
@@ -42,14 +43,17 @@ _HELPERS = {
     "rsqrt": "def rsqrt(x):\n    return 1 / np.sqrt(x)\n",
     "erf": "def erf(x):\n    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.asarray(x).dtype)\n",
 }
-_RESERVED = frozenset({"np", "math", "t", "B", "T", "out", *_HELPERS})
+# What the program itself uses: in the function, and at the end, where names are those of the whole file.
+_RESERVED = frozenset({"np", "math", "sys", "t", "B", "T", "out", "v", *_HELPERS, *dir(builtins)}) | {
+    "data", "got", "worst", "name", "value", "wanted", "same", "error",
+}  # fmt: skip
 
 
 def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
     """Write the program into `directory`; gives what the manifest says about it.
 
     Raises `UnsupportedError` for an operator without a spelling, `OSError` if the file cannot be written."""
-    name = safe_name(plan.recurrence.name).lower()
+    name = module_name(plan.recurrence.name)
     text = script(plan.recurrence, spec)
     path = directory / f"{name}.py"
     path.write_text(text, encoding="utf-8")
@@ -65,7 +69,8 @@ def script(rec: Recurrence, spec: Specialization) -> str:
 class _Writer:
     def __init__(self, rec: Recurrence, spec: Specialization) -> None:
         self.rec, self.spec = rec, spec
-        self.names = Names(_RESERVED)
+        self.function = module_name(rec.name)
+        self.names = Names(_RESERVED | {self.function})
         self.inputs = {i.name for i in rec.inputs}
         self.states = {s.name for s in rec.states}
         self.lagged = {r.name for e in rec.equations for r in reads(e.expr) if r.lag}
@@ -76,7 +81,6 @@ class _Writer:
         body = self._body()
         arguments = [self._array(i.name) for i in rec.inputs] + [self.names(p.name) for p in rec.params]
         starts = [f"{self._initial(n)}=None" for n in self._carried()]
-        function = safe_name(rec.name).lower()
         sizes = "".join(f"{self.names(d)} = {n}\n" for d, n in self.spec.sizes)
         shapes = [f"    {self._array(i.name)}: (B, T{''.join(', ' + d for d in i.dims)})" for i in rec.inputs]
         shapes += [f"    {self.names(p.name)}: {show_dims(p.dims)}" for p in rec.params]
@@ -94,7 +98,7 @@ class _Writer:
             sizes,
             *("\n" + _HELPERS[h] for h in self.helpers),
             "",
-            f"def {function}({', '.join(arguments + starts)}):",
+            f"def {self.function}({', '.join(arguments + starts)}):",
             '    """All steps, in order.',
             "",
             *shapes,
@@ -104,12 +108,12 @@ class _Writer:
             *(f"    {line}" if line else "" for line in body),
             "",
             "",
-            *self._main(function),
+            *self._main(),
             "",
         ]
         return "\n".join(lines)
 
-    def _main(self, function: str) -> list[str]:
+    def _main(self) -> list[str]:
         """A check against stored values, so that a copy of the file can be trusted anywhere."""
         keys = [(i.name, self._array(i.name)) for i in self.rec.inputs] + [
             (p.name, self.names(p.name)) for p in self.rec.params
@@ -120,7 +124,7 @@ class _Writer:
             'if __name__ == "__main__":',
             "    # python THIS.py example.npz: compare with the values stored there",
             "    data = np.load(sys.argv[1])",
-            f"    got = {function}({passed})",
+            f"    got = {self.function}({passed})",
             "    worst = 0.0",
             "    for name, value in got.items():",
             '        wanted = data["expected " + name]',

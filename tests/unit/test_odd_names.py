@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 import recurc
-from recurc.backends.emit.names import safe_name
+from recurc.backends.base import Backend
+from recurc.backends.cpu import BACKEND as CPU
+from recurc.backends.emit.names import module_name, safe_name
+from recurc.backends.numpy_script import script
+from recurc.backends.plan_numpy import BACKEND as PLANS
 from recurc.frontend import load_text
+from tests.odd_names import Call, Case, run_on
 
+NATIVE = pytest.mark.skipif(CPU.unavailable() is not None, reason="no C compiler here")
 DIMS = ["free", "y0", "M_PI", "INT_MAX", "_Complex", "parts", "work", "goto", "NULL", "stride", "int"]
 VALUES = ["M_PI", "_Bool", "data", "panel", "call", "x_1", "x__1", "x__out", "x_out", "__global__", "NULL"]
 
@@ -72,3 +82,72 @@ def test_negative_zero_comes_back_from_text_and_is_no_zero_to_any_backend(rng: n
     for backend in ("reference", "numpy", "cpu"):
         for got, want in zip(again.compile(backend=backend)(x=x), expected, strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def _by(backend: Backend, case: Case) -> tuple[Call, str]:
+    kernel = backend.build(case.plan, case.spec)
+    return lambda arrays: kernel(arrays, case.batch, case.steps), "\n".join(kernel.source.values())
+
+
+def _as_program(case: Case) -> tuple[Call, str]:
+    """The program `recurc compile --target numpy` writes."""
+    rec = recurc.load(text=case.text).ir
+    text = script(rec, case.spec)
+    program: dict[str, Any] = {"__name__": "program"}
+    exec(compile(text, "program.py", "exec"), program)
+
+    def call(arrays: dict[str, Any]) -> None:
+        given = [arrays[i.name] for i in rec.inputs] + [arrays[p.name][0] for p in rec.params]
+        for name, value in program[module_name(rec.name)](*given).items():
+            if name in arrays:
+                arrays[name][...] = value
+
+    return call, text
+
+
+def test_words_of_every_language_mean_the_same_in_plans_and_programs(rng: np.random.Generator) -> None:
+    assert run_on(lambda case: _by(PLANS, case), rng, 3) == 6
+    assert run_on(_as_program, rng, 4) == 8
+
+
+@NATIVE
+def test_words_of_every_language_mean_the_same_in_c(rng: np.random.Generator) -> None:
+    assert run_on(lambda case: _by(CPU, case), rng, 1) == 2
+
+
+@NATIVE
+@pytest.mark.slow
+def test_every_word_of_generated_c_is_an_ordinary_name(rng: np.random.Generator) -> None:
+    assert run_on(lambda case: _by(CPU, case), rng, None) > 40
+
+
+@pytest.mark.parametrize("name", ["Math", "Numpy", "Class", "SYS", "recurc", "Torch", "Print", "__future__"])
+def test_a_written_program_hides_no_module(name: str) -> None:
+    made = module_name(name)
+    assert made.isidentifier()
+    assert made not in sys.stdlib_module_names
+    assert made not in ("numpy", "torch", "recurc", "print", "class")
+    assert module_name("LSTM") == "lstm"
+
+
+@NATIVE
+def test_exported_c_keeps_arrays_of_like_names_apart(tmp_path: Path) -> None:
+    rec = recurc.load(
+        text="""recurrence Alike(D):
+    input x[D], threads[D], construe[D], α[D], alpha[D], h_initial[D]
+    state h[D] = 0
+    h = 0.5 * h[t-1] + x + threads + construe + α + alpha + h_initial
+    output h"""
+    )
+    plan = rec.compile(backend="cpu", sizes={"D": 3}, dtype="f64").plan
+    from recurc.backends.base import Specialization
+    from recurc.types import DType
+
+    arrays = CPU.export(plan, Specialization((("D", 3),), DType.F64), tmp_path)["arrays"]
+    arguments = [a["argument"] for a in arrays]
+    assert len(set(arguments)) == len(arguments)
+    assert "threads" not in arguments
+    assert all(a.isidentifier() for a in arguments)
+    text = (tmp_path / "alike.py").read_text()
+    assert '"name": "construe"' in text
+    assert '"time": True' in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from recurc.backends.base import Specialization
 from recurc.backends.cpu.limits import limitations
 from recurc.backends.cpu.module import external_buffers, print_module
-from recurc.backends.emit.names import safe_name
+from recurc.backends.emit.names import Names, module_name
 from recurc.errors import UnsupportedError
 from recurc.plan import Plan
 from recurc.runtime.compiler import find_compiler
@@ -29,12 +30,12 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
     if problems:
         raise UnsupportedError("the cpu backend cannot compile this plan: " + "; ".join(problems))
     compiler = find_compiler()
-    name = safe_name(plan.recurrence.name).lower()
+    name, arguments = module_name(plan.recurrence.name), Names(frozenset({"threads"}))
     module = print_module(plan, spec, compiler.vector_bytes, standalone=True)
     arrays = [
         {
             "name": b.name,
-            "argument": safe_name(b.name),
+            "argument": arguments(b.name),
             "role": b.role.value,
             "time": b.has_time,
             "shape": [spec.size(d) for d in b.dims],
@@ -49,7 +50,7 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
         f"{name}.c": module.text,
         "build.sh": build,
         f"{name}.py": _RUNNER.format(
-            name=name, arrays=json.dumps(arrays, indent=4).replace("true", "True").replace("false", "False")
+            name=name, arrays=re.sub(r": (true|false)(?=,?$)", _python, json.dumps(arrays, indent=4), flags=re.M)
         ),
     }
     for file, text in files.items():
@@ -68,6 +69,11 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
         "compiler": compiler.version.splitlines()[0] if compiler.version else "",
         "vector_bytes": compiler.vector_bytes,
     }
+
+
+def _python(word: re.Match[str]) -> str:
+    """A truth value of JSON in Python."""
+    return word[0].replace("true", "True").replace("false", "False")
 
 
 _BUILD = """#!/bin/sh

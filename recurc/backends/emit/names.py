@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
+import sys
 import unicodedata
 
 _RESERVED = frozenset(keyword.kwlist) | {
@@ -13,12 +15,16 @@ _RESERVED = frozenset(keyword.kwlist) | {
     "class", "template", "typename", "namespace", "operator", "new", "delete", "this", "private", "public",
     "protected", "virtual", "try", "catch", "throw", "using", "asm", "main", "tl", "triton", "torch", "math",
     "NULL", "INFINITY", "NAN", "exp", "log", "sin", "cos", "tanh", "sqrt", "max", "min", "abs", "fabs", "floor",
-    "round", "erf", "pow",
+    "round", "erf", "pow", "alignas", "alignof", "and", "and_eq", "assert", "bitand", "bitor", "char8_t", "char16_t",
+    "char32_t", "co_await", "co_return", "co_yield", "compl", "concept", "const_cast", "consteval", "constexpr",
+    "constinit", "decltype", "dynamic_cast", "errno", "explicit", "export", "friend", "mutable", "noexcept", "not_eq",
+    "nullptr", "or_eq", "reinterpret_cast", "requires", "static_assert", "static_cast", "stderr", "stdin", "stdout",
+    "thread_local", "typeid", "typeof", "wchar_t", "xor", "xor_eq", "EOF",
 }  # fmt: skip
 
 # Ours (also `h__3`, the h of row 3), a compiler's own (`__global__`, `_Complex`), and what macros of C headers look
 # like (`M_PI`, `INT8_MAX`).
-_TAKEN = re.compile(r"rc_|__|_[A-Z]|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+$|.*__([0-9]+|out)$")
+_TAKEN = re.compile(r"(?i:rc_)|__|_[A-Z]|[A-Z][A-Z0-9]*(_[A-Z0-9]+)+$|.*__([0-9]+|out)$")
 
 
 def _ascii(character: str) -> str:
@@ -36,6 +42,14 @@ def safe_name(name: str) -> str:
     if text[0].isdigit():
         return f"n{text}"
     return f"{text}_" if text in _RESERVED or _TAKEN.match(text) else text
+
+
+def module_name(name: str) -> str:
+    """An identifier in small letters that is also good as the name of a Python file: it hides no module and no builtin
+    from programs that stand next to it (a recurrence `Math` becomes `math_`)."""
+    text = safe_name(safe_name(name).lower())
+    hides = text in sys.stdlib_module_names or text in ("numpy", "torch", "triton", "cuda", "recurc")
+    return f"{text}_" if hides or hasattr(builtins, text) else text
 
 
 class Names:

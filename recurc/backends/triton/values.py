@@ -54,7 +54,10 @@ class Context:
 
     def constant(self, dim: str) -> str:
         """The name of a dim's size in the module, or its digits."""
-        return dim if dim.isdigit() else self.scope(("size", dim), dim)
+        if dim.isdigit():
+            return dim
+        # A constant of the whole module: in small letters it would meet the variables of kernels.
+        return self.scope(("size", dim), dim if any(c.isupper() for c in dim) else f"size_{dim}")
 
     def compute(self, dtype: DType) -> DType:
         return self.spec.dtype(dtype).accumulator
