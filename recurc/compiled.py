@@ -114,7 +114,8 @@ class Compiled:
         self._fast: dict[Any, bound.BoundCall] = {}
         self._result: Any = None
         if len(rec.outputs) > 1:
-            self._result = namedtuple(rec.name, rec.outputs, rename=True)  # type: ignore[misc]  # names known here only
+            # its fields are known here only
+            self._result = namedtuple(rec.name, rec.outputs, rename=True)  # pyright: ignore[reportUntypedNamedTuple]
         if options.schedule != "auto":
             self._builder.check_schedule()
 

@@ -7,6 +7,7 @@ steps at once, a loop one step at a time, and a scan combines elements of the pl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,7 +142,10 @@ class Evaluator:
         )
         order_a = (0, 1, *(2 + a.index(i) for i in (*batch, *rows, *summed)))
         order_b = (0, 1, *(2 + b.index(i) for i in (*batch, *summed, *columns)))
-        count: Callable[[list[int]], int] = lambda labels: int(np.prod([size[i] for i in labels], dtype=int))  # noqa: E731
+
+        def count(labels: list[int]) -> int:
+            return math.prod(size[i] for i in labels)
+
         shape_a = (*(size[i] for i in batch), count(rows), count(summed))
         shape_b = (*(size[i] for i in batch), count(summed), count(columns))
         shape = tuple(size[i] for i in (*batch, *rows, *columns))

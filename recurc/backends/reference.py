@@ -107,7 +107,8 @@ def evaluate(expr: ir.Expr, values: Values, sizes: Mapping[str, int], t: int = 0
         case ir.Contract(left, right, left_axes, right_axes, out_axes):
             # contiguous: einsum takes a broadcast operand out of the sum, but `inf * 0.1 + inf * -0.2` is no number
             a, b = (np.ascontiguousarray(evaluate(e, values, sizes, t)) for e in (left, right))
-            return np.einsum(a, [..., *left_axes], b, [..., *right_axes], [..., *out_axes])  # type: ignore[call-overload]  # sublist form
+            einsum: Any = np.einsum  # its stubs know no lists of axes
+            return einsum(a, [..., *left_axes], b, [..., *right_axes], [..., *out_axes])
         case ir.Reaxis(arg, axes, at=at, index=index):
             value = evaluate(arg, values, sizes, t)
             if at is None:

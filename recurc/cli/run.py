@@ -203,7 +203,10 @@ def _summary(name: str, value: np.ndarray) -> str:
     if value.size == 0:
         return shown
     flat = value.reshape(-1)
-    extreme: Callable[[str], float] = lambda f: float(getattr(value, f)())  # noqa: E731
+
+    def extreme(name: str) -> float:
+        return float(getattr(value, name)())
+
     if value.dtype.kind in "fiu":
         shown += f"  min {extreme('min'):.6g}  mean {extreme('mean'):.6g}  max {extreme('max'):.6g}"
     return shown + f"  last {flat[-1]:.6g}" if value.dtype.kind in "fc" else shown + f"  last {flat[-1]}"

@@ -98,7 +98,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from {module} import ARRAYS, run  # noqa: E402
+from {module} import ARRAYS, run  # noqa: E402 - found through the line above
 
 data = np.load(Path(__file__).with_name("example.npz"))
 given = {{a["argument"]: data[a["name"]] for a in ARRAYS if a["role"] in ("input", "param", "initial")}}

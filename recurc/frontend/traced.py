@@ -49,7 +49,6 @@ class Traced:
 
     __slots__ = ("created", "expr", "height", "recorder")
     __array_priority__ = 1000
-    __hash__ = None  # type: ignore[assignment]  # `==` builds a comparison, so values cannot be keys
 
     def __init__(self, expr: ir.Expr, recorder: Recorder | None = None, height: int = 0) -> None:
         self.expr, self.recorder, self.created = expr, recorder, next(_created)
@@ -163,10 +162,10 @@ class Traced:
     def __ge__(self, other: Any) -> Traced:
         return elementwise("ge", self, other)
 
-    def __eq__(self, other: object) -> Traced:  # type: ignore[override]  # a comparison of values, as in NumPy
+    def __eq__(self, other: object) -> Traced:  # pyright: ignore[reportIncompatibleMethodOverride]  # a comparison of values
         return elementwise("eq", self, other)
 
-    def __ne__(self, other: object) -> Traced:  # type: ignore[override]  # as __eq__
+    def __ne__(self, other: object) -> Traced:  # pyright: ignore[reportIncompatibleMethodOverride]  # as __eq__
         return elementwise("ne", self, other)
 
     def __and__(self, other: Any) -> Traced:

@@ -26,7 +26,8 @@ def _in_order(dims: Dims, state: Dims) -> Dims:
 
 
 def _one_two(component: Component) -> tuple[Read, Read]:
-    return tuple(Read(f"{i}.{component.name}", 0, component.dims, component.dtype) for i in (1, 2))  # type: ignore[return-value]
+    one, two = (Read(f"{i}.{component.name}", 0, component.dims, component.dtype) for i in (1, 2))
+    return one, two
 
 
 def affine_monoid(cls: str, state: State, a: Expr, b: Expr | None, taken: set[str], cut: bool = False) -> Monoid:
