@@ -31,7 +31,7 @@ from recurc.ir import (
 )
 from recurc.ops import OPS
 from recurc.plan import Plan
-from recurc.types import Dims, Kind, show_dims
+from recurc.types import Dims, DType, Kind, show_dims
 
 _INFIX = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "mod": "%", "floordiv": "//", "pow": "**",
@@ -41,6 +41,11 @@ _HELPERS = {
     "sigmoid": "def sigmoid(x):\n    e = np.exp(-np.abs(x))\n    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))\n",
     "softplus": "def softplus(x):\n    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))\n",
     "rsqrt": "def rsqrt(x):\n    return 1 / np.sqrt(x)\n",
+    "bf16": (
+        "def bf16(x):\n    bits = np.asarray(x).astype(np.float32).view(np.uint32)\n"
+        "    even = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000\n"
+        "    return np.where(np.isnan(x), np.nan, even.view(np.float32).astype(np.float64))\n"
+    ),
     "erf": "def erf(x):\n    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.asarray(x).dtype)\n",
 }
 # What the program itself uses: in the function, and at the end, where names are those of the whole file.
@@ -210,16 +215,7 @@ class _Writer:
             case Read(name=name, lag=lag):
                 return self._before(name) if lag else self.names(name)
             case Apply(op="cast", args=(arg,)):
-                kind = e.dtype.kind
-                if kind is Kind.REAL and arg.dtype.kind is Kind.REAL:
-                    return self._expr(arg)
-                target = {
-                    Kind.BOOL: "bool",
-                    Kind.INT: "np.int64",
-                    Kind.REAL: "np.float64",
-                    Kind.COMPLEX: "np.complex128",
-                }[kind]
-                return f"np.asarray({self._expr(arg)}).astype({target})"
+                return self._cast(self._expr(arg), arg.dtype, e.dtype)
             case Apply(op=op, args=args):
                 return self._apply(op, [self._aligned(a, e.dims) for a in args])
             case Reduce(op=op, arg=arg, over=over):
@@ -237,6 +233,18 @@ class _Writer:
                 if axes != tuple(range(len(axes))):
                     text = f"np.transpose({text}, {(0, *(x + 1 for x in axes))})"
                 return text
+
+    def _cast(self, text: str, source: DType, target: DType) -> str:
+        """Reals are computed in float64, also those that were rounded to a narrower type."""
+        if target is DType.BF16:
+            self.helpers.setdefault("bf16")
+            return f"bf16({_bare(text)})"
+        if target in (DType.F32, DType.F16):
+            return f"np.asarray({text}).astype(np.{target.to_numpy().name}).astype(np.float64)"
+        if target.kind is Kind.REAL and source.kind is Kind.REAL:
+            return text
+        wide = {Kind.BOOL: "bool", Kind.INT: "np.int64", Kind.REAL: "np.float64", Kind.COMPLEX: "np.complex128"}
+        return f"np.asarray({text}).astype({'np.int32' if target is DType.I32 else wide[target.kind]})"
 
     def _atom(self, e: Expr) -> str:
         text = self._expr(e)
