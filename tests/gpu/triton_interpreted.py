@@ -27,11 +27,13 @@ def main(seed: int) -> None:
         print(json.dumps(result), flush=True)
     for name, error, bound in op_errors(seed):
         print(json.dumps({"kind": "op", "case": name, "errors": {"y": error}, "tolerance": bound}), flush=True)
-    from tests.gpu.triton_random import random_errors
+    from tests.gpu.triton_random import beside_a_scan, random_errors
 
     for what, error in random_errors(seed % 100_000, RANDOM):
         entry = {"kind": "random", "case": what, "errors": {"worst": error or 0.0}, "tolerance": 1e-10}
         print(json.dumps(entry | {"limitation": error is None}), flush=True)
+    for what, error in beside_a_scan(seed):
+        print(json.dumps({"kind": "scan", "case": what, "errors": {"worst": error}, "tolerance": 1e-10}), flush=True)
 
 
 if __name__ == "__main__":

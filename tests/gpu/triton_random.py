@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recurc import passes, targets
+from recurc import load, passes, targets
 from recurc.backends import reference
 from recurc.backends.base import Specialization
 from recurc.backends.triton import Options, TritonBackend
@@ -15,6 +15,23 @@ from recurc.errors import UnsupportedError
 from recurc.plan import Plan, Role
 from recurc.types import DType
 from tests.property import random_recurrences
+
+# What a scan must also get right beside the states: outputs that read them one step before, and two groups at once.
+_BESIDE_A_SCAN = {
+    "an output of the state before": "state h[D] = 0\n    h = s * h[t-1] + x\n    output y = x * h[t-1], h",
+    "a sum over the states before and after": "state h[N, D] = 0\n    h = s * h[t-1] + x * u\n"
+    "    output y = sum((h - h[t-1]) * u, N), h",
+    "a running maximum and what it was": "state m[D] = 0\n    m = max(m[t-1] + s, x)\n    output y = m - m[t-1], m",
+    "two groups, one of which reads the other": "state h[D] = 0, g[D] = 0\n    h = s * h[t-1] + x\n"
+    "    g = 0.5 * g[t-1] + h[t-1]\n    output g, y = h[t-1] - g[t-1]",
+}
+
+
+def beside_a_scan(seed: int, device: str = "cpu") -> Iterator[tuple[str, float]]:
+    """(what, largest relative error in f64) of recurrences scanned over tiles shorter than the sequence."""
+    for what, body in _BESIDE_A_SCAN.items():
+        source = f"recurrence R(D, N):\n    input  x[D], u[N], s\n    {body}\n"
+        yield what, _error(load(text=source).ir, seed, "scan", "registers", device)
 
 
 def random_errors(seed: int, count: int, device: str = "cpu") -> Iterator[tuple[str, float | None]]:
@@ -35,7 +52,8 @@ def random_errors(seed: int, count: int, device: str = "cpu") -> Iterator[tuple[
 def _error(recurrence: Any, seed: int, schedule: str, form: str, device: str) -> float:
     import torch
 
-    batch, steps, sizes = 2, 11, random_recurrences.SIZES
+    batch, steps = 2, 11
+    sizes = {d.name: random_recurrences.SIZES[d.name] for d in recurrence.dims}
     rng = np.random.default_rng(seed)
     given = random_recurrences.arrays(recurrence, rng, batch, steps)
     target = targets.named("sm_90")
