@@ -136,7 +136,7 @@ def rc_pow(x, y):
     whole = tl.floor(y64) == y64
     odd = whole & (tl.floor(y64 * 0.5) * 2.0 != y64)
     signed = tl.where(x < 0, tl.where(odd, -size, tl.where(whole, size, float("nan"))), size)
-    power = tl.where((y == 0) | (x == 1), 1.0, signed)
+    power = tl.where(y == 0, 1.0, tl.where(x == 1, 1.0, signed))
     if x.dtype.is_floating():
         result = power.to(x.dtype)
     else:
