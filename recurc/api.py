@@ -157,6 +157,8 @@ def load(path: str | PathLike[str] | None = None, *, text: str | None = None, na
         if value is not None and not isinstance(value, kinds):
             raise RecurcError(f"load() takes a file name, source text or a name, got {type(value).__name__}")
     where = "the text" if path is None else fspath(path)
+    if "\0" in where:
+        raise RecurcError(f"cannot read {where!r}: a file name has no null characters")
     if path is None:
         found = frontend.load_text(text or "")
     else:

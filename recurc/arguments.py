@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurc import ir
-from recurc.errors import ShapeError, UnsupportedError
+from recurc.errors import BackendError, ShapeError, UnsupportedError
 from recurc.types import Dims, DType, Kind, literal_size
 
 Sizes = dict[str, int]
+_MOST_NUMBERS = 2**44  # in one array; NumPy can still count them
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,10 @@ def check_sizes(rec: ir.Recurrence, sizes: Mapping[str, Any]) -> Sizes:
         if name not in known:
             raise ShapeError(f"{rec.name} has no dim `{name}`; {_suggest(name, known, 'its dims are')}")
         whole = isinstance(size, int) or (hasattr(size, "__index__") and not isinstance(size, float))
-        if isinstance(size, bool) or not whole or int(size) < 1:
+        if isinstance(size, bool) or not whole or not 1 <= int(size) < 2**31:
             shown = "NaN" if isinstance(size, float) and math.isnan(size) else repr(size)
-            raise ShapeError(f"the size of dim `{name}` should be a positive integer, got {shown}")
+            below = " below 2**31" if whole and not isinstance(size, bool) and int(size) >= 1 else ""
+            raise ShapeError(f"the size of dim `{name}` should be a positive integer{below}, got {shown}")
         out[name] = int(size)
     return out
 
@@ -177,6 +179,13 @@ def settle(
         raise ShapeError(f"{rec.name} has no inputs, so the call must say how many steps to run: `steps=`")
     complete = with_defaults(rec, sizes)
     need_sizes(rec, complete, f"a call of {rec.name}")
+    for key, slot in slots.items():
+        numbers = math.prod(batch) * max(steps, 1) * math.prod(literal_size(d) or complete[d] for d in slot.dims)
+        if numbers > _MOST_NUMBERS:
+            raise BackendError(
+                f"a call with T = {steps} and batch dims {batch} makes {numbers:.3g} numbers of {slot.title} (shape "
+                f"{seen[key].shape}): no machine has memory for them"
+            )
     return Settled(tuple(sorted(complete.items())), batch, steps, dtype or _real(slots, seen))
 
 
@@ -255,7 +264,10 @@ def check_initial(rec: ir.Recurrence, states: Iterable[str], given: object) -> N
 def whole_numbers(name: str, value: Any, shape: tuple[int, ...] | None, wanted: str) -> NDArray[np.int64]:
     """`lengths` or `cu_seqlens` as int64 in host memory; raises `ShapeError` if they are not integers of that shape
     (None: any number of them in a row)."""
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    try:
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except ValueError as wrong:  # lists of unequal lengths
+        raise ShapeError(f"{name} should have shape {wanted}, got rows of unequal lengths") from wrong
     if array.dtype.kind not in "iu":
         raise ShapeError(f"{name} should hold integers, got {array.dtype}")
     if array.shape != shape if shape is not None else array.ndim != 1:

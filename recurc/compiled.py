@@ -35,6 +35,7 @@ from recurc.errors import ShapeError, UnsupportedError
 from recurc.runtime import bound, torch_ops
 from recurc.runtime.host import HostKit, published
 from recurc.runtime.kit import Kit
+from recurc.runtime.memory import enough
 from recurc.runtime.run import Run
 from recurc.runtime.specialize import Builder, Built
 from recurc.types import DType, literal_size
@@ -165,7 +166,24 @@ class Compiled:
                 raise ShapeError("give either lengths (a ragged batch) or cu_seqlens (packed sequences), not both")
             if steps is not None:
                 steps = check_count("steps", steps)
-        kit, given = self._receive(arrays, {} if initial is None else initial)
+        with enough(f"a call of {self._rec.name}"):
+            return self._run_slowly(
+                arrays, {} if initial is None else initial, return_final, reverse, lengths, cu_seqlens, steps, key
+            )
+
+    def _run_slowly(
+        self,
+        arrays: Mapping[str, Any],
+        initial: Mapping[str, Any],
+        return_final: bool,
+        reverse: bool,
+        lengths: Any,
+        cu_seqlens: Any,
+        steps: int | None,
+        key: Hashable,
+    ) -> Any:
+        """A call with everything checked; `key`, if there is one, leads further calls like it to the fast way."""
+        kit, given = self._receive(arrays, initial)
         settled, prepare = self._settle(kit, given, cu_seqlens is not None, steps)
         prepared = {name: prepare(name, argument) for name, argument in given.items()}
         built = self._builder.build(settled, not isinstance(kit, HostKit))
@@ -275,6 +293,10 @@ class Compiled:
         NumPy arrays of `dtype` (default: that of `compile`, else f32); `step` takes and returns whatever library its
         inputs are of. `params` are needed only where an initial value is computed from them. Raises `ShapeError`
         while a size is not known."""
+        with enough("init_state()"):
+            return self._initial_state(batch, dtype, params)
+
+    def _initial_state(self, batch: Sequence[int] | int, dtype: Any, params: Mapping[str, Any]) -> dict[str, Any]:
         real = real_dtype(dtype) or self._options.dtype or DType.F32
         several = isinstance(batch, (tuple, list))
         shape = tuple(check_count("batch", n) for n in (cast(Sequence[int], batch) if several else (batch,)))
@@ -312,6 +334,9 @@ class Compiled:
         for name in self._builder.continuable:
             if name not in state:
                 raise ShapeError(f"the state lacks `{name}`; init_state() gives a complete one, and step() the next")
+        for name in arrays:
+            if name in CALL_OPTIONS:
+                raise ShapeError(f"step() has no option `{name}`: it takes the state, and inputs and params by name")
         timed: dict[str, Any] = {}
         for name, value in arrays.items():
             slot = self._slots.get(name)

@@ -44,6 +44,7 @@ def signature(
                 and kind in (torch.Tensor, torch.nn.Parameter)
                 and value.device.type == "cpu"
                 and value.layout is torch.strided
+                and not value.is_nested  # such a tensor has no shape
             ):
                 if value.is_conj() or value.is_neg():
                     return None

@@ -27,7 +27,7 @@ BACKENDS = {
 
 def check_name(name: str) -> None:
     """Raises `UnsupportedError` for a backend that does not exist."""
-    if name != "auto" and name not in BACKENDS:
+    if not isinstance(cast(object, name), str) or (name != "auto" and name not in BACKENDS):
         raise UnsupportedError(f"there is no backend `{name}`; there are: auto, {', '.join(BACKENDS)}")
 
 

@@ -10,13 +10,27 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from recurc.errors import BackendError
+
 _LINE = 64
 _LARGE = 1 << 20  # bytes from which on memory is kept
 _KEPT = 256 << 20  # bytes kept at most, all free blocks together
+
+
+@contextmanager
+def enough(what: str) -> Generator[None]:
+    """Says in words of the caller's that memory does not suffice: raises `BackendError`."""
+    try:
+        yield
+    except MemoryError as trouble:
+        raise BackendError(f"{what} needs more memory than there is: {trouble}") from trouble
+
 
 Block = np.ndarray[Any, np.dtype[np.uint8]]
 

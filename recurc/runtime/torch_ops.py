@@ -80,6 +80,8 @@ def torch_dtype(dtype: DType) -> Any:
 def to_host(slot: Slot, tensor: Tensor) -> tuple[Array, Seen]:
     """A CPU tensor as a NumPy array over the same memory (bf16 as the uint16 of its bits)."""
     refuse_gradients(slot, tensor)
+    if tensor.is_nested:
+        raise ShapeError(f"{slot.title} is a nested tensor: pad it, and give the rows' lengths with `lengths=`")
     if tensor.layout is not _torch().strided:
         raise ShapeError(f"{slot.title} should be a dense tensor, got layout {tensor.layout}; use `.to_dense()`")
     dtype = dtype_of(slot, tensor)

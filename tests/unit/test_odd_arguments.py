@@ -72,11 +72,27 @@ def test_a_batch_that_is_no_count(batch: Any) -> None:
         (lambda x: recurc.zoo.load("ema").init_params(rng="a", D=3), ShapeError, "rng"),  # type: ignore[arg-type]
         (lambda x: _ema()(x=np.ma.array(x, mask=x > x.min()), alpha=0.5), ShapeError, "masked"),
         (lambda x: _ema()(x=x.astype(object), alpha=0.5), ShapeError, "elements of type object"),
+        (lambda x: _ema()(x=np.broadcast_to(x[0, 0], (10**9, 10**6, 4)), alpha=0.5), BackendError, "input `x`"),
+        (lambda x: _ema(sizes={"D": 3}).init_state(2**45), BackendError, "init_state.. needs more memory"),
+        (lambda x: _ema(sizes={"D": 2**31}), ShapeError, "dim `D`.*below 2..31"),
+        (lambda x: recurc.zoo.load("lstm").init_params(D=10**6, H=10**9), BackendError, "param `W`.* memory"),
+        (lambda x: _ema()(x=x, alpha=0.5, lengths=[[1], [1, 2]]), ShapeError, "lengths.*unequal lengths"),
+        (lambda x: _ema().step({"h": x[0]}, x=x[0], alpha=0.5, initial={}), ShapeError, "no option `initial`"),
+        (lambda x: _ema(backend=["cpu"]), UnsupportedError, "no backend"),
+        (lambda x: recurc.load("a\0b"), RecurcError, "null character"),
     ],
 )
 def test_misuse_is_named(call: Callable[[np.ndarray], Any], error: type[Exception], words: str, x: np.ndarray) -> None:
     with pytest.raises(error, match=words):
         call(x)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_named() -> None:
+    torch = pytest.importorskip("torch")
+    ragged = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(3, 3)])
+    with pytest.raises(ShapeError, match="input `x` is a nested tensor.*lengths="):
+        _ema()(x=ragged, alpha=0.5)
 
 
 def test_a_gpu_that_is_not_there_is_said_so() -> None:
