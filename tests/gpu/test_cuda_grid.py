@@ -1,18 +1,22 @@
-"""CUDA C++, run on the CPU, agrees with the definition for every length and batch shape of the grid."""
+"""CUDA C++, run on the CPU, agrees with the definition for every length and batch shape of the grid, and every form of
+expression."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recurc.backends.base import Arrays, Kernel, Specialization
 from recurc.backends.cuda import BACKEND
 from recurc.plan import Plan
 from recurc.runtime import choose
+from recurc.runtime.torch_ops import host_view
 from tests.gpu.cuda_shim import ShimKernel, has_compiler
 from tests.gpu.grid import PAIRS, check, sample, whole_grid
+from tests.numerics.test_expressions import REAL, agree
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="g++ is not on PATH")
@@ -26,7 +30,7 @@ class TensorKernel:
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
         self.calls += 1
-        self.kernel({name: tensor.numpy() for name, tensor in arrays.items()}, batch, steps)  # views: no copies
+        self.kernel({name: host_view(tensor) for name, tensor in arrays.items()}, batch, steps)  # no copies
 
 
 class OnCpu:
@@ -56,6 +60,14 @@ def on_cpu(seed: int, monkeypatch: pytest.MonkeyPatch) -> OnCpu:
     known, stand_in = choose.backend, OnCpu(seed)
     monkeypatch.setattr(choose, "backend", lambda name: stand_in if name == "cuda" else known(name))
     return stand_in
+
+
+@pytest.mark.parametrize("form", REAL)
+def test_every_form_of_expression_agrees_with_the_definition(
+    form: str, on_cpu: OnCpu, rng: np.random.Generator
+) -> None:
+    agree(REAL[form], "cuda", rng)
+    assert [k.calls for k in on_cpu.kernels.values()] == [1]
 
 
 @pytest.mark.parametrize(("name", "schedule"), PAIRS)

@@ -33,7 +33,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("kind", ["ema", "lstm", "gru", "selective_scan", "aaren", "op", "random", "scan"])
+@pytest.mark.parametrize(
+    "kind", ["ema", "lstm", "gru", "selective_scan", "aaren", "op", "random", "scan", "expression"]
+)
 def test_kernels_compute_what_the_reference_defines(results: list[dict[str, Any]], kind: str) -> None:
     cases = [r for r in results if r["kind"] == kind]
     assert len(cases) >= (4 if kind == "scan" else 10)

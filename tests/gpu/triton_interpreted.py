@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
+
 RANDOM = 5  # random recurrences, each through all its schedules and forms
 
 
@@ -27,6 +29,18 @@ def main(seed: int) -> None:
         print(json.dumps(result), flush=True)
     for name, error, bound in op_errors(seed):
         print(json.dumps({"kind": "op", "case": name, "errors": {"y": error}, "tolerance": bound}), flush=True)
+    from tests.numerics.test_expressions import REAL, agree
+
+    for form, expressions in REAL.items():
+        try:
+            agree(expressions, "triton", np.random.default_rng(seed))
+            wrong = ""
+        except AssertionError as far:
+            wrong = str(far)
+        error = {"wrong": 1.0 if wrong else 0.0}
+        print(
+            json.dumps({"kind": "expression", "case": f"{form} {wrong}", "errors": error, "tolerance": 0}), flush=True
+        )
     from tests.gpu.triton_random import beside_a_scan, random_errors
 
     for what, error in random_errors(seed % 100_000, RANDOM):
