@@ -31,15 +31,16 @@ def cache_directory() -> Path:
 
 @lru_cache(maxsize=16)
 def _usable(wanted: str) -> Path:
-    folder = Path(wanted).expanduser()
+    folder = Path(wanted)
     try:
+        folder = folder.expanduser()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         problem = _unsafe(folder)
         if problem is None:
             with tempfile.TemporaryFile(dir=folder):
                 return folder
-    except OSError as error:
-        problem = error.strerror or str(error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: `~` of nobody
+        problem = getattr(error, "strerror", None) or str(error)
     private = Path(tempfile.mkdtemp(prefix="recurc-kernels-"))
     warnings.warn(
         f"the kernel cache {folder} cannot be used ({problem}); kernels of this process go to {private} and are built "
@@ -93,7 +94,10 @@ def cached_file(key: str, suffix: str, make: Callable[[Path], None]) -> Path:
                 fresh.replace(target)
                 digest.replace(digest_file)
     except OSError as error:
-        raise BackendError(f"the kernel cache {folder} cannot be written: {error}") from error
+        raise BackendError(
+            f"the kernel cache {folder} cannot be written: {error}; remove what is in the way, or set RECURC_CACHE_DIR "
+            "to another folder"
+        ) from error
     return target
 
 

@@ -16,6 +16,7 @@ from recurc.errors import BackendError
 
 _CANDIDATES = ("cc", "gcc", "clang")
 _TIMEOUT_S = 120
+_ANSWER_S = 20  # for a question that takes a compiler milliseconds
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ def why_no_compiler() -> str | None:
 
 @lru_cache(maxsize=8)
 def _find(named: str, path: str) -> Compiler:
-    command = shlex.split(named) if named.strip() else []
+    try:
+        command = shlex.split(named) if named.strip() else []
+    except ValueError as wrong:
+        raise BackendError(f"CC is no command line: `{named}` ({wrong}); set it to a C compiler such as gcc") from wrong
     if not command:
         found = next((p for p in (shutil.which(c, path=path) for c in _CANDIDATES) if p), None)
         if found is None:
@@ -67,9 +71,13 @@ def _find(named: str, path: str) -> Compiler:
 
 
 def _probe(command: tuple[str, ...]) -> Compiler:
-    version = _run([*command, "--version"])
+    version = _run([*command, "--version"], _ANSWER_S)
     if version.returncode != 0:
-        raise BackendError(f"`{shlex.join(command)} --version` failed:\n{version.stderr.strip()}")
+        words = version.stderr.strip()[-1000:] or "it says nothing"
+        raise BackendError(
+            f"the C compiler does not work: `{shlex.join(command)} --version` failed ({version.returncode}): {words}; "
+            "set CC to another one"
+        )
     native: tuple[str, ...] = ()
     macros = ""
     for choice in (("-march=native",), ("-mcpu=native",), ()):
@@ -112,21 +120,22 @@ def build_shared(compiler: Compiler, source: Path, library: Path) -> None:
         raise BackendError(f"the C compiler said nothing but made no library: {shlex.join(command)}")
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], timeout: float = _TIMEOUT_S) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             command,
             input="",
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT_S,
+            errors="replace",
+            timeout=timeout,
             check=False,
             env={**os.environ, "LC_ALL": "C"},
         )
     except OSError as error:
         raise BackendError(f"the C compiler `{command[0]}` cannot be run: {error}") from error
     except subprocess.TimeoutExpired as error:
-        raise BackendError(f"the C compiler took longer than {_TIMEOUT_S} s: {shlex.join(command)}") from error
+        raise BackendError(f"the C compiler took longer than {timeout} s: {shlex.join(command)}") from error
 
 
 def library_suffix() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -70,6 +71,23 @@ def test_a_compiler_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch
         compiler.find_compiler()
 
 
+def test_a_compiler_that_says_nothing_or_rubbish_or_hangs_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, text, words in (
+        ("silent", "exit 3", r"silent --version` failed \(3\): it says nothing; set CC"),
+        ("binary", r"printf '\\377\\376' >&2; exit 1", r"binary --version` failed \(1\)"),
+        ("hanging", "exec sleep 60", r"took longer than 0.2 s: .*hanging --version"),
+    ):
+        monkeypatch.setattr(compiler, "_ANSWER_S", 0.2 if name == "hanging" else 20)
+        monkeypatch.setenv("CC", script(tmp_path / name, text))
+        with pytest.raises(BackendError, match=words):
+            compiler.find_compiler()
+    monkeypatch.setenv("CC", "gcc 'unclosed")
+    with pytest.raises(BackendError, match="CC is no command line"):
+        compiler.find_compiler()
+
+
 @NATIVE
 def test_a_failing_build_gives_the_compilers_words(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: Path
@@ -125,6 +143,37 @@ def test_a_damaged_entry_is_built_again(damage: str, fresh: Path, tmp_path: Path
     runs(rng)
     assert not library.is_symlink()
     assert library.read_bytes()[:4] == b"\x7fELF" or sys.platform == "darwin"
+
+
+@NATIVE
+@pytest.mark.parametrize("content", [b"\x7fELF cut short", b"for another machine"])
+def test_an_entry_that_cannot_be_loaded_is_built_again(content: bytes, fresh: Path, rng: np.random.Generator) -> None:
+    found = compiler.find_compiler()
+    key = cache.content_key(print_module(PLAN, SPEC, found.vector_bytes).text, found.identity)
+    fresh.mkdir(mode=0o700)
+    (fresh / f"{key}.so").write_bytes(content)
+    (fresh / f"{key}.sha256").write_text(hashlib.sha256(content).hexdigest())
+    runs(rng)
+    assert (fresh / f"{key}.so").read_bytes() != content
+
+
+@NATIVE
+@pytest.mark.parametrize("suffix", [".so", ".lock"])
+def test_a_folder_in_the_way_is_named(suffix: str, fresh: Path) -> None:
+    found = compiler.find_compiler()
+    key = cache.content_key(print_module(PLAN, SPEC, found.vector_bytes).text, found.identity)
+    (fresh / f"{key}{suffix}").mkdir(parents=True)
+    with pytest.raises(BackendError, match=r"cannot be written.*remove what is in the way"):
+        BACKEND.build(PLAN, SPEC)
+
+
+@NATIVE
+def test_a_cache_folder_of_nobody_is_announced_and_replaced(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setenv("RECURC_CACHE_DIR", "~no-such-user-anywhere/kernels")
+    with pytest.warns(RuntimeWarning, match=r"no-such-user-anywhere.* cannot be used"):
+        runs(rng)
 
 
 @NATIVE

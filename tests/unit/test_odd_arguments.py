@@ -73,7 +73,7 @@ def test_a_batch_that_is_no_count(batch: Any) -> None:
         (lambda x: _ema()(x=np.ma.array(x, mask=x > x.min()), alpha=0.5), ShapeError, "masked"),
         (lambda x: _ema()(x=x.astype(object), alpha=0.5), ShapeError, "elements of type object"),
         (lambda x: _ema()(x=np.broadcast_to(x[0, 0], (10**9, 10**6, 4)), alpha=0.5), BackendError, "input `x`"),
-        (lambda x: _ema(sizes={"D": 3}).init_state(2**45), BackendError, "init_state.. needs more memory"),
+        (lambda x: _ema(sizes={"D": 3}).init_state(2**45), BackendError, r"init_state\(\) needs more memory"),
         (lambda x: _ema(sizes={"D": 2**31}), ShapeError, "dim `D`.*below 2..31"),
         (lambda x: recurc.zoo.load("lstm").init_params(D=10**6, H=10**9), BackendError, "param `W`.* memory"),
         (lambda x: _ema()(x=x, alpha=0.5, lengths=[[1], [1, 2]]), ShapeError, "lengths.*unequal lengths"),
@@ -91,7 +91,7 @@ def test_misuse_is_named(call: Callable[[np.ndarray], Any], error: type[Exceptio
 def test_nested_tensors_are_named() -> None:
     torch = pytest.importorskip("torch")
     ragged = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(3, 3)])
-    with pytest.raises(ShapeError, match="input `x` is a nested tensor.*lengths="):
+    with pytest.raises(ShapeError, match=r"input `x` is a nested tensor.*lengths="):
         _ema()(x=ragged, alpha=0.5)
 
 

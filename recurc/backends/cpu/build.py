@@ -29,6 +29,11 @@ def build(plan: Plan, spec: Specialization) -> CpuKernel:
     library = cached_file(key, suffix, make)
     try:
         return CpuKernel(plan, spec, module, library, file)
+    except OSError:  # cut short by a crash, or of another machine: built once more
+        library.unlink(missing_ok=True)
+    library = cached_file(key, suffix, make)
+    try:
+        return CpuKernel(plan, spec, module, library, file)
     except OSError as error:
         raise BackendError(f"the built kernel {library} cannot be loaded: {error}") from error
 
