@@ -21,7 +21,9 @@ def reduce(op: str, arg: Expr, over: Sequence[str] = (), span: Span | None = Non
             raise TypeProblem(
                 "E0314",
                 f"{op} over {dim}, but the value is {show_dims(arg.dims)}",
-                f"reduce over one of {show_dims(arg.dims)}",
+                f"reduce over one of {show_dims(arg.dims)}"
+                if arg.dims
+                else f"a scalar has no dims to reduce; for the size of {dim} as a number, write `{dim} + 0`",
             )
         if arg.dims.count(dim) > 1:
             raise TypeProblem(

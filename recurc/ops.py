@@ -181,7 +181,7 @@ def _check_kind(op: Op, arg: Expr) -> None:
 
 
 def number(value: float) -> Const:
-    return Const(value, DType.REAL)
+    return Const(float(value), DType.REAL)
 
 
 def add(a: Expr, b: Expr) -> Expr:
