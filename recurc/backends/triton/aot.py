@@ -44,6 +44,7 @@ def compile_kernel(function: Any, kernel: KernelText, arch: str) -> MachineCode:
     }
     source = compiler.ASTSource(function, signature, constants, aligned)
     options = {"num_warps": kernel.num_warps, "num_stages": kernel.num_stages, "enable_fp_fusion": True}
+    options |= {"maxnreg": kernel.registers} if kernel.registers else {}
     try:
         made = triton.compile(source, target=target("cuda", int(chip[1]), 32), options=options)
     except (compiler.CompilationError, RuntimeError) as problem:

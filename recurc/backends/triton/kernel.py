@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from recurc.plan import Buffer, Role
 from recurc.types import DType
 
+ALL_REGISTERS = 255  # a thread can have; with up to 8 warps, every one of a program
 _TRITON = {
     DType.BOOL: "int1",
     DType.I32: "int32",
@@ -35,6 +36,7 @@ class Options:
     block_t: int | None = None  # steps of a scan's tile
     recurrent: str = "auto"  # "registers" or "dot": how a state meets a recurrent weight
     block_h: int | None = None  # output tile of a recurrent product
+    block_seq: int | None = None  # sequences of a program that keeps its states in registers
     segments: int | None = None  # parts of the time axis scanned side by side; None: decided at launch
     dot_precision: str = "ieee"  # tl.dot's input_precision for f32 operands
 
@@ -63,6 +65,7 @@ class KernelText:
     num_warps: int
     helpers: str = ""  # jit functions of its own (a combine)
     num_stages: int = 3
+    registers: int | None = None  # a thread may have so many; None: the assembler weighs them against more programs
 
     @property
     def uses_dot(self) -> bool:

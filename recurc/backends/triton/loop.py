@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from recurc.backends.emit.lanes import lane_dims
-from recurc.backends.triton.kernel import Arg, StageText, power_of_two
+from recurc.backends.triton.kernel import Arg, Options, StageText, power_of_two
 from recurc.backends.triton.lanes import LARGEST_TILE, LaneCode, finish, lane_blocks, two_runs, warps
 from recurc.backends.triton.scope import Lines
 from recurc.backends.triton.values import EXTENTS, SEQ, Code, Context, TileCode, dim_of
@@ -16,14 +16,14 @@ from recurc.types import axis_ids
 _PREFETCH = 4  # steps whose inputs are on their way (asynchronous copies, where elements are at least 4 bytes)
 
 
-def emit_loop(context: Context, stage: Loop, name: str) -> StageText:
+def emit_loop(context: Context, stage: Loop, name: str, options: Options) -> StageText:
     """The stage as one kernel."""
     lanes = lane_dims(stage)
     trial = _write(context, stage, None, dict.fromkeys(lanes, 1), 1)
     whole = whole_elements(trial, lanes)
     blocks = lane_blocks(context, lanes, whole, 256, 32)
     held = whole * math.prod(blocks.values())
-    block_seq = min(max(32 // held, 1), 32) if held < 32 else 1
+    block_seq = options.block_seq or (min(max(32 // held, 1), 32) if held < 32 else 1)
     code = two_runs(lambda axes: _write(context, stage, axes, blocks, block_seq))
     body = [*code.prologue(), *code.sequence_lines(), *code.index_lines()]
     code.args["steps"] = Arg("steps", "i32", "steps")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from recurc import ir
-from recurc.backends.triton.kernel import Arg, Options, StageText, power_of_two, stored, triton_type
+from recurc.backends.triton.kernel import ALL_REGISTERS, Arg, Options, StageText, power_of_two, stored, triton_type
 from recurc.backends.triton.lanes import finish
 from recurc.backends.triton.scope import Scope
 from recurc.backends.triton.values import Context, TileCode, label_ids
@@ -46,6 +47,7 @@ def emit_matmul(context: Context, stage: Matmul, name: str, options: Options) ->
         "batch": Arg("batch", "i32", "batch"),
         "steps": Arg("steps", "i32", "steps"),
         "PER_SEQUENCE": Arg("PER_SEQUENCE", "constexpr", "per_sequence", False),
+        "end_k": Arg("end_k", "i32", str(size(summed)), aligned=size(summed) % 16 == 0),
         "BLOCK_M": Arg("BLOCK_M", "constexpr", str(block_m), block_m),
         "BLOCK_N": Arg("BLOCK_N", "constexpr", str(block_n), block_n),
         "BLOCK_K": Arg("BLOCK_K", "constexpr", str(block_k), block_k),
@@ -71,7 +73,7 @@ def emit_matmul(context: Context, stage: Matmul, name: str, options: Options) ->
         f"total = tl.zeros((BLOCK_M, BLOCK_N), {accumulator})",
     ]
     text = ["    " + line for line in lines]
-    text.append(f"    for k0 in range(0, {size(summed)}, BLOCK_K):")
+    text.append("    for k0 in range(0, end_k, BLOCK_K):  # no constant: unrolled, it would need too many registers")
     text.append("        k = k0 + tl.arange(0, BLOCK_K)")
     text.append(f"        in_k = k < {size(summed)}")
     text += ["        " + line for line in code.unfold("k", summed, dims, suffix="[None, :]")]
@@ -94,7 +96,11 @@ def emit_matmul(context: Context, stage: Matmul, name: str, options: Options) ->
         f"else triton.cdiv(batch * steps * {inner}, {block_m})),)"
     )
     limit = f'assert batch * steps * {inner} < 2**31, "too many rows for one matrix product: use smaller batches"'
-    return (limit, finish(code, name, "matmul", about, text, grid, 4))
+    # Rows that start anywhere: every element has an address and a mask of its own, and so more threads share them
+    even = size(summed) % 16 == 0
+    kernel = finish(code, name, "matmul", about, text, grid, 4 if even else 8)
+    # Named, or the assembler spills to fit one more program on a multiprocessor; with two thirds of all, three fit.
+    return (limit, replace(kernel, registers=168 if even else ALL_REGISTERS))
 
 
 def dot_type(context: Context, *operands: DType) -> DType:
@@ -121,6 +127,7 @@ class _Gemm(TileCode):
                     "m",
                     "k",
                     "k0",
+                    "end_k",
                     "in_n",
                     "in_m",
                     "in_k",

@@ -20,7 +20,8 @@ from recurc.backends.triton.loop import emit_loop
 from recurc.backends.triton.maps import emit_map
 from recurc.backends.triton.matmul import emit_matmul
 from recurc.backends.triton.prelude import HELPER_NAMES, prelude
-from recurc.backends.triton.recurrent import emit_recurrent, recurrent_weights
+from recurc.backends.triton.recurrent import emit_recurrent
+from recurc.backends.triton.recurrent_layout import recurrent_weights
 from recurc.backends.triton.scan import emit_scan
 from recurc.backends.triton.scope import Scope, plain
 from recurc.backends.triton.values import Context
@@ -79,7 +80,7 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
                 except UnsupportedError:
                     if options.recurrent == "dot" or weights > 4 * _IN_REGISTERS:
                         raise
-            return emit_loop(context, stage, name)
+            return emit_loop(context, stage, name, options)
         case Scan():
             return emit_scan(context, stage, name, options)
 
@@ -190,7 +191,9 @@ def _written(context: Context, steps: tuple[Step, ...], depth: int, device: str)
             case KernelText():
                 out.append(f"{pad}{step.name}[{step.grid}](")
                 out += [f"{pad}    {_passed(a)}," for a in step.args]
-                out += [f"{pad}    num_warps={step.num_warps},", f"{pad}    num_stages={step.num_stages},", f"{pad})"]
+                out += [f"{pad}    num_warps={step.num_warps},", f"{pad}    num_stages={step.num_stages},"]
+                out += [f"{pad}    maxnreg={step.registers},"] if step.registers else []
+                out.append(f"{pad})")
             case Choice():
                 out.append(f"{pad}if {step.condition}:")
                 out += _written(context, step.then, depth + 1, device)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from recurc import ir
 from recurc.backends.emit.lanes import lane_dims
 from recurc.backends.triton.kernel import (
+    ALL_REGISTERS,
     Arg,
     Options,
-    Scratch,
     Step,
     pointer_type,
     power_of_two,
@@ -24,14 +24,12 @@ from recurc.backends.triton.kernel import (
 )
 from recurc.backends.triton.lanes import finish
 from recurc.backends.triton.matmul import dot_type
-from recurc.backends.triton.scope import Lines, Scope
+from recurc.backends.triton.recurrent_layout import ROWS, WARPS, Layout, Phase, sides
+from recurc.backends.triton.scope import Lines
 from recurc.backends.triton.values import SEQ, Code, Context, Ids, TileCode, dim_of, label_ids
 from recurc.errors import UnsupportedError
 from recurc.plan import Buffer, Loop, Role
-from recurc.types import Dims, DType, axis_ids
-
-_ROWS = 16  # sequences of one program: the smallest tile of a tensor core
-Phase = tuple[int, str | None]  # level within the step, dim whose tiles it walks over
+from recurc.types import DType, axis_ids
 
 
 @dataclass(frozen=True)
@@ -46,52 +44,26 @@ class Product:
     labels: tuple[tuple[int, str | int], ...]
 
 
-def recurrent_weights(context: Context, stage: Loop) -> int:
-    """How many elements the params have that the stage contracts with values it computes."""
-    states = {c.name for c in stage.carries} | {e.name for e in stage.body}
-    total = 0
-    for equation in stage.body:
-        for node in ir.walk(equation.expr):
-            if isinstance(node, ir.Contract) and (sides := _sides(context, node, states)):
-                total += math.prod(context.size(d) for d in sides[1].dims)
-    return total
-
-
-def _sides(context: Context, node: ir.Contract, states: set[str]) -> tuple[ir.Expr, ir.Expr] | None:
-    """(data, weight) of a contraction that sums over one axis, with a param on one side and on the other what changes
-    over time; None for any other."""
-    if len({*node.left_axes, *node.right_axes} - set(node.out_axes)) != 1:
-        return None
-    for data, weight in ((node.left, node.right), (node.right, node.left)):
-        steady = not any(r.name in states or context.plan.buffer(r.name).has_time for r in ir.reads(weight))
-        plain = all(
-            isinstance(n, ir.Read | ir.Reaxis) or (isinstance(n, ir.Apply) and n.op == "cast") for n in ir.walk(weight)
-        )
-        moves = any(r.name in states or context.plan.buffer(r.name).has_time for r in ir.reads(data))
-        if steady and plain and moves:
-            return data, weight
-    return None
-
-
 def emit_recurrent(context: Context, stage: Loop, name: str, options: Options) -> tuple[Step, ...]:
     """The stage as one kernel. Raises `UnsupportedError` naming what it cannot do."""
     body = _with_named_operands(context, stage)
     lanes = lane_dims(stage)
-    layout = _Layout(context, stage, body, lanes, options)
+    layout = Layout(context, stage, body, lanes, options)
     lines, args = list[str](), dict[str, Arg]()
     scopes: list[_PhaseCode] = []
-    for phase in layout.phases():
-        code = _phase(layout, phase, None)
-        code = _phase(layout, phase, tuple(a for a in code.axes if a != SEQ))
+    trials = {phase: _phase(layout, phase, None) for phase in layout.phases()}
+    layout.products = max(len(trial.products) for trial in trials.values())
+    for phase, trial in trials.items():
+        code = _phase(layout, phase, tuple(a for a in trial.axes if a != SEQ))
         scopes.append(code)
         lines += code.text(phase)
         args |= code.args
     args |= {
         "batch": Arg("batch", "i32", "batch"),
         "steps": Arg("steps", "i32", "steps"),
-        "rows": Arg("rows", "i32", f"1 if per_sequence else {_ROWS}"),
+        "rows": Arg("rows", "i32", f"1 if per_sequence else {ROWS}"),
         "PER_SEQUENCE": Arg("PER_SEQUENCE", "constexpr", "per_sequence", False),
-        "BLOCK_SEQ": Arg("BLOCK_SEQ", "constexpr", str(_ROWS), _ROWS),
+        "BLOCK_SEQ": Arg("BLOCK_SEQ", "constexpr", str(ROWS), ROWS),
     }
     lane_count = math.prod(context.size(d) for d in lanes)
     head = ["pid = tl.program_id(0)"]
@@ -109,15 +81,17 @@ def emit_recurrent(context: Context, stage: Loop, name: str, options: Options) -
     ]
     code = scopes[0]
     code.args = args
-    grid = f"({f'{lane_count} * ' if lanes else ''}triton.cdiv(batch, 1 if per_sequence else {_ROWS}),)"
+    grid = f"({f'{lane_count} * ' if lanes else ''}triton.cdiv(batch, 1 if per_sequence else {ROWS}),)"
     about = (
         "Fused loop over t: each program takes a tile of sequences through all steps.",
         f"States {', '.join(c.name for c in stage.carries)} go through scratch memory.",
         "A barrier separates the phases of a step.",
     )
-    half = context.spec.real.itemsize <= 2
-    kernel = finish(code, name, "recurrent", about, ["    " + line for line in head] + lines, grid, 8 if half else 4)
-    kernel = replace(kernel, num_stages=3 if half else 2)  # as deep as registers allow without spilling
+    kernel = finish(code, name, "recurrent", about, ["    " + line for line in head] + lines, grid, WARPS)
+    # Programs are few (one for 16 sequences) and have a multiprocessor each; left to itself, the assembler would spill
+    # to make room for more of them.
+    stages = 3 if context.spec.real.itemsize <= 2 else 2
+    kernel = replace(kernel, num_stages=stages, registers=ALL_REGISTERS)
     return (*layout.before(), kernel, *layout.after())
 
 
@@ -130,169 +104,23 @@ def _with_named_operands(context: Context, stage: Loop) -> dict[str, ir.Equation
     def name(node: ir.Expr) -> ir.Expr:
         if not isinstance(node, ir.Contract):
             return node
-        sides = _sides(context, node, states)
-        if sides is None or (isinstance(sides[0], ir.Read) and (sides[0].lag == 0 or sides[0].name in carried)):
+        found = sides(context, node, states)
+        if found is None or (isinstance(found[0], ir.Read) and (found[0].lag == 0 or found[0].name in carried)):
             return node
         fresh = f"operand_{len(body)}"
         while fresh in states or context.plan.has(fresh):
             fresh += "_"
-        body[fresh] = ir.Equation(fresh, sides[0])
+        body[fresh] = ir.Equation(fresh, found[0])
         states.add(fresh)
-        read = ir.Read(fresh, 0, sides[0].dims, sides[0].dtype)
-        return replace(node, left=read) if node.left is sides[0] else replace(node, right=read)
+        read = ir.Read(fresh, 0, found[0].dims, found[0].dtype)
+        return replace(node, left=read) if node.left is found[0] else replace(node, right=read)
 
     for equation in stage.body:
         body[equation.name] = replace(equation, expr=ir.rewrite(equation.expr, name))
     return body
 
 
-class _Layout:
-    """Phases of a step, which values go through scratch, and their names."""
-
-    def __init__(
-        self, context: Context, stage: Loop, body: dict[str, ir.Equation], lanes: Dims, options: Options
-    ) -> None:
-        self.context, self.stage, self.body, self.lanes, self.options = context, stage, body, lanes, options
-        self.carries = {c.name: c for c in stage.carries}
-        self.computed = set(body) | set(self.carries)
-        self.scope = Scope(frozenset(("place", "now", "k", "k0", "in_k", "data", "tile")))
-        for name in body:
-            self.scope(("value", name), name)
-        self.wanted: dict[str, Phase] = {}
-        for target in [*stage.writes, *self.carries]:
-            self._phase_of(target)
-        self.shared = self._shared()
-
-    def lane(self, dim: str) -> str:
-        return self.scope(("index", dim), f"i_{dim}")
-
-    def dims(self, name: str) -> Dims:
-        return self.carries[name].dims if name in self.carries else self.body[name].expr.dims
-
-    def dtype(self, name: str) -> DType:
-        return self.carries[name].dtype if name in self.carries else self.body[name].expr.dtype
-
-    def tile_dim(self, name: str) -> str | None:
-        """The one dim besides the lanes that a value has, if any."""
-        own = [d for d in self.dims(name) if d not in self.lanes]
-        if len(own) > 1:
-            shape = ", ".join(self.dims(name))
-            raise UnsupportedError(
-                f"a loop that multiplies a state by a large recurrent param and also keeps `{name}[{shape}]`, "
-                "which has more than one dim that is not independent"
-            )
-        return own[0] if own else None
-
-    def _phase_of(self, name: str) -> Phase:
-        if name not in self.wanted:
-            equation = self.body[name]
-            dim = self.tile_dim(name)
-            level = self._level(equation.expr, axis_ids(equation.expr.dims), dim)
-            self.wanted[name] = (level, dim)
-        return self.wanted[name]
-
-    def _level(self, expr: ir.Expr, ids: Ids, dim: str | None) -> int:
-        """The earliest phase that can compute an expression: after the phases of what it needs whole."""
-        level = 0
-        for read, how in reads_on(expr, ids, self.body):
-            if read.lag != 0 or read.name not in self.body:
-                continue
-            other, its_dim = self._phase_of(read.name)
-            whole = how != axis_ids(read.dims) or its_dim != dim
-            level = max(level, other + 1 if whole else other)
-        return level
-
-    def phases(self) -> list[Phase]:
-        return sorted(set(self.wanted.values()), key=lambda p: (p[0], p[1] or ""))
-
-    def _shared(self) -> set[str]:
-        """Values of one phase that another one reads."""
-        out: set[str] = set()
-        for name, phase in self.wanted.items():
-            expr = self.body[name].expr
-            for read, how in reads_on(expr, axis_ids(expr.dims), self.body):
-                if read.lag != 0 or read.name not in self.body:
-                    continue
-                if self.wanted[read.name] != phase or how != axis_ids(read.dims):
-                    out.add(read.name)
-        return out
-
-    def scratch(self, name: str) -> str:
-        """The tensor a value goes through."""
-        hint = f"{name}_kept" if name in self.carries else f"{name}_shared"
-        return self.context.scope(("scratch", id(self.stage), name), hint)
-
-    def before(self) -> list[Step]:
-        out: list[Step] = []
-        for name in sorted(self.shared - set(self.carries)):
-            out.append(Scratch(self.scratch(name), self._shape([], name), self.context.compute(self.dtype(name))))
-        for name, carry in self.carries.items():
-            tensor = self.scratch(name)
-            initial = self.context.scope(("buffer", f"{name}@initial"), f"{name}@initial")
-            out.append(Scratch(tensor, self._shape(["2"], name), self.context.compute(carry.dtype)))
-            out.append(f"{tensor}[0].copy_({initial})")
-        return out
-
-    def after(self) -> list[Step]:
-        return [
-            f"{self.context.scope(('buffer', final), final)}.copy_({self.scratch(name)}[steps % 2, 0])"
-            for name in self.carries
-            if self.context.plan.has(final := f"{name}@final")
-        ]
-
-    def copies(self, name: str) -> Dims:
-        """The lanes a value lacks. The programs over them each compute it, so each keeps a copy of its own."""
-        return tuple(d for d in self.lanes if d not in self.dims(name))
-
-    def _shape(self, lead: list[str], name: str) -> str:
-        copies = math.prod(self.context.size(d) for d in self.copies(name))
-        return f"({', '.join([*lead, str(copies), 'batch', *(str(self.context.size(d)) for d in self.dims(name))])},)"
-
-    def block(self, dim: str) -> int:
-        """Positions of a dim in one tile; all of them where the body reduces over the dim."""
-        whole = power_of_two(self.context.size(dim))
-        reduced = any(isinstance(n, ir.Reduce) and dim in n.over for e in self.body.values() for n in ir.walk(e.expr))
-        if reduced and whole > 1024:
-            raise UnsupportedError(
-                f"a reduction over {dim} in a loop with a large recurrent param: {dim} can be at most 1024"
-            )
-        wide = self.context.spec.real.itemsize > 4
-        return max(whole, 16) if reduced else min(max(whole, 16), self.options.block_h or (16 if wide else 32))
-
-
-def reads_on(expr: ir.Expr, ids: Ids, body: dict[str, ir.Equation]) -> list[tuple[ir.Read, Ids]]:
-    """The reads of an expression with the axes they are read on; packed values are looked through."""
-    match expr:
-        case ir.Read(name=name, lag=0) if name in body and any(isinstance(i, int) for i in ids):
-            inner = body[name].expr
-            where = dict(zip(axis_ids(expr.dims), ids, strict=True))
-            return reads_on(inner, tuple(where[i] for i in axis_ids(inner.dims)), body)
-        case ir.Read():
-            return [(expr, ids)]
-        case ir.Apply():
-            where = dict(zip(axis_ids(expr.dims), ids, strict=True))
-            return [r for a in expr.args for r in reads_on(a, tuple(where[i] for i in axis_ids(a.dims)), body)]
-        case ir.Reduce():
-            where = dict(zip(expr.dims, ids, strict=True)) | {d: f"{d}'reduced" for d in expr.over}
-            return reads_on(expr.arg, tuple(where[d] for d in expr.arg.dims), body)
-        case ir.Contract():
-            labels = label_ids(expr, ids)
-            summed = {k: f"{i}'summed" for k, i in labels.items() if k not in expr.out_axes}
-            labels = labels | summed
-            left = reads_on(expr.left, tuple(labels[k] for k in expr.left_axes), body)
-            return left + reads_on(expr.right, tuple(labels[k] for k in expr.right_axes), body)
-        case ir.Reaxis():
-            inner_ids: list[str | int] = [0] * len(expr.arg.dims)
-            for axis, target in zip(expr.axes, ids, strict=True):
-                inner_ids[axis] = target
-            if expr.at is not None and expr.index is not None:
-                inner_ids[expr.at] = expr.index
-            return reads_on(expr.arg, tuple(inner_ids), body)
-        case _:
-            return []
-
-
-def _phase(layout: _Layout, phase: Phase, axes: tuple[str, ...] | None) -> _PhaseCode:
+def _phase(layout: Layout, phase: Phase, axes: tuple[str, ...] | None) -> _PhaseCode:
     code = _PhaseCode(layout, phase, axes)
     plan = layout.context.plan
     for name in [n for n, p in layout.wanted.items() if p == phase]:
@@ -309,7 +137,7 @@ def _phase(layout: _Layout, phase: Phase, axes: tuple[str, ...] | None) -> _Phas
 class _PhaseCode(TileCode):
     """The values of one phase, for one tile of its dim."""
 
-    def __init__(self, layout: _Layout, phase: Phase, axes: tuple[str, ...] | None) -> None:
+    def __init__(self, layout: Layout, phase: Phase, axes: tuple[str, ...] | None) -> None:
         self.layout, self.phase = layout, phase
         super().__init__(layout.context, (SEQ,), axes)
         self.scope = layout.scope
@@ -410,10 +238,10 @@ class _PhaseCode(TileCode):
 
     def _product(self, expr: ir.Contract, ids: Ids) -> Product | None:
         """The contraction as rows of sequences times a weight tile, if that is its form."""
-        sides = _sides(self.context, expr, self.layout.computed)
-        if sides is None:
+        found = sides(self.context, expr, self.layout.computed)
+        if found is None:
             return None
-        data, weight = sides
+        data, weight = found
         if not isinstance(data, ir.Read):
             return None
         labels = label_ids(expr, ids)
@@ -464,7 +292,11 @@ class _PhaseCode(TileCode):
             self.args[name] = Arg(name, "constexpr", str(block_k), block_k)
             for product in products:
                 lines.add(f"{self.totals[product.expr, product.ids]} = tl.zeros((BLOCK_SEQ, {tile}), {total})")
-            lines.add(f"for k0 in range(0, {self.context.constant(dim)}, {name}):")
+            # The end is passed at the call: loops of known length are unrolled, and then the loads of all their blocks
+            # are under way at once, in more registers than there are.
+            end = self.scope(("end", dim), f"end_{dim}")
+            self.args[end] = Arg(end, "i32", str(size), aligned=size % 16 == 0)
+            lines.add(f"for k0 in range(0, {end}, {name}):")
             body = Lines(lines.indent + 1)
             body.add(f"k = k0 + tl.arange(0, {name})")
             body.add(f"in_k = k < {self.context.constant(dim)}")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from recurc import ir
 from recurc.backends.emit.lanes import lane_dims
 from recurc.backends.triton.kernel import (
+    ALL_REGISTERS,
     Arg,
     Choice,
     KernelText,
@@ -44,7 +45,12 @@ def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> Sta
     blocks = lane_blocks(context, lanes, whole, tile // 32, 16)
     held = whole * math.prod(blocks.values())
     block_t = options.block_t or min(max(tile // held, 16), 512)
-    num_warps = warps(held * block_t, max(128 // power_of_two(wide), 1))
+    # in other sizes every element has an address and a mask of its own: fewer in each thread
+    even = all(context.size(d) % 16 == 0 for d in lanes)
+    num_warps = warps(held * block_t, max((128 if even else 64) // power_of_two(wide), 1))
+
+    # Named, or the assembler spills to fit one more program on a multiprocessor. With half of all, four fit.
+    registers = ALL_REGISTERS // 2 + 1 if even and context.spec.real.accumulator is DType.F32 else ALL_REGISTERS
 
     def made(axes: tuple[str, ...] | None) -> _ScanCode:
         return _ScanCode(context, stage, axes, blocks, block_t, parts)
@@ -57,7 +63,7 @@ def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> Sta
     some = next(b for b in context.plan.buffers if b.role in (Role.OUTPUT, Role.FINAL))
     device = f"{context.scope(('buffer', some.name), some.name)}.device"
     summaries = [
-        Scratch(scan.summary(c.name), _shape(context, count, reduce.component_dims), context.compute(c.dtype))
+        Scratch(scan.summary(c.name), _shape(context, count, c.dims), context.compute(c.dtype))
         for c in stage.monoid.components
     ]
     begins = [
@@ -79,12 +85,16 @@ def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> Sta
                 replace(
                     reduce.kernel(f"{name}_reduce", ("Each segment of time reduced to one element.",), num_warps),
                     helpers=combine_source(context, stage, parts["combine"]),
+                    registers=registers,
                 ),
                 starts.kernel(f"{name}_starts", (f"The states {names} at the start of each segment.",), 1),
             ),
             tuple(alone),
         ),
-        scan.kernel(name, (f"Scan of {names} over tiles of time, carried from tile to tile.",), num_warps),
+        replace(
+            scan.kernel(name, (f"Scan of {names} over tiles of time, carried from tile to tile.",), num_warps),
+            registers=registers,
+        ),
     )
 
 
@@ -233,11 +243,10 @@ class _ScanCode(LaneCode):
         self.step.add(f"{', '.join(running)} = {self.parts['combine']}({', '.join([*running, *lasts])})")
         for component, name in zip(monoid.components, running, strict=True):
             tensor = self.summary(component.name)
-            place = self.element(tensor, tensor, self.context.compute(component.dtype), self.component_dims)
-            masks = " & ".join(
-                [*self.store_masks(frozenset(self.component_dims)), *self.lane_masks(self.component_dims)]
-            )
-            self.after.add(f"tl.store({place}, {name}, mask={masks})")
+            place = self.element(tensor, tensor, self.context.compute(component.dtype), component.dims)
+            masks = " & ".join([*self.store_masks(frozenset(component.dims)), *self.lane_masks(component.dims)])
+            value = self._collapsed(Code(name, frozenset(self.full)), component.dims)
+            self.after.add(f"tl.store({place}, {value}, mask={masks})")
         return self
 
     def starts(self) -> _ScanCode:
@@ -254,10 +263,10 @@ class _ScanCode(LaneCode):
         for component in monoid.components:
             tensor = self.summary(component.name)
             name = self.scope(("leaf", component.name), component.name)
-            place = self.element(tensor, tensor, self.context.compute(component.dtype), self.component_dims)
-            masks = " & ".join(self.lane_masks(self.component_dims))
+            place = self.element(tensor, tensor, self.context.compute(component.dtype), component.dims)
+            masks = " & ".join(self.lane_masks(component.dims))
             self.step.add(f"{name} = tl.load({place}" + (f", mask={masks}, other=0)" if masks else ")"))
-            self.values[component.name, 0] = Code(name, frozenset(self.full))
+            self.values[component.name, 0] = Code(name, frozenset((SEQ, *axis_ids(component.dims))))
         self._apply_monoid()
         for state in monoid.states:
             self.step.add(f"{self.values[state, 1].text} = {self.values[state, 0].text}")
@@ -292,9 +301,8 @@ class _ScanCode(LaneCode):
         inside = {(c.name, 0) for c in monoid.components} | {(s, 1) for s in monoid.states}
         self.values, self.equations = {k: v for k, v in known.items() if k in inside}, {}
         new: dict[tuple[str, int], Code] = {}
-        axes = self.full + ([TIME] if self.timed else [])
         for state, expr in zip(monoid.states, monoid.apply, strict=True):
-            code = self.spread(self.value(expr, axis_ids(expr.dims)), axes)
+            code = self.spread(self.value(expr, axis_ids(expr.dims)), self._spread_axes(expr.dims))
             name = self.scope(("value", state), state)
             self.step.add(f"{name} = {bare(code.text)}")
             new[state, 0] = Code(name, code.covers)
@@ -314,11 +322,15 @@ class _ScanCode(LaneCode):
 
     def _initial(self, state: str, dims: Dims) -> None:
         start = self.load(self.context.plan.buffer(f"{state}@initial"), 0, axis_ids(dims))
-        self._carry(state, start)
+        self._carry(state, start, dims)
 
-    def _carry(self, state: str, start: Code) -> None:
+    def _spread_axes(self, dims: Dims) -> list[str]:
+        """The axes a state is spread over: with the scan's elements all that those have, alone only its own."""
+        return [*self.full, TIME] if self.timed else [SEQ, *axis_ids(dims)]
+
+    def _carry(self, state: str, start: Code, dims: Dims) -> None:
         name = self.scope(("before", state), f"{state}_carry")
-        full = self.spread(start, self.full)
+        full = self.spread(start, [a for a in self._spread_axes(dims) if a != TIME])
         self.setup.add(f"{name} = {full.text}")
         self.values[state, 1] = Code(name, full.covers)
 
@@ -331,7 +343,7 @@ class _ScanCode(LaneCode):
         masks = " & ".join(self.lane_masks(dims))
         name = self.scope(("start", state), f"{state}_start")
         self.setup.add(f"{name} = tl.load({place}" + (f", mask={masks}, other=0)" if masks else ")") + wide)
-        self._carry(state, Code(name, frozenset((SEQ, *axis_ids(dims)))))
+        self._carry(state, Code(name, frozenset((SEQ, *axis_ids(dims)))), dims)
 
     def _collapsed(self, code: Code, dims: Dims) -> str:
         text = code.text
