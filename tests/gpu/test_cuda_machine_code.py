@@ -73,7 +73,7 @@ def _usage(cubin: bytes, folder: Path) -> tuple[dict[str, Usage], str]:
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
 @pytest.mark.parametrize("key", plans(), ids="-".join)
 def test_kernels_compile_and_keep_everything_in_registers(key: tuple[str, str], arch: str, tmp_path: Path) -> None:
-    for real in (DType.F32, DType.BF16) if arch == "sm_90" else (DType.F32,):
+    for real in (DType.F32, DType.BF16, DType.F16, DType.F64):
         program = emit(plans()[key], Specialization(SIZES[key[0]], real))
         cubin, report = _cubin(key, real, arch)
         assert "warning" not in report, report

@@ -10,16 +10,16 @@ from recurc.backends.base import Specialization
 from recurc.backends.cuda.body import Body, Local, constant_reads, inner_axes, time_reads
 from recurc.backends.cuda.flatten import flatten
 from recurc.backends.cuda.program import Launch, Step, Term
-from recurc.backends.cuda.scalars import c_type
+from recurc.backends.cuda.scalars import arithmetic, c_type
 from recurc.backends.cuda.scope import Scope, product
 from recurc.backends.emit.lanes import lane_dims
 from recurc.ir import Equation
-from recurc.plan import Loop, Map, Plan
+from recurc.plan import Buffer, Loop, Map, Plan
 from recurc.types import Dims
 
 REGISTER_BUDGET = 160  # values one thread may keep across equations before the block form takes over
-PREFETCH_BUDGET = 16  # values on their way ahead of the step that needs them
-KEPT_CONSTANTS = 64  # a param with at most this many elements per thread is loaded once, before the loop
+PREFETCH_BUDGET = 16  # registers for values on their way ahead of the step that needs them; an f64 takes two
+KEPT_CONSTANTS = 64  # a param that takes at most this many registers of a thread is loaded once, before the loop
 BLOCK = 64  # small blocks spread few lanes over many multiprocessors
 
 
@@ -106,7 +106,7 @@ def _loop(stage: Loop, plan: Plan, spec: Specialization, scope: Scope, lanes: Di
 
     inputs = time_reads(exprs, buffers, hidden)
     streamed = [b for b in inputs if not inner_axes(b.dims, lanes, spec)]
-    depth = max(1, min(8, PREFETCH_BUDGET // max(1, len(streamed))))
+    depth = max(1, min(8, PREFETCH_BUDGET // max(1, sum(_words(b, spec) for b in streamed))))
 
     arrivals = {b.name: body.bind(b.name, 0, body.local(b.name, b.dims)) for b in streamed}
     parameters = ["const i64 t"] + [f"const {c_type(b.dtype, spec)} {arrivals[b.name].name}" for b in streamed]
@@ -133,12 +133,17 @@ def _loop(stage: Loop, plan: Plan, spec: Specialization, scope: Scope, lanes: Di
     return (*stage.writes, *(f"{c.name}@final" for c in finals))
 
 
+def _words(buffer: Buffer, spec: Specialization) -> int:
+    """The registers that one element takes."""
+    return max(1, arithmetic(buffer.dtype, spec).itemsize // 4)
+
+
 def load_constants(body: Body, equations: Sequence[Equation], hidden: frozenset[str]) -> None:
     """Params that fit the thread are loaded once; larger ones are read where they are used."""
     buffers = {b.name: b for b in body.scope.plan.buffers}
     for buffer in constant_reads([e.expr for e in equations], buffers, hidden):
         elements = product([n for _, n in inner_axes(buffer.dims, body.lanes, body.spec)])
-        if elements <= KEPT_CONSTANTS and len(set(buffer.dims)) == len(buffer.dims):
+        if elements * _words(buffer, body.spec) <= KEPT_CONSTANTS and len(set(buffer.dims)) == len(buffer.dims):
             body.load_local(buffer, body.bind(buffer.name, 0, body.local(buffer.name, buffer.dims)), t="0")
 
 

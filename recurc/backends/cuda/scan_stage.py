@@ -24,7 +24,7 @@ from recurc.plan import Plan, Scan
 
 ITEMS = 8  # consecutive steps per thread
 SECTOR = 32  # bytes the memory moves at once: so many bytes of neighbouring lanes lie side by side in a warp
-SMALL_ELEMENT = 32  # bytes; a larger element leaves registers for fewer threads and no unrolling over the items
+SMALL_ELEMENT = 32  # bytes; a larger element leaves registers for fewer threads, and for one combining at a time
 ENOUGH_BLOCKS = 264  # two per multiprocessor of a large GPU: with as many, blocks walk over their own chunks
 
 
@@ -210,6 +210,8 @@ class _Writer:
             scope.line(f"const {element} lifted = lift(t < {scope.steps()} ? t : {scope.steps()} - 1);")
             scope.line(f"if (t < {scope.steps()}) total = {element}_combine(total, lifted);")
         scope.line("// Kogge-Stone along time inside the warp")
+        if not self.small:
+            scope.line(self._unroll)
         with scope.block(f"for (int offset = 1; offset < {members}; offset *= 2)"):
             scope.line(f"const {element} earlier = rc_shuffle_up(total, offset * {width});")
             scope.line(f"if (member >= offset) total = {element}_combine(earlier, total);")
@@ -217,6 +219,8 @@ class _Writer:
         scope.line(f"if (member == 0) prefix = {element}_identity();")
         scope.line(f"if (member == {members - 1}) totals[warp * {width} + column] = total;")
         scope.line("__syncthreads();")
+        if not self.small:
+            scope.line(self._unroll)
         with scope.block("for (int at = warp - 1; at >= 0; --at)"):
             scope.line(f"const {element} earlier = totals[at * {width} + column];")
             scope.line(f"prefix = {element}_combine(earlier, prefix);")
