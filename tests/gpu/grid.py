@@ -27,10 +27,10 @@ class Point:
     given: bool = True  # start from initial states of the caller's, or from the declared ones
 
 
-def whole_grid(longest: tuple[Batch, ...] = BATCHES) -> Iterator[Point]:
-    """Every length with every batch shape, but the greatest length with the shapes `longest` only."""
+def whole_grid() -> Iterator[Point]:
+    """Every length with every batch shape."""
     for steps in STEPS:
-        for batch in BATCHES if steps < max(STEPS) else longest:
+        for batch in BATCHES:
             yield Point(steps, batch)
         if steps <= 64:
             yield Point(steps, (3,), given=False)

@@ -8,23 +8,25 @@ from __future__ import annotations
 import json
 import sys
 
-from tests.numerics.cases import BATCHES, Batch
-
-
-def longest(schedule: str) -> tuple[Batch, ...]:
-    """The batch shapes of T = 4096. A loop has only the one without batch dims: a program handles one sequence,
-    whatever the others are, and in the interpreter that takes tens of seconds."""
-    return BATCHES if schedule == "scan" else BATCHES[:1]
+LONG = 1000  # steps from which on a program takes all sequences of a call at once
 
 
 def main(seed: int, pairs: list[tuple[str, str]]) -> None:
     from tests.gpu.interpreter_fixes import repair
 
     repair()
+    from recurc.backends.triton import Options, TritonBackend
+    from recurc.runtime import choose
     from tests.gpu.grid import PAIRS, check, sample, whole_grid
 
+    known = choose.backend
+
     for name, schedule in pairs or PAIRS:
-        for point in whole_grid(longest(schedule)) if pairs else sample(name, schedule, seed):
+        for point in whole_grid() if pairs else sample(name, schedule, seed):
+            # The interpreter runs programs one after another, each step of each in milliseconds: a long loop is one
+            # program for the whole batch, a short one as many as on a GPU.
+            triton = TritonBackend(options=Options(block_seq=4 if point.steps > LONG else None))
+            choose.backend = lambda name, triton=triton: triton if name == "triton" else known(name)
             wrong = ""
             try:
                 check(name, schedule, "triton", point, seed)
