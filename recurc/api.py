@@ -15,7 +15,6 @@ from recurc.types import Dims, DType
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
 
     from recurc.compiled import Compiled
     from recurc.facts import Analysis
@@ -87,7 +86,7 @@ class Recurrence:
         """The backward pass as a recurrence."""
         raise UnsupportedError(f"the adjoint of {self.name}: differentiation of a recurrence is not supported yet")
 
-    def init_params(self, rng: int | np.random.Generator = 0, **sizes: int) -> dict[str, NDArray[np.generic]]:
+    def init_params(self, rng: int | np.random.Generator = 0, **sizes: int) -> dict[str, Any]:
         """New params `(*dims)` in float32 by their `~` initialisers; `rng` is a seed or a generator.
 
         Needs the size of every dim that has no default; raises `ShapeError` naming those that are missing."""

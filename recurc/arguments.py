@@ -103,11 +103,11 @@ def with_defaults(rec: ir.Recurrence, sizes: Mapping[str, int]) -> Sizes:
     return out
 
 
-def need_sizes(rec: ir.Recurrence, sizes: Mapping[str, int], purpose: str) -> None:
-    """Raises `ShapeError` naming the dims whose size is not known."""
+def need_sizes(rec: ir.Recurrence, sizes: Mapping[str, int], purpose: str, how: str = "{}") -> None:
+    """Raises `ShapeError` naming the dims whose size is not known; `how` is how they are given, around `D=...`."""
     missing = [d.name for d in rec.dims if d.name not in sizes]
     if missing:
-        example = ", ".join(f"{name}=..." for name in missing)
+        example = how.format((", " if how == "{}" else ",").join(f"{name}=..." for name in missing))
         raise ShapeError(f"{purpose} needs the size of {', '.join(missing)}: give {example}")
 
 

@@ -86,7 +86,7 @@ def export_kernels(
     from recurc.types import DType
 
     known = with_defaults(rec, check_sizes(rec, sizes))
-    need_sizes(rec, known, "compiling")
+    need_sizes(rec, known, "compiling", "--sizes {}")
     real = DType(dtype)
     machine = targets.named(arch if target in ("triton", "cuda") else "cpu")
     plan = make_plan(rec, known, batch, steps, real, machine, schedule)

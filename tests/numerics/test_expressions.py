@@ -186,3 +186,12 @@ def test_the_place_of_the_first_nan_is_the_place_of_the_extreme(
     x[rng.random(x.shape) < 0.2] = np.nan
     wanted = np.argmax(x, -1) if function == "argmax" else np.argmin(x, -1)
     np.testing.assert_array_equal(rec.compile(backend=backend)(x=x), wanted)
+
+
+@pytest.mark.parametrize("function", ["max", "min"])
+def test_the_extreme_of_integers_may_be_the_last_of_its_type(function: str, backend: str) -> None:
+    rec = recurc.load(text=f"recurrence E(D):\n    input  p[D]: int\n    output y = {function}(p, D)\n")
+    ends = np.iinfo(np.int64)
+    p = np.array([[ends.min, ends.min], [ends.max, ends.max], [ends.min, ends.max]])
+    wanted = np.max(p, -1) if function == "max" else np.min(p, -1)
+    np.testing.assert_array_equal(rec.compile(backend=backend)(p=p), wanted)

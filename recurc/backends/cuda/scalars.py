@@ -108,9 +108,10 @@ def bare(text: str) -> str:
 
 def identity_of(op: str, dtype: DType) -> str:
     """The neutral element of a reduction, in an arithmetic type."""
-    lowest: dict[DType, float | int] = {DType.I32: -(2**31) + 1, DType.I64: -(2**63) + 1}
-    low = lowest.get(dtype, -math.inf)
-    value = {"sum": 0, "prod": 1, "max": low, "min": -low, "any": False, "all": True}[op]
+    if op in ("max", "min") and dtype in (DType.I32, DType.I64):
+        largest = literal(2 ** (8 * dtype.itemsize - 1) - 1, dtype)
+        return largest if op == "min" else f"(-{largest} - 1)"  # C++ has no literal for the lowest integer
+    value = {"sum": 0, "prod": 1, "max": -math.inf, "min": math.inf, "any": False, "all": True}[op]
     return literal(value, dtype)
 
 
