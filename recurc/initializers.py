@@ -42,10 +42,9 @@ def _made(param: ir.Param, rng: np.random.Generator, sizes: Mapping[str, int], d
             raise MemoryError
         return _stored(param, _values(param, rng, sizes, shape, default))
     except MemoryError as trouble:
-        shown = ", ".join(f"{dim} = {size}" for dim, size in zip(param.dims, shape, strict=True))
-        raise BackendError(
-            f"param `{param.name}` with {shown} has {numbers:.3g} numbers: not enough memory for them"
-        ) from trouble
+        shown = ", ".join(f"{dim} = {sizes[dim]}" for dim in dict.fromkeys(param.dims) if dim in sizes)
+        title = f"param `{param.name}[{', '.join(param.dims)}]`"
+        raise BackendError(f"{title} with {shown} has {numbers:.3g} numbers: not enough memory for them") from trouble
 
 
 def _values(param: ir.Param, rng: np.random.Generator, sizes: Mapping[str, int], shape: Shape, default: Any) -> Values:

@@ -68,6 +68,8 @@ def _numpy(path: Path) -> Array:
         return np.asarray(np.load(path, allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise FileError(f"{path} is not a NumPy array file: {error}") from error
+    except MemoryError as error:
+        raise FileError(f"{path} holds, or says it holds, more numbers than memory does: {error}") from error
 
 
 def _npz(path: Path) -> dict[str, Array]:
@@ -78,6 +80,8 @@ def _npz(path: Path) -> dict[str, Array]:
             return {str(key): np.asarray(archive[key]) for key in archive}
     except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise FileError(f"{path} is not an .npz archive of numbers: {error}") from error
+    except MemoryError as error:
+        raise FileError(f"{path} holds, or says it holds, more numbers than memory does: {error}") from error
 
 
 def _csv(path: Path, columns: tuple[str, ...]) -> Array:

@@ -65,6 +65,8 @@ def command(
 
     if plot is not None and plot.suffix not in _PICTURES:
         raise click.BadParameter(f"{plot.name!r} should end in one of {', '.join(_PICTURES)}", param_hint="--plot")
+    if out is not None and out.suffix not in (".npz", ""):
+        raise click.BadParameter(f"{out.name!r} should end in .npz", param_hint="--out")
     rec = load(file, name)
     arrays = _gather(rec, inputs, params)
     arrays |= _initialised(rec, arrays, sizes, init_seed)
@@ -94,13 +96,18 @@ def _gather(rec: Recurrence, inputs: tuple[str, ...], params: tuple[str, ...]) -
     """Inputs and params from files, by name; whole numbers become real where the recurrence wants real ones."""
     from recurc.arguments import slots_of
     from recurc.cli.arrays import named_arrays
+    from recurc.cli.files import FileError
     from recurc.types import Kind
 
     slots = slots_of(rec.ir)
     dims = {name: slot.dims for name, slot in slots.items()}
     arrays: Arrays = {}
     for spec in (*inputs, *params):
-        arrays |= named_arrays(spec, dims)
+        found = named_arrays(spec, dims)
+        twice = [name for name in found if name in arrays]
+        if twice:
+            raise FileError(f"{twice[0]!r} is given twice; the second time by {spec!r}")
+        arrays |= found
     for name, slot in slots.items():
         if name not in arrays:
             continue

@@ -122,6 +122,8 @@ def test_long_work_in_pieces_is_the_whole(
         ("x={}/empty.csv", "is empty"),
         ("x={}/fake.npy", "not a NumPy array"),
         ("x={}/fake.npz", "not an .npz"),
+        ("x={}/huge.npy", "more numbers than memory"),
+        ("alpha={}/x.npy", "'alpha' is given twice"),
         ("x={}/fake.parquet", "not a Parquet"),
         ("x={}/x.txt", "is not one of"),
         ("{}/x.npy", "NAME=FILE"),
@@ -133,6 +135,9 @@ def test_data_that_cannot_be_used_is_named(
 ) -> None:
     for name in ("fake.npy", "fake.npz", "fake.parquet", "x.txt"):
         (tmp_path / name).write_text("not what it says", encoding="utf-8")
+    with (tmp_path / "huge.npy").open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**6, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
     (tmp_path / "words.csv").write_text("a\n1\nhello\n", encoding="utf-8")
     (tmp_path / "ragged.csv").write_text("1,2\n3\n", encoding="utf-8")
     (tmp_path / "empty.csv").write_text("", encoding="utf-8")

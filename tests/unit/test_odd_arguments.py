@@ -75,7 +75,7 @@ def test_a_batch_that_is_no_count(batch: Any) -> None:
         (lambda x: _ema()(x=np.broadcast_to(x[0, 0], (10**9, 10**6, 4)), alpha=0.5), BackendError, "input `x`"),
         (lambda x: _ema(sizes={"D": 3}).init_state(2**45), BackendError, r"init_state\(\) needs more memory"),
         (lambda x: _ema(sizes={"D": 2**31}), ShapeError, "dim `D`.*below 2..31"),
-        (lambda x: recurc.zoo.load("lstm").init_params(D=10**6, H=10**9), BackendError, "param `W`.* memory"),
+        (lambda x: recurc.zoo.load("lstm").init_params(D=10**6, H=10**9), BackendError, "param `W.* memory"),
         (lambda x: _ema()(x=x, alpha=0.5, lengths=[[1], [1, 2]]), ShapeError, "lengths.*unequal lengths"),
         (lambda x: _ema().step({"h": x[0]}, x=x[0], alpha=0.5, initial={}), ShapeError, "no option `initial`"),
         (lambda x: _ema(backend=["cpu"]), UnsupportedError, "no backend"),
