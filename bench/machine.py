@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -84,17 +85,21 @@ def ceilings() -> Ceilings:
     from bench.measure import interleaved
     from bench.peak import multiply_adds_per_second
 
-    n = 64 * 1024 * 1024
-    source, target = torch.ones(n), torch.zeros(n)
+    copy, moved = large_copy()
     k = 1536
     a, b, c = torch.randn(k, k), torch.randn(k, k), torch.empty(k, k)
     with torch.no_grad():
-        times = interleaved(
-            {"copy": lambda: target.copy_(source), "product": lambda: torch.mm(a, b, out=c)}, budget=3.0
-        )
-    return Ceilings(
-        2 * 4 * n / times["copy"].median, multiply_adds_per_second(THREADS), 2 * k**3 / times["product"].best
-    )
+        times = interleaved({"copy": copy, "product": lambda: torch.mm(a, b, out=c)}, budget=3.0)
+    return Ceilings(moved / times["copy"].median, multiply_adds_per_second(THREADS), 2 * k**3 / times["product"].best)
+
+
+def large_copy() -> tuple[Callable[[], object], int]:
+    """A copy of 256 MB by torch with all threads, far larger than any cache, and the bytes it reads and writes."""
+    import torch
+
+    n = 64 * 1024 * 1024
+    source, target = torch.ones(n), torch.zeros(n)
+    return lambda: target.copy_(source), 2 * 4 * n
 
 
 def settle_threads() -> None:
