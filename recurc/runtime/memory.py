@@ -36,7 +36,11 @@ Block = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Pool:
-    """Blocks of memory that are free again, the oldest given back to the system first. Safe between threads."""
+    """Blocks of memory that are free again, the oldest given back to the system first. Safe between threads.
+
+    Nobody ever waits for the lock. A result may die at any moment, also in the middle of `take` or `give` when the
+    garbage collector runs there, and a forked child may have been copied while it was held; who does not get it goes
+    to the system instead."""
 
     def __init__(self, limit: int = _KEPT) -> None:
         self._limit = limit
@@ -45,22 +49,27 @@ class Pool:
 
     def take(self, size: int) -> Block:
         """A block of at least `size` bytes, and not much more."""
-        with self._lock:
-            for place in range(len(self._free) - 1, -1, -1):
-                if size <= self._free[place].size <= size + size // 4:
-                    return self._free.pop(place)
+        if self._lock.acquire(blocking=False):
+            try:
+                for place in range(len(self._free) - 1, -1, -1):
+                    if size <= self._free[place].size <= size + size // 4:
+                        return self._free.pop(place)
+            finally:
+                self._lock.release()
         return np.empty(size, np.uint8)
 
     def give(self, block: Block) -> None:
-        with self._lock:
-            self._free.append(block)
-            while sum(b.size for b in self._free) > self._limit:
-                self._free.pop(0)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free.append(block)
+                while self.free_bytes > self._limit:
+                    self._free.pop(0)
+            finally:
+                self._lock.release()
 
     @property
     def free_bytes(self) -> int:
-        with self._lock:
-            return sum(b.size for b in self._free)
+        return sum(b.size for b in tuple(self._free))
 
 
 _POOL = Pool()

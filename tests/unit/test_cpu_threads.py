@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 
 from recurc.backends.base import Specialization
 from recurc.backends.cpu.kernel import differs_by_sequence
 from recurc.backends.cpu.work import step_flops, useful_threads
+from recurc.runtime.compiler import why_no_compiler
 from recurc.types import DType
 from tests.systems import plans
 
@@ -32,3 +38,31 @@ def test_a_broadcast_param_does_not_split_the_batch() -> None:
     assert not differs_by_sequence(np.broadcast_to(param, (4, 7, 7)))
     assert not differs_by_sequence(param)
     assert differs_by_sequence(np.ones((4, 7, 7), np.float32))
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np
+import recurc
+
+lstm = recurc.zoo.load("lstm")
+params = lstm.init_params(rng=0, D=64, H=64)
+run = lstm.compile(backend="cpu")
+x = np.random.default_rng(0).standard_normal((8, 64, 64)).astype(np.float32)
+before = run(x=x, **params)
+child = os.fork()
+if not child:
+    signal.alarm(30)  # a child that waits for threads it does not have
+    os._exit(0 if np.allclose(run(x=x, **params), before, atol=1e-5) else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or why_no_compiler() is not None, reason="needs fork and a C compiler")
+@pytest.mark.parametrize("blas", ["0", "1"])
+def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent(blas: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "RECURC_BLAS": blas}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import random
+
 import numpy as np
 import pytest
 
@@ -64,3 +67,21 @@ def test_tensors_over_a_result_keep_it() -> None:
     other = empty((MB,), np.float32, pool)
     other[:] = 0
     assert bool((tensor == 3).all())
+
+
+def test_results_may_die_while_another_is_being_given_back(seed: int) -> None:
+    """The garbage collector runs whenever it likes, also inside the pool, and frees results in the middle of it."""
+    draw, pool, before = random.Random(seed), Pool(), gc.get_threshold()
+    try:
+        for _ in range(3000):
+            gc.set_threshold(draw.randint(1, 30))
+            in_a_cycle, plain = empty((MB,), np.uint8, pool), empty((MB,), np.uint8, pool)
+            cycle: list[object] = [in_a_cycle]
+            cycle.append(cycle)
+            del cycle, in_a_cycle
+            noise = [[place] for place in range(draw.randint(0, 30))]
+            del plain, noise
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert 0 < pool.free_bytes <= 256 * MB

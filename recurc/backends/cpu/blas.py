@@ -24,6 +24,7 @@ from recurc.ir import Contract, Read
 from recurc.plan import Matmul, Plan, Role
 from recurc.runtime.cache import cached_file, content_key
 from recurc.runtime.memory import empty
+from recurc.runtime.threads import team_is_lost
 
 SWITCH = "RECURC_BLAS"  # 1: always, 0: never, anything else: as measured
 _WORTH_A_GEMM = 4_000_000  # operations below which calling a BLAS costs more than it can bring
@@ -139,12 +140,18 @@ def multiply(
 
 def _gemm(rows: NDArray[Any], weight: NDArray[Any], out: NDArray[Any]) -> None:
     """`out = rows @ weight.T`."""
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "mm"):  # absent, or still being imported
+    torch = _torch()
+    if torch is None:
         np.matmul(rows, weight.T, out=out)
         return
     with torch.no_grad():
         torch.mm(torch.from_numpy(rows), torch.from_numpy(weight).T, out=torch.from_numpy(out))
+
+
+def _torch() -> Any:
+    """torch, unless it is absent, still being imported, or left without its threads by a fork."""
+    torch = sys.modules.get("torch")
+    return torch if hasattr(torch, "mm") and not team_is_lost() else None
 
 
 class _Memory:
@@ -184,7 +191,7 @@ def probe_steps(products: Sequence[Product], batch: int, steps: int) -> int:
 
 def kind_of_call(batch: int, steps: int, threads: int) -> str:
     """What one measurement of `steps` answers for: calls of about this size, with these threads and this BLAS."""
-    return f"{batch}x{steps.bit_length()} {threads} {'torch' if 'torch' in sys.modules else 'numpy'}"
+    return f"{batch}x{steps.bit_length()} {threads} {'numpy' if _torch() is None else 'torch'}"
 
 
 def ordered() -> bool | None:

@@ -18,7 +18,7 @@ from recurc.backends.cpu.work import step_flops, useful_threads
 from recurc.backends.storage import loaded, store
 from recurc.ir import reads
 from recurc.plan import Buffer, Map, Plan, Role
-from recurc.runtime.threads import thread_count
+from recurc.runtime.threads import team_starts, thread_count
 from recurc.types import DType
 
 
@@ -83,6 +83,8 @@ class CpuKernel:
         flops, last = self._step_flops, 4 * len(self.arguments)
 
         def launch(addresses: Sequence[int], threads: int, steps: int, by_blas: bool = False) -> None:
+            if threads > 1:
+                team_starts()
             own = described[:]
             own[:last:4] = array("q", addresses)
             made = [self._multiply(p, own, batch, steps) for p in self._products] if by_blas else []
