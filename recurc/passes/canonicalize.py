@@ -22,6 +22,7 @@ from recurc.passes.sharing import share
 from recurc.passes.verify import used_names
 from recurc.types import DType, Kind
 
+_HALF = (DType.F16, DType.BF16)
 _FOLDABLE = (DType.REAL, DType.F64, DType.I64, DType.BOOL)
 _INT_LIMIT = 1 << 62
 
@@ -85,6 +86,10 @@ def _folded(node: Apply) -> Expr | None:
     return _constant(result, node)
 
 
+def _is_cast(expr: Expr) -> bool:
+    return isinstance(expr, Apply) and expr.op == "cast"
+
+
 def _widens(old: DType, new: DType) -> bool:
     return old.kind.value <= new.kind.value
 
@@ -122,8 +127,8 @@ def _identity(node: Apply) -> Expr | None:
             return apply("sub", a, b)
         case Apply(op="neg", args=(Apply(op="neg", args=(a,)),)) | Apply(op="not", args=(Apply(op="not", args=(a,)),)):
             return a
-        case Apply(op="cast", args=(a,)) if a.dtype is node.dtype:
-            return a
+        case Apply(op="cast", args=(a,)) if a.dtype is node.dtype and (node.dtype not in _HALF or _is_cast(a)):
+            return a  # arithmetic on half precisions is wider than they are, so its result is not rounded yet
         case Apply(op="pow", args=(a, b)) if _is(b, 1):
             return a
         case Apply(op="select", args=(Const(value=bool(chosen)), a, b)):

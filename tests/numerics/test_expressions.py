@@ -159,6 +159,27 @@ def test_an_exported_numpy_program_means_what_the_definition_says(form: str, rng
     near(expressions, [made[name] for name in rec.outputs], wanted, "the NumPy program")
 
 
+@pytest.mark.parametrize("half", ["f16", "bf16"])
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+def test_a_cast_to_half_precision_rounds(half: str, real: type, backend: str, rng: np.random.Generator) -> None:
+    """To the nearest, ties to even, over the whole range; a product of two halves is rounded by its own cast. Lanes,
+    the ragged rest of them and lone numbers take different ways."""
+    rec = recurc.load(
+        text=f"recurrence E(D):\n    input  x[D], s\n    output y = cast(cast(x, {half}), real)\n"
+        f"    output z = cast(cast(s, {half}), real)\n"
+        f"    output p = cast(cast(cast(x, {half}) * cast(1 + 1 / 256, {half}), {half}), real)\n"
+    )
+    magnitudes = rng.standard_normal((60, 19)) * 10.0 ** rng.uniform(-3, 4, (60, 19))
+    odd = [0.0, -0.0, np.inf, -np.inf, np.nan, 1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -1.5]
+    if half == "f16":  # too large, and below the normal range
+        odd += [65504, 65519.9, 65520, -65536, 1e6, 2.0**-24, 2.0**-25, 1.001 * 2.0**-25, 2.0**-14 * (1 - 2.0**-12)]
+    x = np.concatenate([magnitudes.ravel(), np.resize(odd, 19 * 2)]).reshape(-1, 19).astype(real)
+    wanted = rec.compile(backend="reference")(x=x, s=x[:, 3])
+    found = rec.compile(backend=backend)(x=x, s=x[:, 3])
+    for name, ref, got in zip(rec.outputs, wanted, found, strict=True):
+        np.testing.assert_array_equal(got, ref, name)
+
+
 @pytest.mark.parametrize("expression", COMPLEX)
 def test_native_code_refuses_complex_numbers_by_name(expression: str, rng: np.random.Generator) -> None:
     rec = recurc.load(text=source((expression,)))

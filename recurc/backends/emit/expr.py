@@ -18,6 +18,7 @@ from recurc.types import DType, Kind
 
 C_TYPES = {DType.BOOL: "int", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}
 _INFIX = {"add", "sub", "mul", "div", "neg"}
+_ROUNDINGS = {DType.F16: "half", DType.BF16: "bfloat"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Printer:
             case Load():
                 return self.load(node)
             case Call("cast", (arg,), dtype):
-                return self._cast(arg, self.compute(dtype))
+                return self._cast(arg, dtype)
             case Call(op=op, args=args):
                 return self._call(op, args, node)
             case Fold():
@@ -77,9 +78,18 @@ class Printer:
     def _real(self, dtype: DType) -> DType:
         return dtype if self.compute(dtype).kind is Kind.REAL else DType.REAL
 
-    def _cast(self, arg: Node, to: DType) -> str:
-        source = self.compute(arg.dtype)
-        text = self.term(arg)
+    def _cast(self, arg: Node, dtype: DType) -> str:
+        """Values live in wider types than half precisions, so a cast to one is a rounding on the way."""
+        rounding = _ROUNDINGS.get(dtype)
+        if rounding is None:
+            return self._converted(arg, self.term(arg), self.compute(arg.dtype), self.compute(dtype))
+        # A real number is rounded as wide as it is: by way of f32, an f64 could be rounded twice.
+        width = self.compute(arg.dtype if self.compute(arg.dtype).kind is Kind.REAL else dtype)
+        text = self._converted(arg, self.term(arg), self.compute(arg.dtype), width)
+        text = f"rc_{rounding}{self.suffix(width, self.is_vector(arg))}({text})"
+        return self._converted(arg, text, width, self.compute(dtype))
+
+    def _converted(self, arg: Node, text: str, source: DType, to: DType) -> str:
         if source is to:
             return text
         if self.is_vector(arg):

@@ -58,13 +58,14 @@ def _constants(real: str) -> dict[str, str]:
         "LN2_HIGH": 0.693359375 if f32 else float.fromhex("0x1.62e42feep-1"),
         "LN2_LOW": -2.12194440e-4 if f32 else 1.9082149292705877e-10,
         "TINY": 2.0**-126 if f32 else 2.0**-1022, "LIFT": 2.0**25 if f32 else 2.0**54,
-        "LIFT_BITS": 25.0 if f32 else 54.0,
+        "LIFT_BITS": 25.0 if f32 else 54.0, "HALF_NORMAL": 2.0**-14, "HALF_SHIFT": 0.5 if f32 else 2.0**28,
     }  # fmt: skip
     out = {name: _literal(value, real) for name, value in lit.items()}
     out |= {
         "BIAS": "127" if f32 else "1023", "MANTISSA": "23" if f32 else "52",
         "MANTISSA_MASK": "0x7fffff" if f32 else "INT64_C(0xfffffffffffff)",
         "SQRT_HALF_BITS": str(_bits(math.sqrt(0.5), real)) if f32 else f"INT64_C({_bits(math.sqrt(0.5), real)})",
+        "HALF_DROPPED": "13" if f32 else "42", "HALF_BELOW": "0xfff" if f32 else "INT64_C(0x1ffffffffff)", "REAL": real,
         "ABSMASK": "0x7fffffff" if f32 else "INT64_C(0x7fffffffffffffff)",
         "F": "f" if f32 else "", "P": "ps" if f32 else "pd", "LANES": "16" if f32 else "8",
     }  # fmt: skip
@@ -141,7 +142,7 @@ def helpers(code: str) -> str:
             need(callee, suffix)
         body = _instance(text, suffix)
         for callee, other in _CALL.findall(body):
-            if callee != name:
+            if (callee, other) != (name, suffix):
                 need(callee, other)
         done.setdefault((name, suffix), body)
 

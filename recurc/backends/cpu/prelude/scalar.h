@@ -47,6 +47,27 @@ static inline @T@ rc_floor$(@T@ x) { return __builtin_floor@F@(x); }
 // to the nearest integer, ties to even
 static inline @T@ rc_round$(@T@ x) { return __builtin_rint@F@(x); }
 
+//@ half: abs bits real
+// to what f16 holds, ties to even
+static inline @T@ rc_half$(@T@ x) {
+    const @T@ a = rc_abs$(x) < 65536 ? rc_abs$(x) : 65536;
+    const @I@ i = rc_bits$(a), up = i + @HALF_BELOW@ + (i >> @HALF_DROPPED@ & 1);
+    const @T@ normal = rc_real$(up >> @HALF_DROPPED@ << @HALF_DROPPED@);
+    const @T@ r = a < @HALF_NORMAL@ ? (a + @HALF_SHIFT@) - @HALF_SHIFT@ : normal;
+    return r < 65536 ? __builtin_copysign@F@(r, x) : x * INFINITY;
+}
+
+//@ bfloat:
+// to what bf16 holds, ties to even; by way of f32, as hardware does
+static inline @T@ rc_bfloat$(@T@ x) {
+    float f = (float)x;
+    uint32_t i;
+    memcpy(&i, &f, sizeof i);
+    i = (i + 0x7fff + (i >> 16 & 1)) & 0xffff0000u;
+    memcpy(&f, &i, sizeof f);
+    return x == x ? f : x;
+}
+
 //@ sqrt:
 static inline @T@ rc_sqrt$(@T@ x) { return __builtin_sqrt@F@(x); }
 

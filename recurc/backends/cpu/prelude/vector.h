@@ -75,6 +75,18 @@ static inline @V@ rc_round$(@V@ x) {
     return x;
 }
 
+//@ half:
+static inline @V@ rc_half$(@V@ x) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = rc_half_@REAL@(x[i]);
+    return x;
+}
+
+//@ bfloat:
+static inline @V@ rc_bfloat$(@V@ x) {
+    for (int i = 0; i < RC_LANES$; i++) x[i] = rc_bfloat_@REAL@(x[i]);
+    return x;
+}
+
 //@ sqrt:
 static inline @V@ rc_sqrt$(@V@ x) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
