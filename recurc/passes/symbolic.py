@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from recurc.errors import UnsupportedError
 from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Reduce, Size, Step
-from recurc.types import Dims, axis_ids
+from recurc.types import Dims, DType, axis_ids
 
 Objects = NDArray[Any]
 Lookup = Callable[[Read], Objects]
@@ -116,13 +116,18 @@ class Evaluator:
             case Const(value=value):
                 return _cell(_number(value))
             case Size(dim=dim):
-                return _cell(algebra().Integer(size(dim)))
+                # A symbol, for a law that only holds at the size of the proof is none.
+                known = algebra().Integer(int(dim)) if dim.isdigit() else algebra().Symbol(f"|{dim}|", positive=True)
+                return _cell(known)
             case Step():
                 return _cell(algebra().Symbol("t", integer=True, nonnegative=True))
             case Read():
                 return self._lookup(expr)
             case Apply(op="select"):
                 return self._select(expr)
+            case Apply(op="cast", args=(arg,)) if _rounds(arg.dtype, expr.dtype):
+                rounded = algebra().Function(f"cast_{expr.dtype.value}")
+                return _each(rounded, self(arg))
             case Apply(op=op, args=args):
                 values = [_onto(self(a), a.dims, expr.dims) for a in args]
                 return _each(lambda *v: self._op(op, *v), *values)
@@ -254,6 +259,11 @@ def _same(x: Any, y: Any) -> bool:
         return True
     gap = algebra().expand(x - y)
     return bool(gap == 0) or bool(algebra().together(gap) == 0) or bool(algebra().simplify(gap) == 0)
+
+
+def _rounds(old: DType, new: DType) -> bool:
+    """Whether a cast is more than a change of type: to whole numbers, truth values or half precision."""
+    return new is not old and (new.kind.value < old.kind.value or new in (DType.F16, DType.BF16))
 
 
 def _number(value: complex) -> Any:

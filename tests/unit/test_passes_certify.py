@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from recurc.facts import Monoid
-from recurc.ir import Apply, Const, Expr, Recurrence, rewrite, walk
+from recurc.ir import Apply, Const, Expr, Recurrence, Size, rewrite, walk
+from recurc.ops import apply, cast, convert
 from recurc.passes import analyze, core_form
 from recurc.passes.certify import certificate_of, randomised_error
+from recurc.types import DType
 from tests.passes_zoo import ZOO
 from tests.systems import SYSTEMS
 
@@ -70,6 +72,23 @@ def test_a_wrong_identity_loses_the_proof() -> None:
     monoid = next(g.monoid for g in analyze(recurrence).groups if g.monoid is not None)
     zeros = tuple(Const(0.0, c.dtype) for c in monoid.components)
     assert not certified(recurrence, replace(monoid, identity=zeros))
+
+
+def test_a_law_that_holds_only_at_the_size_of_the_proof_is_not_proved() -> None:
+    recurrence = build("ema")
+    monoid = next(g.monoid for g in analyze(recurrence).groups if g.monoid is not None)
+    a, b = monoid.lift
+    one_at_two = apply("sub", convert(Size("D"), b.dtype), Const(1.0, b.dtype))
+    assert certified(recurrence, monoid)
+    assert not certified(recurrence, replace(monoid, lift=(a, apply("mul", b, one_at_two))))
+
+
+@pytest.mark.parametrize("dtype", [DType.I64, DType.BF16])
+def test_a_rounding_in_the_lifted_element_loses_the_proof(dtype: DType) -> None:
+    recurrence = build("ema")
+    monoid = next(g.monoid for g in analyze(recurrence).groups if g.monoid is not None)
+    a, b = monoid.lift
+    assert not certified(recurrence, replace(monoid, lift=(a, cast(cast(b, dtype), b.dtype))))
 
 
 def test_the_randomised_check_sees_an_operator_that_is_not_associative() -> None:
