@@ -128,7 +128,7 @@ def _blas() -> Finding:
 
 
 _PACKAGES = {
-    "torch": "torch tensors in and out, recurc.module: pip install 'recurc[torch]'",
+    "torch": "torch tensors in and out: pip install 'recurc[torch]'",
     "triton": "the triton backend: pip install 'recurc[gpu]'",
     "cuda-bindings": "the cuda backend: pip install 'recurc[gpu]'",
     "nvidia-cuda-nvrtc": "the cuda backend: pip install 'recurc[gpu]'",

@@ -94,7 +94,9 @@ def _per_group(analysis: Analysis, schedule: str) -> dict[tuple[str, ...], str]:
             raise ScheduleError(f"`{part.strip()}`: there is no state `{state}`; there are: {known}")
         if name not in group.schedules:
             raise ScheduleError(f"`{part.strip()}`: not legal; {_legal(Analysis((group,)))}")
-        forced[group.states] = name
+        if forced.setdefault(group.states, name) != name:
+            states = ", ".join(group.states)
+            raise ScheduleError(f"`{part.strip()}`: {states} cannot be {forced[group.states]} and {name} at once")
     return forced
 
 

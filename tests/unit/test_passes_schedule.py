@@ -101,6 +101,7 @@ def test_an_illegal_schedule_is_refused_with_the_legal_ones_and_the_reason(name:
         ("h=newton", "not legal"),
         ("h=", "not legal"),
         ("h=scan,h", "not legal"),
+        ("h=scan, h=sequential", "h cannot be scan and sequential at once"),
     ],
 )
 def test_a_misspelt_schedule_is_refused_by_name(schedule: str, says: str) -> None:
