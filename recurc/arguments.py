@@ -103,6 +103,24 @@ def with_defaults(rec: ir.Recurrence, sizes: Mapping[str, int]) -> Sizes:
     return out
 
 
+def check_renames(rec: ir.Recurrence, sizes: Mapping[str, int]) -> None:
+    """Raises `ShapeError` where `e as [R]` renames a dim of one size to a dim of another."""
+    named = [(e.name, e.expr) for e in rec.equations] + [(s.name, s.initial) for s in rec.states]
+    for where, expr in [*named, *((i.name, i.before) for i in rec.inputs if i.before is not None)]:
+        for node in ir.walk(expr):
+            if not isinstance(node, ir.Reaxis):
+                continue
+            for axis, new in zip(node.axes, node.dims, strict=True):
+                old = node.arg.dims[axis]
+                one, other = (literal_size(d) or sizes[d] for d in (old, new))
+                if one != other:
+                    place = f" (at {node.span})" if node.span else ""
+                    raise ShapeError(
+                        f"{where} of {rec.name} renames dim {old} to {new}{place}, so both must be one size, "
+                        f"but {old} is {one} and {new} is {other}"
+                    )
+
+
 def need_sizes(rec: ir.Recurrence, sizes: Mapping[str, int], purpose: str, how: str = "{}") -> None:
     """Raises `ShapeError` naming the dims whose size is not known; `how` is how they are given, around `D=...`."""
     missing = [d.name for d in rec.dims if d.name not in sizes]

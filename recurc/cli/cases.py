@@ -18,7 +18,7 @@ def case_for(rec: Recurrence, sizes: dict[str, int], batch: int, steps: int, dty
 
     Raises `ShapeError` for a dim the recurrence does not have, `UnsupportedError` for an unknown target."""
     from recurc import targets
-    from recurc.arguments import check_sizes, with_defaults
+    from recurc.arguments import check_renames, check_sizes, with_defaults
     from recurc.explain import Case
     from recurc.runtime.machine import cpu_target
     from recurc.types import DType
@@ -28,6 +28,7 @@ def case_for(rec: Recurrence, sizes: dict[str, int], batch: int, steps: int, dty
     if assumed:
         say(f"assuming {', '.join(f'{d}={_USUAL}' for d in assumed)}; --sizes says otherwise")
         known = with_defaults(rec, known | dict.fromkeys(assumed, _USUAL))
+    check_renames(rec, known)
     ordered = {d.name: known[d.name] for d in rec.dims}
     machine = cpu_target() if target == "cpu" else targets.named(target)
     return Case(ordered, batch, steps, DType(dtype or "f32"), machine)

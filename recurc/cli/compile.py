@@ -79,7 +79,7 @@ def export_kernels(
     Raises `ShapeError` for sizes that are missing, `UnsupportedError` for a limitation, `BackendError` if the self-test
     fails, `FileError` if `out` cannot be written."""
     from recurc import __version__, targets
-    from recurc.arguments import check_sizes, need_sizes, with_defaults
+    from recurc.arguments import check_renames, check_sizes, need_sizes, with_defaults
     from recurc.backends.base import Specialization
     from recurc.cli.files import writable_directory
     from recurc.passes import make_plan
@@ -87,6 +87,7 @@ def export_kernels(
 
     known = with_defaults(rec, check_sizes(rec, sizes))
     need_sizes(rec, known, "compiling", "--sizes {}")
+    check_renames(rec, known)
     real = DType(dtype)
     machine = targets.named(arch if target in ("triton", "cuda") else "cpu")
     plan = make_plan(rec, known, batch, steps, real, machine, schedule)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurc import ir
-from recurc.arguments import Settled
+from recurc.arguments import Settled, check_renames
 from recurc.backends.base import Kernel, Specialization
 from recurc.errors import BackendError, UnsupportedError
 from recurc.runtime import choose
@@ -56,6 +56,7 @@ class Builder:
     def __init__(self, rec: ir.Recurrence, backend: str, schedule: str, device: str | None) -> None:
         self._rec, self._backend, self._schedule, self._device = rec, backend, schedule, device
         self._built: dict[object, Built] = {}
+        self._checked: set[tuple[tuple[str, int], ...]] = set()  # sizes whose renamed dims agree
         self._initial: dict[object, NDArray[Any]] = {}
         self.announced: dict[str, None] = {}
 
@@ -105,6 +106,7 @@ class Builder:
         key = (settled.sizes, settled.real, on_device, batch.bit_length(), settled.steps.bit_length())
         found = self._built.get(key)
         if found is None:
+            check_renames(self._rec, dict(settled.sizes))
             found = choose.first_able(
                 self._backend, on_device, lambda name: self._attempt(name, settled, max(batch, 1)), self.announced
             )
@@ -171,6 +173,9 @@ class Builder:
         reads = self.initial_reads[name]
         if not reads and (name, spec) in self._initial:
             return self._initial[name, spec]
+        if spec.sizes not in self._checked:
+            check_renames(self._rec, dict(spec.sizes))
+            self._checked.add(spec.sizes)
         value, evaluator = self.continuable[name], Evaluator(spec)
         frame = Frame(
             {(p, 0): loaded(params[p])[:, np.newaxis].astype(evaluator.dtype(self._param_dtype(p))) for p in reads}

@@ -72,6 +72,25 @@ def test_two_dims_that_are_the_same_size_by_declaration_must_agree() -> None:
         rec.compile(backend="reference")(x=np.zeros((4, 2)), p=np.zeros(3))
 
 
+@pytest.mark.parametrize("backend", ["reference", "numpy", "auto"])
+def test_a_renamed_dim_keeps_its_size(backend: str) -> None:
+    """No backend may read past the end of what is renamed, nor repeat it."""
+    rec = recurc.load(
+        text="recurrence R(A, B):\n    input x[A], y[B]\n    param p[A]\n    state h[B] = p as [B]\n"
+        "    h = h[t-1] + (x as [B]) * y\n    output h\n"
+    )
+    f = rec.compile(backend=backend)
+    assert f(x=np.ones((4, 3)), y=np.ones((4, 3)), p=np.zeros(3))[-1].tolist() == [4, 4, 4]
+    for small in (1, 2):
+        with pytest.raises(ShapeError, match=rf"renames dim A to B .*A is {small} and B is 3"):
+            f(x=np.ones((4, small)), y=np.ones((4, 3)), p=np.zeros(small))
+        with pytest.raises(ShapeError, match=rf"renames dim A to B .*A is {small} and B is 3"):
+            rec.compile(backend=backend, sizes={"A": small, "B": 3}).init_state(p=np.zeros(small))
+    literal = recurc.load(text="recurrence R(A):\n    input x[A]\n    output y = x as [4]\n")
+    with pytest.raises(ShapeError, match="A is 3 and 4 is 4"):
+        literal.compile(backend=backend)(x=np.ones((2, 3)))
+
+
 def test_arrays_are_given_by_name() -> None:
     with pytest.raises(ShapeError, match=r"by name: call it with x=..., W=..., U=..., b=..."):
         LSTM.compile(backend="numpy")(*arrays().values())
