@@ -49,7 +49,7 @@ _HELPERS = {
     "erf": "def erf(x):\n    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.asarray(x).dtype)\n",
 }
 # What the program itself uses: in the function, and at the end, where names are those of the whole file.
-_RESERVED = frozenset({"np", "math", "sys", "t", "B", "T", "out", "v", *_HELPERS, *dir(builtins)}) | {
+_RESERVED = frozenset({"np", "math", "pathlib", "sys", "t", "B", "T", "out", "v", *_HELPERS, *dir(builtins)}) | {
     "data", "got", "worst", "name", "value", "wanted", "same", "error",
 }  # fmt: skip
 
@@ -96,6 +96,7 @@ class _Writer:
             "from __future__ import annotations",
             "",
             *(["import math", ""] if "erf" in self.helpers else []),
+            "import pathlib",
             "import sys",
             "",
             "import numpy as np",
@@ -127,8 +128,8 @@ class _Writer:
         passed = ", ".join(f"{python}=data[{key!r}]" for key, python in keys)
         return [
             'if __name__ == "__main__":',
-            "    # python THIS.py example.npz: compare with the values stored there",
-            "    data = np.load(sys.argv[1])",
+            "    # python THIS.py [example.npz]: compare with the values stored there, or beside this file",
+            '    data = np.load(sys.argv[1] if sys.argv[1:] else pathlib.Path(__file__).with_name("example.npz"))',
             f"    got = {self.function}({passed})",
             "    worst = 0.0",
             "    for name, value in got.items():",

@@ -56,7 +56,7 @@ class _Lexer:
         if len(text) > MAX_CHARACTERS:
             self._problem(
                 "E0109",
-                f"the file has {len(text):,} characters; recurc reads at most {MAX_CHARACTERS:,}",
+                f"the file has more than {MAX_CHARACTERS:,} characters, the most that recurc reads",
                 Span(self.source.name, 1, 1, 1, 2),
                 "split it into several files, or check that this is a .rec file",
             )

@@ -219,6 +219,8 @@ def test_what_compile_writes_runs_without_recurc_and_agrees(
     check = ["check.py"] if target == "cpu" else [next(folder.glob("*.py")).name, "example.npz"]
     command = [sys.executable, "-I", *check]
     assert subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=120).returncode == 0
+    alone = [sys.executable, "-I", folder / check[0]]  # without a word, from anywhere
+    assert subprocess.run(alone, cwd=tmp_path, capture_output=True, check=False, timeout=120).returncode == 0
     _spoiled(folder / "example.npz")
     wrong = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=120)
     assert wrong.returncode != 0, "the self-test does not notice wrong results"

@@ -241,3 +241,23 @@ def test_generated_c_is_the_golden_text(key: tuple[str, str], goldens: Goldens) 
     """The same plan gives the same file, for a machine with 64-byte vectors."""
     spec = Specialization(tuple(sorted(GOLDEN_SIZES[key[0]].items())), DType.F32)
     goldens.check(f"cpu/{key[0]}_{key[1]}.c", print_module(plans()[key], spec, 64).text)
+
+
+@pytest.mark.parametrize("key", list(plans()), ids="-".join)
+def test_generated_c_has_nothing_a_strict_compiler_warns_of(key: tuple[str, str], tmp_path: Path) -> None:
+    found = compiler.find_compiler()
+    spec = Specialization(tuple(sorted(GOLDEN_SIZES[key[0]].items())), DType.F32)
+    source = tmp_path / "kernel.c"
+    source.write_text(print_module(plans()[key], spec, found.vector_bytes).text, encoding="utf-8")
+    warnings = [
+        "-Wall",
+        "-Wextra",
+        "-Wconversion",
+        "-Wshadow",
+        "-Wundef",
+        "-Wno-unused-function",
+    ]  # helpers come in sets
+    flags = [flag for flag in found.flags if flag != "-shared"]  # nothing is linked
+    command = [*found.command, *flags, *warnings, "-fsyntax-only", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr

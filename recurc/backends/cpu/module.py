@@ -244,9 +244,12 @@ class _ModulePrinter:
             (k, s) for k, s in enumerate(self.stages) if not (isinstance(s.stage, Map) and not s.stage.over_time)
         ]
         if not self.chunked:
-            text("const long t0 = 0, t1 = steps;")
+            calls = Text()
             for number, code in over_time:
-                self._call_unless(self._skipped(number, code), code, text)
+                self._call_unless(self._skipped(number, code), code, calls)
+            if any("t0, t1" in line for line in calls.lines):  # a scan has segments of its own
+                text("const long t0 = 0, t1 = steps;")
+            text(*calls.lines)
             return
         all_given = self.products and all(b.name in {p.target for p in self.products} for b in self._sequences())
         text(f"const int64_t chunk = {'given ? steps : ' if all_given else ''}chunk_steps(batch, steps, threads);")

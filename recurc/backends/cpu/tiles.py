@@ -66,9 +66,10 @@ def rows_per_tile(body: Body, nest: int) -> int:
     return max(1, min(12, (registers - params - 2) // sums))
 
 
-def _parameters(body: Body, nest: int, types: bool) -> str:
+def _parameters(body: Body, nest: int, types: bool, parts: bool = True) -> str:
+    """Where in the stage a tile is; `parts`: and how many lanes of its vector count."""
     variables = [body.spell.var(v) for v in body.program.nests[nest].vars]
-    lanes = ["lanes"] if body.ragged else []
+    lanes = ["lanes"] if body.ragged and parts else []
     words = ["call", "b", "t", *variables, *lanes]
     if not types:
         return ", ".join(words)
@@ -146,11 +147,11 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
     sums = _sums(body, number)
     text(f"// {', '.join(sums)} of one vector of outputs for {rows} row{'s' if rows > 1 else ''}.")
     out = ", ".join(f"vec *{name}__out" for name in sums)
-    with text.braces(f"INLINE void {function}_products{number}_{rows}({_parameters(body, number, True)}, {out})"):
+    where = _parameters(body, number, True, _meets_parts(body, rows))
+    with text.braces(f"INLINE void {function}_products{number}_{rows}({where}, {out})"):
         for name in sums:
             text("vec " + ", ".join(f"{name}__{q} = {{0}}" for q in range(rows)) + ";")
-        if rows == 1 and in_place(body):
-            body.nest = number
+        if _meets_parts(body, rows):
             _one_row(body, number, sums, text)
         for group, weights in enumerate(body.program.weights[number]):
             panel = spell(f"panel@{weights.over}")
@@ -160,6 +161,15 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
         for name in sums:
             text(" ".join(f"{name}__out[{q}] = {name}__{q};" for q in range(rows)))
     return str(text)
+
+
+def _meets_parts(body: Body, rows: int) -> bool:
+    """Whether products of so many rows may read weights where they lie, the last vector of them in part; panels hold
+    whole vectors."""
+    nest = body.nest
+    found = rows == 1 and in_place(body)
+    body.nest = nest  # asking visits the others
+    return found
 
 
 def _one_row(body: Body, number: int, sums: list[str], text: Text) -> None:
@@ -219,14 +229,15 @@ def _rows_function(body: Body, function: str, number: int) -> str:
     text = Text()
     nest, rows, sums = body.program.nests[number], rows_per_tile(body, number), _sums(body, number)
     body.nest = number
-    arguments = ", ".join([_parameters(body, number, False), *sums])
-    with text.braces(f"static void {function}_rows{number}(int nb, {_parameters(body, number, True)})"):
+    with text.braces(f"static void {function}_rows{number}(long nb, {_parameters(body, number, True)})"):
         if sums:
             text("vec " + ", ".join(f"{name}[{rows}]" for name in sums) + ";")
             with text.braces("switch (nb)"):
                 for count in range(1, rows + 1):
+                    where = _parameters(body, number, False, _meets_parts(body, count))
+                    arguments = ", ".join([where, *sums])
                     text(f"case {count}: {function}_products{number}_{count}({arguments}); break;")
-        with text.braces("for (int q = 0; q < nb; q++)"):
+        with text.braces("for (long q = 0; q < nb; q++)"):
             folds = {s.name for w in body.program.weights.get(number, ()) for s in w.folds}
             names, old, states = _reads_of(body, [s.value for s in nest.stmts if s.name not in folds])
             for stmt in nest.stmts:

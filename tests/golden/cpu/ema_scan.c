@@ -284,7 +284,6 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         const int by_batch = 0;  // a scan splits time between the threads
         long b0 = 0, b1 = batch;
         if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);
-        const long t0 = 0, t1 = steps;
         {
             const long segments = scan_segments(batch, steps, count), length = (steps + segments - 1) / segments;
             {

@@ -306,7 +306,7 @@ INLINE void gru_matmul_products0_1(const struct call *call, long b, long t, long
 }
 
 // Wx_0, Wx_1, Wx_2 of one vector of outputs for 2 rows.
-INLINE void gru_matmul_products0_2(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+INLINE void gru_matmul_products0_2(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0};
@@ -331,7 +331,7 @@ INLINE void gru_matmul_products0_2(const struct call *call, long b, long t, long
 }
 
 // Wx_0, Wx_1, Wx_2 of one vector of outputs for 3 rows.
-INLINE void gru_matmul_products0_3(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+INLINE void gru_matmul_products0_3(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0};
@@ -361,7 +361,7 @@ INLINE void gru_matmul_products0_3(const struct call *call, long b, long t, long
 }
 
 // Wx_0, Wx_1, Wx_2 of one vector of outputs for 4 rows.
-INLINE void gru_matmul_products0_4(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+INLINE void gru_matmul_products0_4(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0};
@@ -396,7 +396,7 @@ INLINE void gru_matmul_products0_4(const struct call *call, long b, long t, long
 }
 
 // Wx_0, Wx_1, Wx_2 of one vector of outputs for 5 rows.
-INLINE void gru_matmul_products0_5(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+INLINE void gru_matmul_products0_5(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0};
@@ -436,7 +436,7 @@ INLINE void gru_matmul_products0_5(const struct call *call, long b, long t, long
 }
 
 // Wx_0, Wx_1, Wx_2 of one vector of outputs for 6 rows.
-INLINE void gru_matmul_products0_6(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+INLINE void gru_matmul_products0_6(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0};
@@ -481,7 +481,7 @@ INLINE void gru_matmul_products0_6(const struct call *call, long b, long t, long
 }
 
 // Wx_0, Wx_1, Wx_2 of one vector of outputs for 7 rows.
-INLINE void gru_matmul_products0_7(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+INLINE void gru_matmul_products0_7(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0};
@@ -531,7 +531,7 @@ INLINE void gru_matmul_products0_7(const struct call *call, long b, long t, long
 }
 
 // Wx_0, Wx_1, Wx_2 of one vector of outputs for 8 rows.
-INLINE void gru_matmul_products0_8(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+INLINE void gru_matmul_products0_8(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0}, Wx_0__7 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0}, Wx_1__7 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0}, Wx_2__7 = {0};
@@ -586,7 +586,7 @@ INLINE void gru_matmul_products0_8(const struct call *call, long b, long t, long
 }
 
 // Wx_0, Wx_1, Wx_2 of one vector of outputs for 9 rows.
-INLINE void gru_matmul_products0_9(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+INLINE void gru_matmul_products0_9(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0}, Wx_0__7 = {0}, Wx_0__8 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0}, Wx_1__7 = {0}, Wx_1__8 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0}, Wx_2__7 = {0}, Wx_2__8 = {0};
@@ -645,20 +645,20 @@ INLINE void gru_matmul_products0_9(const struct call *call, long b, long t, long
     Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5; Wx_2__out[6] = Wx_2__6; Wx_2__out[7] = Wx_2__7; Wx_2__out[8] = Wx_2__8;
 }
 
-static void gru_matmul_rows0(int nb, const struct call *call, long b, long t, long iH_, long lanes) {
+static void gru_matmul_rows0(long nb, const struct call *call, long b, long t, long iH_, long lanes) {
     vec Wx_0[9], Wx_1[9], Wx_2[9];
     switch (nb) {
         case 1: gru_matmul_products0_1(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 2: gru_matmul_products0_2(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 3: gru_matmul_products0_3(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 4: gru_matmul_products0_4(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 5: gru_matmul_products0_5(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 6: gru_matmul_products0_6(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 7: gru_matmul_products0_7(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 8: gru_matmul_products0_8(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 9: gru_matmul_products0_9(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
+        case 2: gru_matmul_products0_2(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
+        case 3: gru_matmul_products0_3(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
+        case 4: gru_matmul_products0_4(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
+        case 5: gru_matmul_products0_5(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
+        case 6: gru_matmul_products0_6(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
+        case 7: gru_matmul_products0_7(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
+        case 8: gru_matmul_products0_8(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
+        case 9: gru_matmul_products0_9(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
     }
-    for (int q = 0; q < nb; q++) {
+    for (long q = 0; q < nb; q++) {
         float *Wx_t = AT(call->Wx, float, b, (t + q));
         rc_store_part_vf32(Wx_t + iH_, Wx_0[q], lanes);
         rc_store_part_vf32(Wx_t + iH_ + 60, Wx_1[q], lanes);
@@ -728,7 +728,7 @@ INLINE void gru_loop_products0_1(const struct call *call, long b, long t, long i
 }
 
 // hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 2 rows.
-INLINE void gru_loop_products0_2(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_products0_2(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0};
@@ -753,7 +753,7 @@ INLINE void gru_loop_products0_2(const struct call *call, long b, long t, long i
 }
 
 // hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 3 rows.
-INLINE void gru_loop_products0_3(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_products0_3(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0};
@@ -783,7 +783,7 @@ INLINE void gru_loop_products0_3(const struct call *call, long b, long t, long i
 }
 
 // hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 4 rows.
-INLINE void gru_loop_products0_4(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_products0_4(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0};
@@ -818,7 +818,7 @@ INLINE void gru_loop_products0_4(const struct call *call, long b, long t, long i
 }
 
 // hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 5 rows.
-INLINE void gru_loop_products0_5(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_products0_5(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0};
@@ -858,7 +858,7 @@ INLINE void gru_loop_products0_5(const struct call *call, long b, long t, long i
 }
 
 // hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 6 rows.
-INLINE void gru_loop_products0_6(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_products0_6(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0};
@@ -903,7 +903,7 @@ INLINE void gru_loop_products0_6(const struct call *call, long b, long t, long i
 }
 
 // hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 7 rows.
-INLINE void gru_loop_products0_7(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_products0_7(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0};
@@ -953,7 +953,7 @@ INLINE void gru_loop_products0_7(const struct call *call, long b, long t, long i
 }
 
 // hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 8 rows.
-INLINE void gru_loop_products0_8(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_products0_8(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0}, hr_hz_hn_0_sum__7 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0}, hr_hz_hn_1_sum__7 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0}, hr_hz_hn_2_sum__7 = {0};
@@ -1008,7 +1008,7 @@ INLINE void gru_loop_products0_8(const struct call *call, long b, long t, long i
 }
 
 // hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 9 rows.
-INLINE void gru_loop_products0_9(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_products0_9(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0}, hr_hz_hn_0_sum__7 = {0}, hr_hz_hn_0_sum__8 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0}, hr_hz_hn_1_sum__7 = {0}, hr_hz_hn_1_sum__8 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0}, hr_hz_hn_2_sum__7 = {0}, hr_hz_hn_2_sum__8 = {0};
@@ -1067,20 +1067,20 @@ INLINE void gru_loop_products0_9(const struct call *call, long b, long t, long i
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5; hr_hz_hn_2_sum__out[6] = hr_hz_hn_2_sum__6; hr_hz_hn_2_sum__out[7] = hr_hz_hn_2_sum__7; hr_hz_hn_2_sum__out[8] = hr_hz_hn_2_sum__8;
 }
 
-static void gru_loop_rows0(int nb, const struct call *call, long b, long t, long iH_, long lanes) {
+static void gru_loop_rows0(long nb, const struct call *call, long b, long t, long iH_, long lanes) {
     vec hr_hz_hn_0_sum[9], hr_hz_hn_1_sum[9], hr_hz_hn_2_sum[9];
     switch (nb) {
         case 1: gru_loop_products0_1(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 2: gru_loop_products0_2(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 3: gru_loop_products0_3(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 4: gru_loop_products0_4(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 5: gru_loop_products0_5(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 6: gru_loop_products0_6(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 7: gru_loop_products0_7(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 8: gru_loop_products0_8(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 9: gru_loop_products0_9(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 2: gru_loop_products0_2(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 3: gru_loop_products0_3(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 4: gru_loop_products0_4(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 5: gru_loop_products0_5(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 6: gru_loop_products0_6(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 7: gru_loop_products0_7(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 8: gru_loop_products0_8(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
+        case 9: gru_loop_products0_9(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
     }
-    for (int q = 0; q < nb; q++) {
+    for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         const float *d_b = ROW(call->d, float, (b + q));
         const float *Wx_t = AT(call->Wx, float, (b + q), t);
@@ -1211,7 +1211,7 @@ INLINE void gru_loop_whole_products0_1(const struct call *call, long b, long t, 
 }
 
 // ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 2 rows.
-INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0};
     vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0};
     vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0};
@@ -1253,7 +1253,7 @@ INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, 
 }
 
 // ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 3 rows.
-INLINE void gru_loop_whole_products0_3(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_whole_products0_3(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0};
     vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0};
     vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0};
@@ -1305,7 +1305,7 @@ INLINE void gru_loop_whole_products0_3(const struct call *call, long b, long t, 
 }
 
 // ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 4 rows.
-INLINE void gru_loop_whole_products0_4(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_whole_products0_4(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0};
     vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0};
     vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0};
@@ -1367,7 +1367,7 @@ INLINE void gru_loop_whole_products0_4(const struct call *call, long b, long t, 
 }
 
 // ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 5 rows.
-INLINE void gru_loop_whole_products0_5(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_whole_products0_5(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0}, ar_az_an_0_sum__4 = {0};
     vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0}, ar_az_an_1_sum__4 = {0};
     vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0}, ar_az_an_2_sum__4 = {0};
@@ -1439,7 +1439,7 @@ INLINE void gru_loop_whole_products0_5(const struct call *call, long b, long t, 
 }
 
 // ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 6 rows.
-INLINE void gru_loop_whole_products0_6(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+INLINE void gru_loop_whole_products0_6(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0}, ar_az_an_0_sum__4 = {0}, ar_az_an_0_sum__5 = {0};
     vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0}, ar_az_an_1_sum__4 = {0}, ar_az_an_1_sum__5 = {0};
     vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0}, ar_az_an_2_sum__4 = {0}, ar_az_an_2_sum__5 = {0};
@@ -1520,17 +1520,17 @@ INLINE void gru_loop_whole_products0_6(const struct call *call, long b, long t, 
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5;
 }
 
-static void gru_loop_whole_rows0(int nb, const struct call *call, long b, long t, long iH_, long lanes) {
+static void gru_loop_whole_rows0(long nb, const struct call *call, long b, long t, long iH_, long lanes) {
     vec ar_az_an_0_sum[6], ar_az_an_1_sum[6], ar_az_an_2_sum[6], hr_hz_hn_2_sum[6];
     switch (nb) {
         case 1: gru_loop_whole_products0_1(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 2: gru_loop_whole_products0_2(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 3: gru_loop_whole_products0_3(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 4: gru_loop_whole_products0_4(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 5: gru_loop_whole_products0_5(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 6: gru_loop_whole_products0_6(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 2: gru_loop_whole_products0_2(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 3: gru_loop_whole_products0_3(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 4: gru_loop_whole_products0_4(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 5: gru_loop_whole_products0_5(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
+        case 6: gru_loop_whole_products0_6(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
     }
-    for (int q = 0; q < nb; q++) {
+    for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         const float *d_b = ROW(call->d, float, (b + q));
         float *h_t = AT(call->h, float, (b + q), t);

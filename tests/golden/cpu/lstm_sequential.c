@@ -507,7 +507,7 @@ INLINE void lstm_matmul_products0_6(const struct call *call, long b, long t, lon
     Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2; Wx_3__out[3] = Wx_3__3; Wx_3__out[4] = Wx_3__4; Wx_3__out[5] = Wx_3__5;
 }
 
-static void lstm_matmul_rows0(int nb, const struct call *call, long b, long t, long iH_) {
+static void lstm_matmul_rows0(long nb, const struct call *call, long b, long t, long iH_) {
     vec Wx_0[6], Wx_1[6], Wx_2[6], Wx_3[6];
     switch (nb) {
         case 1: lstm_matmul_products0_1(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
@@ -517,7 +517,7 @@ static void lstm_matmul_rows0(int nb, const struct call *call, long b, long t, l
         case 5: lstm_matmul_products0_5(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
         case 6: lstm_matmul_products0_6(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
     }
-    for (int q = 0; q < nb; q++) {
+    for (long q = 0; q < nb; q++) {
         float *Wx_t = AT(call->Wx, float, b, (t + q));
         rc_store_vf32(Wx_t + iH_, Wx_0[q]);
         rc_store_vf32(Wx_t + iH_ + 256, Wx_1[q]);
@@ -796,7 +796,7 @@ INLINE void lstm_loop_products0_6(const struct call *call, long b, long t, long 
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4; i_f_g_o_3_sum__out[5] = i_f_g_o_3_sum__5;
 }
 
-static void lstm_loop_rows0(int nb, const struct call *call, long b, long t, long iH_) {
+static void lstm_loop_rows0(long nb, const struct call *call, long b, long t, long iH_) {
     vec i_f_g_o_0_sum[6], i_f_g_o_1_sum[6], i_f_g_o_2_sum[6], i_f_g_o_3_sum[6];
     switch (nb) {
         case 1: lstm_loop_products0_1(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
@@ -806,7 +806,7 @@ static void lstm_loop_rows0(int nb, const struct call *call, long b, long t, lon
         case 5: lstm_loop_products0_5(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
         case 6: lstm_loop_products0_6(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
     }
-    for (int q = 0; q < nb; q++) {
+    for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         const float *Wx_t = AT(call->Wx, float, (b + q), t);
         float *h_t = AT(call->h, float, (b + q), t);
@@ -1293,7 +1293,7 @@ INLINE void lstm_loop_whole_products0_6(const struct call *call, long b, long t,
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4; i_f_g_o_3_sum__out[5] = i_f_g_o_3_sum__5;
 }
 
-static void lstm_loop_whole_rows0(int nb, const struct call *call, long b, long t, long iH_) {
+static void lstm_loop_whole_rows0(long nb, const struct call *call, long b, long t, long iH_) {
     vec i_f_g_o_0_sum[6], i_f_g_o_1_sum[6], i_f_g_o_2_sum[6], i_f_g_o_3_sum[6];
     switch (nb) {
         case 1: lstm_loop_whole_products0_1(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
@@ -1303,7 +1303,7 @@ static void lstm_loop_whole_rows0(int nb, const struct call *call, long b, long 
         case 5: lstm_loop_whole_products0_5(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
         case 6: lstm_loop_whole_products0_6(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
     }
-    for (int q = 0; q < nb; q++) {
+    for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         float *h_t = AT(call->h, float, (b + q), t);
         real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (PADDED(H));
