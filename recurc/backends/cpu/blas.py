@@ -90,7 +90,10 @@ def _as_gemm(
     if len(set(a)) < len(a) or len(set(b)) < len(b) or not summed:
         return None
     size = {i: spec.size(d) for i, d in zip((*a, *b), (*data.dims, *weight.dims), strict=True)}
-    count: Callable[[tuple[int, ...]], int] = lambda labels: math.prod(size[i] for i in labels)  # noqa: E731
+
+    def count(labels: tuple[int, ...]) -> int:
+        return math.prod(size[i] for i in labels)
+
     order = tuple(b.index(i) for i in (*columns, *summed))
     shape = tuple(size[i] for i in b)
     return Product(target, data.name, weight.name, shape, order, count(rows), count(columns), count(summed))
