@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recurc.ir import Const, Contract, Expr, Reaxis, Reduce, Size
-from recurc.ops import TypeProblem, apply, convert, number
+from recurc.ir import Broadcast, Const, Contract, Expr, Gather, Iota, Linalg, Reaxis, Reduce, Size, Unfold
+from recurc.ops import TypeProblem, align, apply, convert, number
 from recurc.source import Span
 from recurc.types import Dims, DType, Kind, common_dtype, literal_size, show_dims
 
@@ -193,3 +193,158 @@ def unpack(arg: Expr, count: int, span: Span | None = None) -> list[Reaxis]:
         )
     rest = tuple(range(1, len(arg.dims)))
     return [Reaxis(arg, rest, arg.dims[1:], arg.dtype, at=0, index=i, span=span) for i in range(count)]
+
+
+def index(dim: str, span: Span | None = None) -> Iota:
+    """`index(D)`: 0, 1, ..., D - 1 along D; shape `[D]`."""
+    return Iota((dim,), span)
+
+
+def broadcast(arg: Expr, dims: Dims, span: Span | None = None) -> Expr:
+    """`arg` with exactly the dims `dims`, repeated along those it lacks."""
+    if len(set(dims)) < len(dims) or not set(arg.dims) <= set(dims) or len(set(arg.dims)) < len(arg.dims):
+        raise TypeProblem("E0318", f"{show_dims(arg.dims)} cannot be repeated to {show_dims(dims)}")
+    return arg if arg.dims == dims else Broadcast(arg, dims, arg.dtype, span)
+
+
+def gather(arg: Expr, axis: int, place: Expr, span: Span | None = None) -> Gather:
+    """The element of `arg` at the integer `place` along one axis; a place outside means the nearest end.
+
+    Shape: the remaining dims of `arg` in order, then the new ones of `place`; a shared name is a batch dim."""
+    if place.dtype.kind is not Kind.INT:
+        raise TypeProblem("E0320", "a place along a dim is an integer", "convert it: `cast(e, int)`")
+    rest = arg.dims[:axis] + arg.dims[axis + 1 :]
+    return Gather(arg, axis, place, align([rest, place.dims]), arg.dtype, span)
+
+
+def lookup(table: Expr, *places: Expr, span: Span | None = None) -> Expr:
+    """`lookup(table, i, j, ...)`: the element of `table` at the places along its leading dims."""
+    if len(places) > len(table.dims):
+        raise TypeProblem("E0315", f"{len(places)} places for a table that is {show_dims(table.dims)}")
+    for at, place in enumerate(places):
+        # what an earlier place brought lies behind the table's own dims, so the next one of these is in front
+        rank = len(places) - at
+        if len(table.dims) < rank:
+            raise TypeProblem("E0315", f"{len(places)} places for a table that is {show_dims(table.dims)}")
+        table = gather(table, 0, place, span)
+    return table
+
+
+def one_hot(place: Expr, dim: str, span: Span | None = None) -> Expr:
+    """`one_hot(i, N)`: 1 at place i along N, 0 elsewhere; shape `i.dims + [N]`."""
+    if place.dtype.kind is not Kind.INT:
+        raise TypeProblem("E0320", "`one_hot` takes an integer", "convert it: `cast(e, int)`")
+    hit = apply("eq", place, index(dim, span), span=span)
+    return apply("select", hit, Const(1.0, DType.REAL), Const(0.0, DType.REAL), span=span)
+
+
+LINALG = {"eye": 0, "inv": 1, "solve": 2, "cholesky": 1, "phi1": 1}  # operands
+
+
+def eye(dim: str, span: Span | None = None) -> Linalg:
+    """`eye(N)`: the identity matrix; shape `[N, N]`."""
+    return Linalg("eye", (), (dim, dim), DType.REAL, span)
+
+
+def linalg(op: str, *args: Expr, span: Span | None = None) -> Linalg:
+    """`inv(A)`, `solve(A, b)`, `cholesky(A)`, `phi1(A)` on the last two dims of A (real numbers).
+
+    Shape: that of A with its last two dims swapped for `inv` (rows of A^-1 are columns of A), that of A for `cholesky`
+    and `phi1`; for `solve` that of b with A's rows replaced by A's columns."""
+    if len(args) != LINALG[op]:
+        raise TypeProblem("E0306", f"{op} takes {LINALG[op]} operand{'s' * (LINALG[op] != 1)}, got {len(args)}")
+    a = args[0]
+    if len(a.dims) < 2:
+        raise TypeProblem("E0315", f"`{op}` takes a matrix, but the value is {show_dims(a.dims)}")
+    if any(x.dtype.kind is Kind.COMPLEX for x in args):
+        raise TypeProblem("E0320", f"`{op}` takes real numbers, got complex numbers")
+    if any(x.dtype.kind is Kind.BOOL for x in args):
+        raise TypeProblem("E0320", f"`{op}` takes numbers, got truth values")
+    *batch, rows, columns = a.dims
+    if rows in batch or columns in batch or len(set(batch)) < len(batch):
+        raise TypeProblem(
+            "E0313", f"{show_dims(a.dims)} repeats a dim beside the matrix", "rename one of them with `as [..]`"
+        )
+    one, two = literal_size(rows), literal_size(columns)
+    if one is not None and two is not None and one != two:
+        raise TypeProblem("E0315", f"`{op}` takes a square matrix, but the last two dims are {show_dims(a.dims[-2:])}")
+    dtype = common_dtype(*(x.dtype for x in args))
+    dtype = DType.REAL if dtype.kind is Kind.INT else dtype
+    operands = tuple(convert(x, dtype) for x in args)
+    if op == "inv":
+        return Linalg(op, operands, (*batch, columns, rows), dtype, span)
+    if op != "solve":
+        return Linalg(op, operands, a.dims, dtype, span)
+    b = args[1].dims
+    if rows not in b:
+        raise TypeProblem(
+            "E0312",
+            f"dims do not match: `solve` needs the rows of the matrix, {rows}, in the right side, which is "
+            f"{show_dims(b)}",
+        )
+    if len(set(b)) < len(b) and b.count(rows) > 1:
+        raise TypeProblem("E0313", f"{rows} appears twice in {show_dims(b)}", "rename one with `as [..]`")
+    solved = tuple(columns if d == rows else d for d in b)
+    if len(set(solved)) < len(solved):
+        raise TypeProblem("E0313", f"{columns} appears twice in the solution", "rename one with `as [..]`")
+    missing = tuple(d for d in batch if d not in b)
+    return Linalg(op, operands, missing + solved, dtype, span)
+
+
+def unfold(
+    arg: Expr, over: Sequence[str], taps: Dims, forward: bool = True, wrap: bool = False, span: Span | None = None
+) -> Unfold:
+    """The neighbours of every place along the dims `over` (see `ir.Unfold`); shape: `arg.dims + taps`."""
+    for dim in over:
+        if arg.dims.count(dim) != 1:
+            raise TypeProblem("E0314", f"a convolution over {dim}, but the value is {show_dims(arg.dims)}")
+    axes = tuple(arg.dims.index(d) for d in over)
+    return Unfold(arg, axes, taps, forward, wrap, arg.dims + taps, arg.dtype, span)
+
+
+def conv(weight: Expr, value: Expr, over: Sequence[str], circular: bool = False, span: Span | None = None) -> Expr:
+    """`conv(w, x, X, Y)`: weighted neighbours along named dims of x, which keep their sizes ('same' padding by zeros).
+
+    The last dims of w are the taps, one for each dim of `over`, centred: tap k of n meets place i + k - n // 2 (a
+    correlation, as in neural networks). The dim of w before the taps, if there is one, is summed with the dim of that
+    name in x, like the last dim of `A` in `A @ B`; other shared names are batch dims.
+    `circular_conv(w, x, N)` wraps around, and is a convolution: tap k meets place i - k + n // 2.
+    Shape: the remaining dims of w, then those of x that are new."""
+    n, name = len(over), "circular_conv" if circular else "conv"
+    if not n or len(weight.dims) < n:
+        raise TypeProblem(
+            "E0315",
+            f"`{name}` over {n} dim{'s' * (n != 1)} needs weights that end with as many dims of taps; they are "
+            f"{show_dims(weight.dims)}",
+        )
+    taps, head = weight.dims[-n:], weight.dims[:-n]
+    if head and head[-1] not in value.dims:
+        raise TypeProblem(
+            "E0312",
+            f"dims do not match: `{name}` sums over {head[-1]}, the dim before the taps of {show_dims(weight.dims)}, "
+            f"which {show_dims(value.dims)} does not have",
+        )
+    dtype = common_dtype(weight.dtype, value.dtype)
+    if dtype.kind is Kind.BOOL:
+        raise TypeProblem("E0320", f"`{name}` takes numbers, got truth values")
+    near = unfold(convert(value, dtype), over, taps, not circular, circular, span)
+    labels = list(range(len(weight.dims)))
+    summed = set(labels[len(head) :]) | ({len(head) - 1} if head else set[int]())
+    fresh, right = len(labels), list[int]()
+    for at, dim in enumerate(value.dims):
+        if head and dim == head[-1]:
+            if value.dims.index(dim) != at:
+                raise TypeProblem("E0313", f"{dim} appears twice in {show_dims(value.dims)}", "rename one with `as`")
+            right.append(len(head) - 1)
+        elif dim in head and dim not in over:
+            if head.count(dim) > 1 or value.dims.count(dim) > 1:
+                raise TypeProblem("E0313", f"{dim} appears twice, so it cannot be a batch dim of `{name}`")
+            right.append(head.index(dim))
+        else:
+            right.append(fresh)
+            fresh += 1
+    right += labels[len(head) :]
+    out = [i for i in labels if i not in summed] + [i for i in right if i >= len(labels)]
+    names = dict(zip((*labels, *right), weight.dims + near.dims, strict=True))
+    dims = tuple(names[i] for i in out)
+    return Contract(convert(weight, dtype), near, tuple(labels), tuple(right), tuple(out), dims, dtype, span)

@@ -5,7 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from recurc.ir import Apply, Const, Contract, Equation, Expr, Read, Reaxis, Reduce, Size, Step, reads
+from recurc.ir import (
+    Apply,
+    Broadcast,
+    Const,
+    Contract,
+    Equation,
+    Expr,
+    Final,
+    Gather,
+    Iota,
+    Linalg,
+    Read,
+    Reaxis,
+    Reduce,
+    Size,
+    Step,
+    Unfold,
+    reads,
+)
 
 _INFIX = {
     "or": (1, " or "),
@@ -73,6 +91,20 @@ def _spelled(expr: Expr) -> tuple[str, int]:
             return _spelled(arg)
         case Reaxis(arg=arg):
             return f"{_text(arg, _TIGHT)}.T", _TIGHT
+        case Iota(dims=dims):
+            return f"index({dims[0]})", _TIGHT
+        case Final(name=name):
+            return f"{name}[T]", _TIGHT
+        case Broadcast(arg=arg):
+            return _spelled(arg)
+        case Gather(arg=arg, index=place):
+            return f"{_text(arg, _TIGHT)}[{_text(place, 0)}]", _TIGHT
+        case Unfold(arg=arg, axes=axes):
+            return f"near({_text(arg, 0)}, {', '.join(arg.dims[a] for a in axes)})", _TIGHT
+        case Linalg(op="eye", dims=dims):
+            return f"eye({dims[0]})", _TIGHT
+        case Linalg(op=op, args=args):
+            return f"{op}({', '.join(_text(a, 0) for a in args)})", _TIGHT
 
 
 def _number(value: complex) -> str:

@@ -1,9 +1,9 @@
 """The core IR, on one page.
 
-A `Recurrence` holds equations over named values. An equation is a tree of seven expression nodes; sharing
+A `Recurrence` holds equations over named values. An equation is a tree of expression nodes; sharing
 between equations is by name (`Read`). Batch and time axes are implicit: every value is what one sequence holds
 at one step. Dims are names (`recurc.types`), so elementwise nodes align operands by dim name and broadcast the
-missing ones; only `Contract` speaks of axes by position.
+missing ones; only `Contract`, `Reaxis`, `Gather` and `Unfold` speak of axes by position.
 
 Nodes are immutable and compare by structure; source spans do not take part in the comparison. Build them with
 `recurc.build`, which computes and checks dims and dtypes; the constructors here check nothing.
@@ -54,6 +54,29 @@ class Step:
     span: Span | None = field(default=None, compare=False, repr=False)
     dtype: DType = DType.I64
     dims: Dims = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Iota:
+    """The place along a dim: 0, 1, ..., size - 1."""
+
+    dims: Dims  # that one dim
+    span: Span | None = field(default=None, compare=False, repr=False)
+    dtype: DType = DType.I64
+
+    @property
+    def dim(self) -> str:
+        return self.dims[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """`S[T]`: the value of a state after the last step. Only values that no state reads may depend on it."""
+
+    name: str
+    dims: Dims
+    dtype: DType
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +142,66 @@ class Reaxis:
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
-Expr = Const | Size | Step | Read | Apply | Reduce | Contract | Reaxis
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """`arg` repeated along the dims it lacks; `dims` holds the dims of `arg`, in any order, and the new ones."""
+
+    arg: Expr
+    dims: Dims
+    dtype: DType
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """The element of `arg` at place `index` (an integer) along axis `axis`. The dims of `index` and those that remain
+    of `arg` are aligned by name, so a shared one is a batch dim. A place outside the axis means its nearest end."""
+
+    arg: Expr
+    axis: int
+    index: Expr
+    dims: Dims
+    dtype: DType
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfold:
+    """The neighbours of every place along some axes: the dims of `arg`, then `taps`, one for each axis. Along an axis
+    tap k of n at place i is the element at i + k - n // 2 (`forward`: a correlation) or i - k + n // 2 (a convolution);
+    places outside hold 0, or wrap around (`wrap`)."""
+
+    arg: Expr
+    axes: tuple[int, ...]
+    taps: Dims
+    forward: bool
+    wrap: bool
+    dims: Dims
+    dtype: DType
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Linalg:
+    """An operation on small matrices, which are the last two axes of their operand (same sizes):
+
+    `eye` ()           the identity
+    `inv` (A)          the inverse
+    `solve` (A, b)     X with A X = b; the axis of `b` named like A's rows becomes one named like A's columns
+    `cholesky` (A)     the lower triangular L with L L^T = A, for A symmetric positive definite
+    `phi1` (A)         sum over k of A^k / (k+1)!, so that exp(A) = I + A phi1(A)
+
+    Leading dims of A, and equal ones of `b`, are batch dims."""
+
+    op: str
+    args: tuple[Expr, ...]
+    dims: Dims
+    dtype: DType
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+Leaf = Const | Size | Step | Iota | Final | Read
+Expr = Leaf | Apply | Reduce | Contract | Reaxis | Broadcast | Gather | Unfold | Linalg
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +220,7 @@ class Input:
     dtype: DType = DType.REAL
     before: Expr | None = None  # the value before the first step, for x[t-k]
     span: Span | None = field(default=None, compare=False, repr=False)
+    bound: str | None = None  # of an integer: it lies in 0, ..., bound - 1 (the size of a dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +239,7 @@ class State:
     dtype: DType
     initial: Expr  # reads params and sizes only
     span: Span | None = field(default=None, compare=False, repr=False)
+    bound: str | None = None  # of an integer: it lies in 0, ..., bound - 1 (the size of a dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +254,10 @@ class Equation:
 @dataclass(frozen=True, slots=True)
 class Recurrence:
     """One step, typed. `equations` stand in an order in which each reads only earlier ones at lag 0.
-    `outputs` name inputs, states or equations, in source order."""
+    `outputs` name inputs, states or equations, in source order.
+
+    `reset` names the equation (a truth value that depends on no state; it and those it reads come first) that starts
+    a sequence anew: where it holds, everything read from earlier steps is what it was before the first one."""
 
     name: str
     dims: tuple[DimDecl, ...]
@@ -181,16 +268,19 @@ class Recurrence:
     outputs: tuple[str, ...]
     doc: str = field(default="", compare=False)
     span: Span | None = field(default=None, compare=False, repr=False)
+    reset: str | None = None
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     match expr:
-        case Apply(args=args):
+        case Apply(args=args) | Linalg(args=args):
             return args
-        case Reduce(arg=arg) | Reaxis(arg=arg):
+        case Reduce(arg=arg) | Reaxis(arg=arg) | Broadcast(arg=arg) | Unfold(arg=arg):
             return (arg,)
         case Contract(left=left, right=right):
             return (left, right)
+        case Gather(arg=arg, index=index):
+            return (arg, index)
         case _:
             return ()
 
@@ -211,12 +301,14 @@ def reads(expr: Expr) -> Iterator[Read]:
 def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
     """The same node over other operands (their dims and dtypes must be the old ones)."""
     match expr:
-        case Apply():
+        case Apply() | Linalg():
             return replace(expr, args=new)
-        case Reduce() | Reaxis():
+        case Reduce() | Reaxis() | Broadcast() | Unfold():
             return replace(expr, arg=new[0])
         case Contract():
             return replace(expr, left=new[0], right=new[1])
+        case Gather():
+            return replace(expr, arg=new[0], index=new[1])
         case _:
             return expr
 

@@ -373,6 +373,10 @@ _TABLE = (
         lambda a, y: (None, _when(a[0]), sub(_ONE, _when(a[0]))),
     ),
     _unary(
+        "stop_gradient", _np_identity, lambda x, y: _ZERO,
+        spelling="{0}", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR,
+    ),
+    _unary(
         "cast", _np_identity, lambda x, y: _ONE, spelling="{0}", takes=_ANY, gives=Gives.CAST, affine=Affine.LINEAR
     ),
     # order; a tie belongs to the first operand, in the derivative too

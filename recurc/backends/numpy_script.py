@@ -234,6 +234,8 @@ class _Writer:
                 if axes != tuple(range(len(axes))):
                     text = f"np.transpose({text}, {(0, *(x + 1 for x in axes))})"
                 return text
+            case _:
+                raise UnsupportedError(f"a NumPy program with {type(e).__name__} is not supported yet")
 
     def _cast(self, text: str, source: DType, target: DType) -> str:
         """Reals are computed in float64, also those that were rounded to a narrower type."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recurc import ir
+from recurc import ir, linalg
 from recurc.backends.base import Arrays, Kernel, Specialization
 from recurc.backends.storage import bf16_bits, loaded, store
 from recurc.errors import CompilerBug
@@ -73,6 +73,19 @@ class Evaluator:
                 return self._contract(expr)
             case ir.Reaxis():
                 return self._reaxis(expr)
+            case ir.Iota(dims):
+                places = np.arange(self.spec.size(dims[0]))[np.newaxis, np.newaxis]
+                return lambda frame: places
+            case ir.Final(name):
+                return lambda frame: frame.values[f"{name}@final", 0]
+            case ir.Broadcast(arg, dims):
+                return self.aligned(arg, dims, full=True)
+            case ir.Gather():
+                return self._gather(expr)
+            case ir.Unfold():
+                return self._unfold(expr)
+            case ir.Linalg():
+                return self._linalg(expr)
 
     def aligned(self, expr: ir.Expr, dims: Dims, full: bool = False) -> Evaluate:
         """The expression with the axes `dims`; those it lacks have size 1, or their own size if `full`."""
@@ -126,6 +139,70 @@ class Evaluator:
         place = (slice(None),) * (2 + at) + (expr.index,)
         order = (0, 1, *(2 + a - (a > at) for a in expr.axes))
         return lambda frame: arg(frame)[place].transpose(order)
+
+    def _gather(self, expr: ir.Gather) -> Evaluate:
+        """Fancy indexing: every axis of the result indexes its own, the gathered one is indexed by the place."""
+        arg = self.aligned(expr.arg, expr.arg.dims, full=True)
+        place = self.aligned(expr.index, expr.dims)
+        last = self.spec.size(expr.arg.dims[expr.axis]) - 1
+        rest = [expr.dims.index(d) for a, d in enumerate(expr.arg.dims) if a != expr.axis]
+        rank, shape = len(expr.dims), self.shape(expr.dims)
+
+        def gathered(frame: Frame) -> Array:
+            value, at = arg(frame), np.clip(place(frame), 0, last)
+
+            def along(axis: int, size: int) -> Array:
+                return np.arange(size).reshape(-1, *(1,) * (1 + rank - axis))
+
+            lead = [along(k, value.shape[k]) for k in (0, 1)]
+            inner = [along(2 + k, shape[k]) for k in rest]
+            inner.insert(expr.axis, at)
+            return value[(*lead, *inner)]
+
+        return gathered
+
+    def _unfold(self, expr: ir.Unfold) -> Evaluate:
+        """A view of a padded copy, one window per axis."""
+        arg = self.aligned(expr.arg, expr.arg.dims, full=True)
+        axes, taps = [2 + a for a in expr.axes], [self.spec.size(d) for d in expr.taps]
+
+        def unfolded(frame: Frame) -> Array:
+            value = arg(frame)
+            pads = [(0, 0)] * value.ndim
+            for axis, n in zip(axes, taps, strict=True):
+                before, after = n // 2, n - 1 - n // 2
+                pads[axis] = (before, after) if expr.forward else (after, before)
+            padded = np.pad(value, pads, mode="wrap" if expr.wrap else "constant") if value.size else value
+            if not value.size:
+                return np.zeros((*value.shape, *taps), value.dtype)
+            windows: Array = np.lib.stride_tricks.sliding_window_view(padded, tuple(taps), tuple(axes))
+            return windows if expr.forward else np.flip(windows, tuple(range(value.ndim, windows.ndim)))
+
+        return unfolded
+
+    def _linalg(self, expr: ir.Linalg) -> Evaluate:
+        dtype = self.dtype(expr.dtype)
+        if expr.op == "eye":
+            unit = np.eye(self.spec.size(expr.dims[0]), dtype=dtype)[np.newaxis, np.newaxis]
+            return lambda frame: unit
+        matrix = self.aligned(expr.args[0], expr.args[0].dims, full=True)
+        if expr.op != "solve":
+            function: Callable[[Array], Array] = {"inv": linalg.inv, "cholesky": linalg.cholesky, "phi1": linalg.phi1}[
+                expr.op
+            ]
+            return lambda frame: np.asarray(function(matrix(frame)), dtype)
+        *batch, rows, columns = expr.args[0].dims
+        others = tuple(d for d in expr.args[1].dims if d != rows and d not in batch)
+        right = self.aligned(expr.args[1], (*batch, rows, *others), full=True)
+        arrange = _arrangement((*batch, columns, *others), expr.dims)
+        lead, shape = 3 + len(batch), self.shape(others)
+
+        def solved(frame: Frame) -> Array:
+            b = right(frame)
+            x = linalg.solve(matrix(frame), b.reshape(*b.shape[:lead], math.prod(shape)))
+            return arrange(np.asarray(x.reshape(*x.shape[:lead], *shape), dtype))
+
+        return solved
 
     def _contract(self, expr: ir.Contract) -> Evaluate:
         left = self.aligned(expr.left, expr.left.dims, full=True)

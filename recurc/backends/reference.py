@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recurc import ir
+from recurc import ir, linalg
 from recurc.backends.base import Arrays, Kernel, Specialization
 from recurc.backends.storage import bf16_bits, loaded, store
 from recurc.errors import ShapeError
@@ -22,6 +22,7 @@ from recurc.types import Dims, DType, Kind, axis_ids, literal_size
 
 Array = NDArray[Any]
 Values = Mapping[tuple[str, int], Array]  # (name, lag) -> (B, *dims)
+FINAL = -1  # in place of a lag: the value after the last step
 
 _WIDE = {Kind.BOOL: np.bool_, Kind.INT: np.int64, Kind.REAL: np.float64, Kind.COMPLEX: np.complex128}
 
@@ -41,6 +42,17 @@ def run(
 
 
 def _run(rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """A recurrence whose outputs read final states runs twice: the second time these are known."""
+    results = _pass(rec, arrays, batch, steps, sizes, {})
+    if not any(isinstance(n, ir.Final) for e in rec.equations for n in ir.walk(e.expr)):
+        return results
+    finals = {(s.name, FINAL): results[f"{s.name}@final"] for s in rec.states}
+    return _pass(rec, arrays, batch, steps, sizes, finals)
+
+
+def _pass(
+    rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapping[str, int], finals: Values
+) -> dict[str, Array]:
     inputs = {v.name: _rounded(np.asarray(arrays[v.name]), v.dtype) for v in rec.inputs}
     params = {(v.name, 0): _with_batch(_rounded(np.asarray(arrays[v.name]), v.dtype), v.dims) for v in rec.params}
 
@@ -52,6 +64,16 @@ def _run(rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapp
 
     past = {s.name: before(s.name, s.dims, s.dtype, s.initial) for s in rec.states}
     past |= {v.name: before(v.name, v.dims, v.dtype, v.before) for v in rec.inputs if v.before is not None}
+    declared = {s.name: (s.dims, s.initial) for s in rec.states} | {
+        v.name: (v.dims, v.before) for v in rec.inputs if v.before is not None
+    }
+    begin = {
+        name: _filled(evaluate(expr, params, sizes), expr.dims, dims, batch, sizes)
+        for name, (dims, expr) in declared.items()
+        if rec.reset is not None
+    }
+    bounds = {s.name: s.bound for s in rec.states if s.bound is not None}
+    late = _late(rec)
     lags = {
         name: max((r.lag for e in rec.equations for r in ir.reads(e.expr) if r.name == name), default=0)
         for name in past
@@ -68,19 +90,28 @@ def _run(rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapp
         dims, dtype = known[name]
         outputs[name] = np.empty((batch, steps, *(_size(d, sizes) for d in dims)), _WIDE[dtype.kind])
     for t in range(steps):
-        now: dict[tuple[str, int], Array] = dict(params)
+        now: dict[tuple[str, int], Array] = {**params, **finals}
         now |= {(name, 0): value[:, t] for name, value in inputs.items()}
         now |= {(name, k): value for name, values in history.items() for k, value in enumerate(values, start=1)}
         for equation in rec.equations:
+            if equation.name in late and not finals:
+                continue
             value, dims = evaluate(equation.expr, now, sizes, t), known[equation.name][0]
+            if equation.name in bounds:
+                value = np.mod(value, _size(bounds[equation.name], sizes))
             now[equation.name, 0] = _filled(value, equation.expr.dims, dims, batch, sizes)
+            if equation.name == rec.reset:
+                for name, values in history.items():
+                    history[name] = [_chosen(now[equation.name, 0], begin[name], v) for v in values]
+                    now |= {(name, k): value for k, value in enumerate(history[name], start=1)}
         for name in rec.outputs:
-            outputs[name][:, t] = now[name, 0]
+            if (name, 0) in now:
+                outputs[name][:, t] = now[name, 0]
         history = {name: [now[name, 0], *values][: lags[name]] for name, values in history.items()}
         past |= {s.name: now[s.name, 0] for s in rec.states}
-    finals = {f"{s.name}@final": past[s.name].copy() for s in rec.states}
-    finals |= {f"{name}@lag{k}@final": values[k] for name, values in history.items() for k in range(1, len(values))}
-    return outputs | finals
+    last = {f"{s.name}@final": past[s.name].copy() for s in rec.states}
+    last |= {f"{name}@lag{k}@final": values[k] for name, values in history.items() for k in range(1, len(values))}
+    return outputs | last
 
 
 def evaluate(expr: ir.Expr, values: Values, sizes: Mapping[str, int], t: int = 0) -> Array:
@@ -114,6 +145,86 @@ def evaluate(expr: ir.Expr, values: Values, sizes: Mapping[str, int], t: int = 0
             if at is None:
                 return value.transpose(0, *(1 + a for a in axes))
             return value.take(index or 0, 1 + at).transpose(0, *(1 + a - (a > at) for a in axes))
+        case ir.Iota(dims):
+            return np.arange(_size(dims[0], sizes))[np.newaxis]
+        case ir.Final(name):
+            return values[name, FINAL]
+        case ir.Broadcast(arg, dims):
+            value = _aligned(evaluate(arg, values, sizes, t), arg.dims, dims)
+            return np.broadcast_to(value, (value.shape[0], *(_size(d, sizes) for d in dims)))
+        case ir.Gather():
+            return _gathered(expr, values, sizes, t)
+        case ir.Unfold():
+            return _unfolded(expr, values, sizes, t)
+        case ir.Linalg():
+            return _solved(expr, values, sizes, t)
+
+
+def _late(rec: ir.Recurrence) -> set[str]:
+    """The equations that need the final value of a state."""
+    late: set[str] = set()
+    for equation in rec.equations:
+        for node in ir.walk(equation.expr):
+            if isinstance(node, ir.Final) or (isinstance(node, ir.Read) and node.name in late):
+                late.add(equation.name)
+    return late
+
+
+def _chosen(condition: Array, yes: Array, no: Array) -> Array:
+    """`yes` for the sequences `(B,)` where the condition holds."""
+    return np.where(condition.reshape(-1, *(1,) * (yes.ndim - 1)), yes, no)
+
+
+def _gathered(expr: ir.Gather, values: Values, sizes: Mapping[str, int], t: int) -> Array:
+    arg, index = (evaluate(e, values, sizes, t) for e in (expr.arg, expr.index))
+    arg = np.moveaxis(arg, 1 + expr.axis, -1)  # (B, *rest, n)
+    rest = expr.arg.dims[: expr.axis] + expr.arg.dims[expr.axis + 1 :]
+    place = np.clip(_aligned(index, expr.index.dims, expr.dims), 0, arg.shape[-1] - 1)
+    arg = np.moveaxis(np.stack([_aligned(a, rest, expr.dims) for a in np.moveaxis(arg, -1, 0)]), 0, -1)
+    shape = np.broadcast_shapes(arg.shape[:-1], place.shape)
+    arg, place = np.broadcast_to(arg, (*shape, arg.shape[-1])), np.broadcast_to(place, shape)
+    return np.take_along_axis(arg, place[..., np.newaxis], -1)[..., 0]
+
+
+def _unfolded(expr: ir.Unfold, values: Values, sizes: Mapping[str, int], t: int) -> Array:
+    value = evaluate(expr.arg, values, sizes, t)
+    value = np.broadcast_to(value, (value.shape[0], *(_size(d, sizes) for d in expr.arg.dims)))
+    for axis, tap in zip(expr.axes, expr.taps, strict=True):
+        size, taps = value.shape[1 + axis], _size(tap, sizes)
+        sign = 1 if expr.forward else -1
+        place = np.array([[i + sign * (k - taps // 2) for k in range(taps)] for i in range(size)])
+        place = place.reshape(size, taps)
+        near = np.take(value, place % size if expr.wrap else np.clip(place, 0, size - 1), 1 + axis)
+        if not expr.wrap:
+            inside: Array = np.logical_and(place >= 0, place < size)
+            near = np.where(inside.reshape(size, taps, *(1,) * (near.ndim - 3 - axis)), near, 0)
+        value = np.moveaxis(near, 2 + axis, -1)
+    return value
+
+
+def _solved(expr: ir.Linalg, values: Values, sizes: Mapping[str, int], t: int) -> Array:
+    if expr.op == "eye":
+        return np.eye(_size(expr.dims[0], sizes))[np.newaxis]
+    a = evaluate(expr.args[0], values, sizes, t)
+    a = np.broadcast_to(a, (a.shape[0], *(_size(d, sizes) for d in expr.args[0].dims)))
+    match expr.op:
+        case "inv":
+            return linalg.inv(a)
+        case "cholesky":
+            return linalg.cholesky(a)
+        case "phi1":
+            return linalg.phi1(a)
+        case _:
+            pass
+    right = expr.args[1]
+    *batch, rows, columns = expr.args[0].dims
+    b = evaluate(right, values, sizes, t)
+    b = np.broadcast_to(b, (b.shape[0], *(_size(d, sizes) for d in right.dims)))
+    others = tuple(d for d in right.dims if d != rows and d not in batch)
+    b = _aligned(b, right.dims, (*batch, rows, *others))
+    x = linalg.solve(a, b.reshape(*b.shape[: 2 + len(batch)], -1))
+    x = x.reshape(*x.shape[: 2 + len(batch)], *b.shape[2 + len(batch) :])
+    return _aligned(x, (*batch, columns, *others), expr.dims)
 
 
 def find_sizes(rec: ir.Recurrence, arrays: Arrays, given: Mapping[str, int]) -> dict[str, int]:

@@ -95,6 +95,8 @@ class Eager:
                     value = value.select(at + 1, index)
                     axes = tuple(x - (x > at) for x in axes)
                 return value.permute(0, *(x + 1 for x in axes))
+            case _:
+                raise UnsupportedError(f"the torch eager comparison does not know {type(e).__name__}")
 
     def _apply(self, op: str, args: list[Any]) -> Any:
         if not any(isinstance(a, self.torch.Tensor) for a in args):

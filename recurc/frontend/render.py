@@ -135,6 +135,8 @@ def _expr(expr: ir.Expr) -> _Text:
             return _contract(expr)
         case ir.Reaxis():
             return _reaxis(expr)
+        case _:
+            raise UnsupportedError(f"{type(expr).__name__} has no spelling in .rec text yet")
 
 
 def _at_least(text: _Text, level: int) -> str:

@@ -9,10 +9,15 @@ from collections.abc import Iterable, Sequence
 
 from recurc.ir import (
     Apply,
+    Broadcast,
     Const,
     Contract,
     Equation,
     Expr,
+    Final,
+    Gather,
+    Iota,
+    Linalg,
     Param,
     Read,
     Reaxis,
@@ -20,6 +25,7 @@ from recurc.ir import (
     Reduce,
     Size,
     Step,
+    Unfold,
     children,
 )
 from recurc.irtext.names import NAME, PART, WORD
@@ -34,13 +40,17 @@ def to_text(rec: Recurrence) -> str:
     lines = [f"recurrence {_bare(rec.name)}({', '.join(_dim_decl(d) for d in rec.dims)}) {{"]
     lines += [f"  doc {json.dumps(line, ensure_ascii=False)}" for line in rec.doc.split("\n") if rec.doc]
     for value in rec.inputs:
-        lines += _statement(f"input {_bare(value.name)}: {_type(value.dtype, value.dims)}", "before", value.before)
+        head = f"input {_bare(value.name)}: {_type(value.dtype, value.dims)}{_below(value.bound)}"
+        lines += _statement(head, "before", value.before)
     for param in rec.params:
         lines += _param(param)
     for state in rec.states:
-        lines += _statement(f"state {_bare(state.name)}: {_type(state.dtype, state.dims)}", "=", state.initial)
+        head = f"state {_bare(state.name)}: {_type(state.dtype, state.dims)}{_below(state.bound)}"
+        lines += _statement(head, "=", state.initial)
     for equation in rec.equations:
         lines += _equation(equation)
+    if rec.reset is not None:
+        lines.append(f"  reset {_bare(rec.reset)}")
     if rec.outputs:
         lines.append(f"  output {', '.join(_bare(name) for name in rec.outputs)}")
     return "\n".join([*lines, "}", ""])
@@ -84,6 +94,10 @@ def _type(dtype: DType, dims: Dims) -> str:
     return dtype.value + (f"[{', '.join(_dim(d) for d in dims)}]" if dims else "")
 
 
+def _below(bound: str | None) -> str:
+    return "" if bound is None else f" below {_dim(bound)}"
+
+
 def _number(value: complex) -> str:
     match value:
         case bool():
@@ -122,6 +136,19 @@ def _head(expr: Expr) -> str:
         case Reaxis(axes=axes, at=at, index=index):
             fixed = f"; axis {at} at {index}" if at is not None and index is not None else ""
             return f"reaxis{{{_integers(axes)}{fixed}}}: {shape}"
+        case Iota():
+            return f"index: {shape}"
+        case Final(name=name):
+            return f"{_read_name(name)}[T]: {shape}"
+        case Broadcast():
+            return f"broadcast: {shape}"
+        case Gather(axis=axis):
+            return f"gather{{{axis}}}: {shape}"
+        case Unfold(axes=axes, taps=taps, forward=forward, wrap=wrap):
+            how = ("forward" if forward else "backward") + (" wrap" if wrap else "")
+            return f"unfold{{{_integers(axes)} taps {', '.join(_dim(d) for d in taps)}; {how}}}: {shape}"
+        case Linalg(op=op, args=args):
+            return f"linalg{{{op} {len(args)}}}: {shape}"
 
 
 def _widths(expr: Expr) -> dict[int, int]:

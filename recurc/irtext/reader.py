@@ -9,16 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from recurc.build import REDUCTIONS
+from recurc.build import LINALG, REDUCTIONS
 from recurc.errors import RecurcError
 from recurc.ir import (
     Apply,
+    Broadcast,
     Const,
     Contract,
     Equation,
     Expr,
+    Final,
+    Gather,
     Initializer,
     Input,
+    Iota,
+    Linalg,
     Param,
     Read,
     Reaxis,
@@ -27,6 +32,7 @@ from recurc.ir import (
     Size,
     State,
     Step,
+    Unfold,
 )
 from recurc.irtext.names import PART
 from recurc.ops import OPS
@@ -235,6 +241,16 @@ class _Parser:
                 return self._contract()
             case "reaxis":
                 return self._reaxis()
+            case "index":
+                return self._index()
+            case "broadcast":
+                return self._broadcast()
+            case "gather":
+                return self._gather()
+            case "unfold":
+                return self._unfold()
+            case "linalg":
+                return self._linalg()
             case name:
                 if name not in OPS:
                     self._fail(token.at, f"{name} is not an operator of the op table")
@@ -264,9 +280,13 @@ class _Parser:
             self._fail(token.at, f"expected a number, found {token.text}")
         return float(token.text)
 
-    def _read(self) -> Read:
+    def _read(self) -> Read | Final:
         name, lag = self._value_name(), 0
         if self._skip("["):
+            if self._skip("T"):
+                self._need("]")
+                dtype, dims = self._type()
+                return Final(name, dims, dtype)
             self._need("t")
             lag = -self._integer("a lag such as -1")
             self._need("]")
@@ -308,6 +328,46 @@ class _Parser:
         dtype, dims = self._type()
         return _Open(lambda a: Reaxis(a[0], axes, dims, dtype, at, index), 1, [], "a reaxis")
 
+    def _index(self) -> Iota:
+        dtype, dims = self._type()
+        return Iota(dims, dtype=dtype)
+
+    def _broadcast(self) -> _Open:
+        dtype, dims = self._type()
+        return _Open(lambda a: Broadcast(a[0], dims, dtype), 1, [], "a broadcast")
+
+    def _gather(self) -> _Open:
+        self._need("{")
+        axis = self._integer("an axis")
+        self._need("}")
+        dtype, dims = self._type()
+        return _Open(lambda a: Gather(a[0], axis, a[1], dims, dtype), 2, [], "a gather")
+
+    def _unfold(self) -> _Open:
+        self._need("{")
+        axes = self._integers()
+        self._need("taps")
+        taps = self._dims(";")
+        forward = self._skip("forward")
+        if not forward:
+            self._need("backward")
+        wrap = self._skip("wrap")
+        self._need("}")
+        dtype, dims = self._type()
+        return _Open(lambda a: Unfold(a[0], axes, taps, forward, wrap, dims, dtype), 1, [], "an unfold")
+
+    def _linalg(self) -> Linalg | _Open:
+        self._need("{")
+        token = self._take()
+        if token.text not in LINALG:
+            self._fail(token.at, f"{token.text} is no operation on matrices; they are {', '.join(LINALG)}")
+        count = self._integer("the number of operands")
+        self._need("}")
+        dtype, dims = self._type()
+        if not count:
+            return Linalg(token.text, (), dims, dtype)
+        return _Open(lambda a: Linalg(token.text, a, dims, dtype), count, [], f"`{token.text}`")
+
     # declarations
 
     def recurrence(self) -> Recurrence:
@@ -328,19 +388,29 @@ class _Parser:
         while self._skip("state"):
             given = self._name("the state's name")
             dtype, shape = self._type()
+            bound = self._below()
             self._need("=")
-            states.append(State(given, shape, dtype, self.expr()))
+            states.append(State(given, shape, dtype, self.expr(), bound=bound))
         equations: list[Equation] = []
         while self._skip("%"):
             target = self._value_name()
             self._need("=")
             equations.append(Equation(target, self.expr()))
+        reset = self._name("the condition of a reset") if self._skip("reset") else None
         outputs = self._outputs() if self._skip("output") else ()
         self._need("}")
         if self._peek().kind != "end":
             self._fail(self._peek().at, f"expected the end of the text, found {self._peek().text}")
         return Recurrence(
-            name, dims, tuple(inputs), tuple(params), tuple(states), tuple(equations), outputs, "\n".join(doc)
+            name,
+            dims,
+            tuple(inputs),
+            tuple(params),
+            tuple(states),
+            tuple(equations),
+            outputs,
+            "\n".join(doc),
+            reset=reset,
         )
 
     def _header(self) -> tuple[DimDecl, ...]:
@@ -358,7 +428,11 @@ class _Parser:
     def _input(self) -> Input:
         name = self._name("the input's name")
         dtype, dims = self._type()
-        return Input(name, dims, dtype, self.expr() if self._skip("before") else None)
+        bound = self._below()
+        return Input(name, dims, dtype, self.expr() if self._skip("before") else None, bound=bound)
+
+    def _below(self) -> str | None:
+        return self._dim() if self._skip("below") else None
 
     def _param(self) -> Param:
         name = self._name("the param's name")

@@ -12,7 +12,26 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from recurc.build import reduce
-from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Size, Step, reads
+from recurc.ir import (
+    Apply,
+    Broadcast,
+    Const,
+    Contract,
+    Expr,
+    Final,
+    Gather,
+    Iota,
+    Linalg,
+    Read,
+    Reaxis,
+    Recurrence,
+    Reduce,
+    Size,
+    Step,
+    Unfold,
+    children,
+    reads,
+)
 from recurc.ops import OPS, Affine, apply, convert
 from recurc.passes.dependence import Dependence
 from recurc.passes.terms import LARGEST, too_large
@@ -108,7 +127,7 @@ class Forms:
 
     def form(self, expr: Expr) -> Form:
         match expr:
-            case Const() | Size() | Step():
+            case Const() | Size() | Step() | Iota() | Final():
                 return Free(expr)
             case Read(name=name, lag=lag):
                 if name in self.group and lag:
@@ -129,6 +148,11 @@ class Forms:
             case Reaxis(arg=arg):
                 form = self.form(arg)
                 return Free(expr) if isinstance(form, Free) else self._reaxis(expr, form)
+            case Broadcast(arg=arg):
+                form = self.form(arg)
+                return Free(expr) if isinstance(form, Free) else self._broadcast(expr, form)
+            case Gather() | Unfold() | Linalg():
+                return self._moved(expr, [self.form(c) for c in children(expr)])
 
     # --- elementwise operators ------------------------------------------------------------------------------------
 
@@ -264,6 +288,44 @@ class Forms:
             return form
         how = "slice" if node.at is not None else "rename"
         return mixed(form, Mix(how, node.arg.dims, span=node.span))
+
+    def _broadcast(self, node: Broadcast, form: Form) -> Form:
+        """Repeating keeps a value what it is in each of its places; an offset is repeated where it is added."""
+        if not isinstance(form, Linear):
+            return form
+        new = tuple(d for d in node.dims if d not in node.arg.dims)
+        if any(d in self._states[n].dims for n in form.coefs for d in new):
+            return mixed(form, Mix("rename", new, span=node.span))
+        return form
+
+    def _moved(self, node: Gather | Unfold | Linalg, forms: list[Form]) -> Form:
+        """Linear in the values it moves (the right side, for `solve`) if nothing else depends on the state."""
+        if all(isinstance(f, Free) for f in forms):
+            return Free(node)
+        for form in forms:
+            if isinstance(form, Nonlinear):
+                return form
+        match node:
+            case Gather():
+                moving, fixed, what = forms[0], forms[1:], "a place in a table"
+                over: Dims = (node.arg.dims[node.axis],)
+            case Unfold():
+                moving, fixed, what = forms[0], [], ""
+                over = (*(node.arg.dims[a] for a in node.axes), *node.taps)
+            case Linalg():
+                moving, fixed, what = forms[-1], forms[:-1], "a matrix that is inverted"
+                over = node.args[0].dims[-2:] if node.args else ()
+        for form in fixed:
+            if isinstance(form, Linear):
+                return Nonlinear(
+                    f"{self._who(form)} decides {what}, so the update is not affine in the state", node.span
+                )
+        assert isinstance(moving, Linear)
+        if isinstance(node, Linalg) and node.op != "solve":
+            return Nonlinear(
+                f"{self._who(moving)} reaches `{node.op}`, so the update is nonlinear in the state", node.span
+            )
+        return mixed(moving, Mix("contract", over, span=node.span))
 
 
 def reorders_only(node: Reaxis) -> bool:

@@ -11,7 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from recurc.facts import Analysis, Certificate, Group, Reason
-from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Step, reads, walk
+from recurc.ir import (
+    Apply,
+    Const,
+    Contract,
+    Expr,
+    Gather,
+    Linalg,
+    Read,
+    Reaxis,
+    Recurrence,
+    Reduce,
+    Step,
+    Unfold,
+    reads,
+    walk,
+)
 from recurc.passes.affine import Coef, Forms, Free, Linear, Mix, Nonlinear, reorders_only, shown
 from recurc.passes.dependence import Dependence, dependence
 from recurc.passes.monoid import affine_monoid, softmax_monoid, tropical_monoid
@@ -360,5 +375,11 @@ def _crossed(node: Expr, free: Callable[[Expr], bool]) -> set[str]:
             renamed = {d for old, new in zip(kept, node.dims, strict=True) if old != new for d in (old, new)}
             transposed = {d for d in arg.dims if arg.dims.count(d) > 1}
             return renamed | transposed | ({arg.dims[node.at]} if node.at is not None else set())
+        case Gather(arg=arg, axis=axis):
+            return set() if free(arg) else {arg.dims[axis]}
+        case Unfold(arg=arg, axes=axes, taps=taps):
+            return set() if free(arg) else {*taps, *(arg.dims[a] for a in axes)}
+        case Linalg(args=args):
+            return {d for a in args for d in args[0].dims[-2:] if not free(a)}
         case _:
             return set()

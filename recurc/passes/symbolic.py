@@ -141,6 +141,8 @@ class Evaluator:
                     return value.transpose(axes)
                 kept: Objects = np.take(value, np.asarray(index), axis=at)
                 return kept.transpose([a - (a > at) for a in axes])
+            case _:
+                raise UnsupportedError(f"a symbolic proof does not know {type(expr).__name__} yet")
 
     def _op(self, op: str, *v: Any) -> Any:
         match op:

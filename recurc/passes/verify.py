@@ -8,7 +8,27 @@ from dataclasses import dataclass
 
 from recurc import build, ops
 from recurc.errors import CompilerBug
-from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Recurrence, Reduce, Size, Step, reads, walk
+from recurc.ir import (
+    Apply,
+    Broadcast,
+    Const,
+    Contract,
+    Expr,
+    Final,
+    Gather,
+    Iota,
+    Linalg,
+    Read,
+    Reaxis,
+    Recurrence,
+    Reduce,
+    Size,
+    Step,
+    Unfold,
+    children,
+    reads,
+    walk,
+)
 from recurc.types import Dims, DType, Kind, show_dims
 
 
@@ -19,12 +39,15 @@ class StageRules:
     nodes: tuple[type, ...]
     ops: frozenset[str]
     max_lag: int | None  # None: any
+    resets: bool  # whether a condition may start the sequence anew
 
 
-_NODES = (Const, Size, Step, Read, Apply, Reduce, Contract, Reaxis)
+_NODES = (
+    Const, Size, Step, Iota, Final, Read, Apply, Reduce, Contract, Reaxis, Broadcast, Gather, Unfold, Linalg,
+)  # fmt: skip
 STAGES: dict[str, StageRules] = {
-    "source": StageRules(_NODES, frozenset(ops.OPS), None),
-    "core": StageRules(_NODES, frozenset(name for name, op in ops.OPS.items() if op.expands is None), 1),
+    "source": StageRules(_NODES, frozenset(ops.OPS), None, True),
+    "core": StageRules(_NODES, frozenset(name for name, op in ops.OPS.items() if op.expands is None), 1, False),
 }
 
 
@@ -37,6 +60,7 @@ class Scope:
     params: frozenset[str]
     delayed: frozenset[str]  # inputs with a value before the first step
     old: Mapping[str, tuple[Dims, DType]]  # readable with a lag
+    final: frozenset[str] = frozenset()  # states whose final value may be read
 
 
 def verify(rec: Recurrence, stage: str, after: str = "") -> None:
@@ -74,8 +98,13 @@ def _verify(rec: Recurrence, rules: StageRules) -> None:
     for given in rec.inputs:
         if given.before is not None:
             _expr(given.before, once, rules, f"the value of {given.name} before the first step")
+    late = final_values(rec)
+    for name in late & set(states):
+        raise _Broken(f"state {name} depends on the final value of a state")
+    _reset(rec, rules, late)
     for equation in rec.equations:
-        scope = Scope(values, frozenset(states), frozenset(params), delayed, old)
+        may = frozenset(states) if equation.name in late else frozenset[str]()
+        scope = Scope(values, frozenset(states), frozenset(params), delayed, old, may)
         _expr(equation.expr, scope, rules, f"equation {equation.name}")
         expr = equation.expr
         if equation.name in states:
@@ -92,6 +121,38 @@ def _verify(rec: Recurrence, rules: StageRules) -> None:
             raise _Broken(f"output {output} is no input, state or equation")
 
 
+def final_values(rec: Recurrence) -> set[str]:
+    """The equations that depend on the final value of a state, directly or through others."""
+    late: set[str] = set()
+    for equation in rec.equations:
+        nodes = walk(equation.expr)
+        if any(isinstance(n, Final) or (isinstance(n, Read) and n.name in late) for n in nodes):
+            late.add(equation.name)
+    return late
+
+
+def _reset(rec: Recurrence, rules: StageRules, late: set[str]) -> None:
+    if rec.reset is None:
+        return
+    if not rules.resets:
+        raise _Broken("a reset is not legal here")
+    defined = {e.name: e for e in rec.equations}
+    found = defined.get(rec.reset)
+    if found is None or found.expr.dims or found.expr.dtype is not DType.BOOL or rec.reset in late:
+        raise _Broken(f"the reset {rec.reset} is no truth value of a step")
+    states = {s.name for s in rec.states}
+    pending, needed = [rec.reset], {rec.reset}
+    while pending:
+        for read in reads(defined[pending.pop()].expr):
+            if read.lag or read.name in states:
+                raise _Broken(f"the reset {rec.reset} depends on {read.name} at an earlier step")
+            if read.name in defined and read.name not in needed:
+                needed.add(read.name)
+                pending.append(read.name)
+    if {e.name for e in rec.equations[: len(needed)]} != needed:
+        raise _Broken(f"the reset {rec.reset} and what it reads do not come first")
+
+
 def _expr(expr: Expr, scope: Scope, rules: StageRules, where: str) -> None:
     for node in walk(expr):
         if not isinstance(node, rules.nodes):
@@ -100,6 +161,12 @@ def _expr(expr: Expr, scope: Scope, rules: StageRules, where: str) -> None:
             raise _Broken(f"{where}: operator {node.op} is not legal here")
         if isinstance(node, Read):
             _read(node, scope, rules, where)
+            continue
+        if isinstance(node, Final):
+            if node.name not in scope.final:
+                raise _Broken(f"{where}: reads the final value of {node.name}, which is no state here")
+            if scope.old[node.name] != (node.dims, node.dtype):
+                raise _Broken(f"{where}: reads the final value of {node.name} with other dims or another type")
             continue
         dims, dtype = recomputed(node)
         if (dims, dtype) != (node.dims, node.dtype):
@@ -157,8 +224,38 @@ def recomputed(node: Expr) -> tuple[Dims, DType]:
             return _contract(node)
         case Reaxis():
             return _reaxis(node)
+        case Iota(dims=dims, dtype=dtype):
+            if len(dims) != 1 or dtype is not DType.I64:
+                raise _Broken(f"the places along {show_dims(dims)} are integers along one dim")
+            return dims, dtype
+        case Broadcast() | Gather() | Unfold() | Linalg():
+            try:
+                again = _rebuilt(node)
+            except ops.TypeProblem as problem:
+                raise _Broken(f"{type(node).__name__}: {problem}") from problem
+            if children(again) != children(node):
+                raise _Broken(f"{type(node).__name__}: its operands have other types, without the casts between")
+            return again.dims, again.dtype
         case _:
             return node.dims, node.dtype
+
+
+def _rebuilt(node: Broadcast | Gather | Unfold | Linalg) -> Expr:
+    match node:
+        case Broadcast(arg=arg, dims=dims):
+            return build.broadcast(arg, dims)
+        case Gather(arg=arg, axis=axis, index=index):
+            if not 0 <= axis < len(arg.dims):
+                raise _Broken(f"{show_dims(arg.dims)} has no axis {axis}")
+            return build.gather(arg, axis, index)
+        case Unfold(arg=arg, axes=axes, taps=taps):
+            if not all(0 <= a < len(arg.dims) for a in axes) or len(taps) != len(axes):
+                raise _Broken(f"{show_dims(arg.dims)} has no axes {axes}, or their taps {show_dims(taps)} are others")
+            return build.unfold(arg, [arg.dims[a] for a in axes], taps, node.forward, node.wrap)
+        case Linalg(op="eye"):
+            return build.eye(node.dims[0])
+        case Linalg(op=op, args=args):
+            return build.linalg(op, *args)
 
 
 def _contract(node: Contract) -> tuple[Dims, DType]:

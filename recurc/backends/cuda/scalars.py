@@ -92,6 +92,8 @@ def _scalar(expr: Expr, index: Index, spec: Specialization, resolve: Resolve) ->
             return f"bool{text}" if expr.op in ("and", "or") else text  # `|` of two truth values is an int in C++
         case Reduce() | Contract():
             raise CompilerBug("a reduction inside an expression reached the printer; `flatten` names them first")
+        case _:
+            raise CompilerBug(f"{type(expr).__name__} reached the CUDA backend, which cannot print it")
 
 
 def bare(text: str) -> str:

@@ -171,6 +171,8 @@ def lower(expr: ir.Expr, index: Index, sizes: Mapping[str, int], scope: frozense
                 else:
                     inner_index.append(index[axes.index(axis)])
             return lower(arg, tuple(inner_index), sizes, scope)
+        case _:
+            raise CompilerBug(f"{type(expr).__name__} has no index notation")
 
 
 def _size(dim: str, sizes: Mapping[str, int]) -> int:

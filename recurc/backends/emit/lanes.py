@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from recurc.ir import Contract, Expr, Reaxis, Reduce, walk
+from recurc.ir import Contract, Expr, Gather, Linalg, Reaxis, Reduce, Unfold, walk
 from recurc.plan import Loop, Map, Matmul, Scan, Stage
 from recurc.types import Dims
 
@@ -39,6 +39,12 @@ def crossed_dims(expr: Expr) -> set[str]:
                 for old, new in zip(kept, node.dims, strict=True):
                     if old != new:
                         crossed.update((old, new))
+            case Gather(arg=arg, axis=axis):
+                crossed.add(arg.dims[axis])
+            case Unfold(arg=arg, axes=axes, taps=taps):
+                crossed.update(taps, (arg.dims[a] for a in axes))
+            case Linalg(dims=dims, args=args):
+                crossed.update(args[0].dims[-2:] if args else dims)
             case _:
                 pass
         if len(set(node.dims)) < len(node.dims):
