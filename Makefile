@@ -60,7 +60,7 @@ gpu: $(STAMP) ## everything that needs a real GPU: correctness, then benchmarks,
 
 docs: $(STAMP) ## write the pages that come from the code: error codes, list of files
 	@mkdir -p build
-	$(BIN)/python -m recurc.error_index > docs/errors/index.md
+	$(BIN)/python docs/error_pages.py
 	$(BIN)/python docs/list_files.py > build/files.md && cp build/files.md docs/files.md
 
 goldens: $(STAMP) ## write the golden files anew; read the difference before you commit it

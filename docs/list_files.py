@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("recurc", "examples", "bench", "tests", "docs")
 SUFFIXES = (".py", ".rec", ".lark", ".toml", ".h", ".cuh", ".md")
-_PLAIN = {"tests/good", "tests/bad", "tests/golden"}  # folders of many small files, described as a whole
+_PLAIN = {"tests/good", "tests/bad", "tests/golden", "docs/errors"}  # folders of many small files, described as a whole
 
 
 def page() -> str:

@@ -1,4 +1,4 @@
-"""The registry of error codes: `error_codes.toml` as values, for `recurc explain CODE` and the page docs/errors."""
+"""The registry of error codes: `error_codes.toml` as values, for `recurc explain CODE` and the pages of docs/errors."""
 
 from __future__ import annotations
 
@@ -54,32 +54,10 @@ def entry(code: str) -> ErrorCode:
     return found
 
 
-def index_page() -> str:
-    """docs/errors/index.md. `python -m recurc.error_index > docs/errors/index.md` writes it."""
-    lines = [
-        "# Error codes",
-        "",
-        "Generated from `recurc/error_codes.toml`; `recurc explain E0312` prints one entry.",
-        "E01xx is the form of the text, E02xx names, E03xx dims and types, E04xx time, E05xx declarations;",
-        "E09xx are limitations: legal, but not supported yet.",
-        "",
-    ]
-    for entry in codes().values():
-        lines += [f"## {entry.code}: {entry.title}", "", entry.explanation, ""]
-        if entry.wrong and len(entry.wrong) < 500:
-            lines += ["Wrong:", "", "```text", _visible(entry.wrong).rstrip(), "```", ""]
-        if entry.fix:
-            lines += ["Right:", "", "```rec", entry.fix.rstrip(), "```", ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """`text` with tabs and byte-order marks shown."""
     return text.replace("\t", "→   ").replace("\ufeff", "<U+FEFF>")
 
 
 def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in _visible(text).rstrip().split("\n"))
-
-
-if __name__ == "__main__":
-    print(index_page(), end="")
+    return "\n".join(f"    {line}" for line in visible(text).rstrip().split("\n"))

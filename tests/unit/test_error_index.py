@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
-from recurc.error_index import codes, entry, index_page
+from recurc.error_index import codes, entry
 from recurc.errors import RecError, RecurcError, UnsupportedError
 from recurc.frontend import format_text, load_text
 
@@ -23,9 +24,15 @@ def test_every_code_in_the_source_is_registered_and_every_registered_code_is_use
     assert used_codes() == set(codes())
 
 
-def test_the_committed_page_is_up_to_date() -> None:
-    page = (ROOT / "docs" / "errors" / "index.md").read_text(encoding="utf-8")
-    assert page == index_page(), "run `python -m recurc.error_index > docs/errors/index.md`"
+def test_the_committed_pages_are_up_to_date() -> None:
+    pages = runpy.run_path(str(ROOT / "docs" / "error_pages.py"))["pages"]()
+    folder = ROOT / "docs" / "errors"
+    assert {p.name: p.read_text(encoding="utf-8") for p in folder.glob("*.md")} == pages, "run `make docs`"
+    assert set(pages) == {"index.md", *(f"{code}.md" for code in codes())}
+    shown = pages["E0402.md"]
+    assert "## Wrong" in shown
+    assert "error[E0402]" in shown
+    assert "## Right" in shown
 
 
 @pytest.mark.parametrize("code", codes())
