@@ -114,7 +114,7 @@ def test_what_backends_share_knows_no_backend() -> None:
 
 
 def test_the_reference_knows_only_the_ir_and_the_form_of_a_backend() -> None:
-    language = tuple(f"recurc.{m}" for m in ("types", "source", "errors", "ir", "ops"))
+    language = tuple(f"recurc.{m}" for m in ("types", "source", "errors", "ir", "ops", "linalg"))
     allowed = (*language, "recurc.plan", "recurc.backends.base", "recurc.backends.storage")
     _assert_none([o for p in _files("recurc.backends.reference") for o in _offences(p, ("recurc",), allowed)])
 
