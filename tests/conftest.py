@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-_ORDER = ("unit", "good", "bad", "golden", "cli", "docs", "property", "numerics", "gpu")
+_ORDER = ("unit", "good", "bad", "golden", "cli", "docs", "property", "numerics", "zoo", "gpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +38,18 @@ def seed() -> int:
 @pytest.fixture
 def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def _session_seed() -> int:
+    return int(os.environ.get("RECURC_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
+
+
+@pytest.fixture
+def session_seed(_session_seed: int) -> int:
+    """One printed seed for the whole session, so that a reference result can serve several tests."""
+    print(f"seed: RECURC_TEST_SEED={_session_seed}")
+    return _session_seed
 
 
 class Goldens:

@@ -36,12 +36,13 @@ def path(name: str) -> Path:
 
 
 def load(name: str) -> Recurrence:
-    """A system of the zoo as a `recurc.Recurrence`. Raises `UnknownSystemError` if the zoo does not have it."""
+    """A system of the zoo as a `recurc.Recurrence`: the last one of its file, behind the cells it is made of.
+
+    Raises `UnknownSystemError` if the zoo does not have it."""
     from recurc.api import Recurrence
     from recurc.frontend import load_text
 
-    (rec,) = load_text(text(name), f"zoo/{name}.rec")
-    return Recurrence(rec)
+    return Recurrence(load_text(text(name), f"zoo/{name}.rec")[-1])
 
 
 def _known(name: str) -> str:

@@ -1,23 +1,10 @@
-"""One printed seed for the whole session, so that a reference result can serve several tests."""
+"""The backends that the numeric tests run on."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 
 from recurc.errors import BackendError
-
-
-@pytest.fixture(scope="session")
-def _session_seed() -> int:
-    return int(os.environ.get("RECURC_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
-
-
-@pytest.fixture
-def session_seed(_session_seed: int) -> int:
-    print(f"seed: RECURC_TEST_SEED={_session_seed}")
-    return _session_seed
 
 
 @pytest.fixture(params=["numpy", "cpu"])

@@ -49,7 +49,7 @@ def test_good_programs_are_in_the_standard_layout(path: Path) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_zoo_files_are_in_the_standard_layout_and_name_their_source(name: str) -> None:
     assert format_text(ZOO[name]) == ZOO[name]
-    (rec,) = load_text(ZOO[name])
+    rec = load_text(ZOO[name])[-1]
     assert any(year in rec.doc for year in ("19", "20")), "the header names a publication"
 
 

@@ -1,0 +1,51 @@
+"""The analysis finds the classes that a system's header states, group by group; what it does not find yet is listed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import recurc
+from tests.zoo.cases import NAMES, load
+
+CODES = {
+    "EA", "CA", "SR1", "DR1", "GH", "DA", "BA", "SL", "CL", "OS", "MB", "ID", "SEG", "FS", "AM", "KF", "SH", "CF",
+    "NL-d", "NL-b", "NL-f", "QP",
+}  # fmt: skip
+
+# What the analysis says today where the header says more. Each line goes when the class is found.
+KNOWN_DIFFERENCES: dict[str, str] = {}
+
+
+def stated(name: str) -> str:
+    """The codes behind `Class:` in the header, up to the first bracket, comma or full stop; `none` has no states."""
+    line = re.search(r"^# Class: ([^(.,;\n]*)", recurc.zoo.text(name), re.MULTILINE)
+    assert line, f"the header of {name} has no line `# Class: ...`"
+    codes = [w for w in line[1].split() if w not in ("+", "LTI", "none")]
+    for code in codes:
+        assert code in CODES, f"{name}: {code} is no class"
+    return " ".join(codes)
+
+
+def found(name: str) -> str:
+    return " ".join(g.cls for g in load(name).analyze().groups)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_class_in_the_header_is_found(name: str) -> None:
+    assert found(name) == KNOWN_DIFFERENCES.get(name, stated(name))
+
+
+def test_no_known_difference_has_been_overcome() -> None:
+    assert set(KNOWN_DIFFERENCES) <= set(NAMES)
+    assert [n for n, known in KNOWN_DIFFERENCES.items() if known == stated(n)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_header_says_what_it_is_where_it_is_from_and_of_which_class(name: str) -> None:
+    lines = [line for line in recurc.zoo.text(name).splitlines() if line.startswith("#")]
+    assert lines[0].endswith(".") and len(lines[0]) > 20
+    header = "\n".join(lines)
+    assert re.search(r'^# Paper: .*\((18|19|20)\d\d\), "', header, re.MULTILINE), 'Paper: authors (year), "title".'
+    assert re.search(r"^# Class: ", header, re.MULTILINE)
