@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
-from recurc.cli import OK
+from recurc.cli import OK, say
 from recurc.cli.options import json_option
+
+_DRAWN_BATCH, _DRAWN_STEPS = 8, 4096  # what `recurc graph` draws unless told otherwise
 
 
 @click.command("zoo")
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> int:
-    """List the systems that come with recurc, or show the text of one."""
+    """List the systems that come with recurc, or show one: its text, and where its picture lies."""
     import recurc
 
     if name is not None:
-        text = recurc.zoo.text(name)
-        click.echo(json.dumps({"name": name, "text": text}, ensure_ascii=False) if as_json else text, nl=as_json)
+        text, picture = recurc.zoo.text(name), _picture(name)
+        if as_json:
+            click.echo(json.dumps(_row(name) | {"text": text, "picture": picture}, indent=2, ensure_ascii=False))
+            return OK
+        click.echo(text, nl=False)
+        if picture:
+            click.echo(f"\n# picture: {picture}")
+        else:
+            say("for a picture of it: pip install 'recurc[plot]'")
         return OK
     rows = [_row(entry) for entry in recurc.zoo.names()]
     if as_json:
@@ -32,18 +44,48 @@ def command(name: str | None, as_json: bool) -> int:
 def _row(name: str) -> dict[str, object]:
     import recurc
     from recurc.passes import analyze
+    from recurc.zoo.header import header
 
     rec = recurc.zoo.load(name)
     groups = analyze(rec.ir).groups
-    lines = [line for line in recurc.zoo.text(name).splitlines() if line.startswith("#")]
+    head = header(recurc.zoo.text(name))
     return {
         "name": name,
         "recurrence": rec.ir.name,
         "states": [s.name for s in rec.ir.states],
-        "classes": [g.cls for g in groups],
-        "schedules": sorted({s for g in groups for s in g.schedules}),
-        "about": lines[0].lstrip("# ") if lines else "",
+        "classes": list(dict.fromkeys(g.cls for g in groups)),
+        "schedules": list(dict.fromkeys(s for g in groups for s in g.schedules)),
+        "about": head.about,
+        "paper": head.paper,
     }
+
+
+def _picture(name: str) -> str | None:
+    """The dependence picture of a system, drawn once into the user's cache folder; None without matplotlib."""
+    if find_spec("matplotlib") is None:
+        return None
+    import recurc
+    from recurc.cli.cases import case_for
+    from recurc.passes import make_plan
+    from recurc.runtime.cache import cache_directory
+
+    digest = hashlib.sha256(f"{recurc.__version__} {recurc.zoo.text(name)}".encode()).hexdigest()[:12]
+    path = cache_directory() / f"{name}-{digest}.svg"
+    if not path.exists():
+        from recurc.cli.files import write
+        from recurc.picture.draw import draw
+        from recurc.picture.model import picture
+
+        rec = recurc.zoo.load(name).ir
+        case = case_for(rec, {}, _DRAWN_BATCH, _DRAWN_STEPS, None, "cpu")
+        plan = make_plan(rec, case.sizes, _DRAWN_BATCH, _DRAWN_STEPS, case.real, case.target)
+        drawn = picture(plan, f"{name}.rec · {case}")
+
+        def save(temporary: Path) -> None:
+            draw(drawn, temporary)
+
+        write(path, save)
+    return str(path)
 
 
 def _table(rows: list[dict[str, object]]) -> None:
@@ -52,12 +94,13 @@ def _table(rows: list[dict[str, object]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("name", "states", "class", "schedules", "what it is"):
-        table.add_column(heading, no_wrap=heading == "name")
+    for heading in ("name", "class", "schedules", "paper"):
+        table.add_column(heading, no_wrap=heading in ("name", "class"))
     for row in rows:
-        listed = [", ".join(str(x) for x in _list(row[key])) for key in ("states", "classes", "schedules")]
-        table.add_row(*(Text(cell) for cell in (str(row["name"]), *listed, str(row["about"]))))
+        listed = [", ".join(str(x) for x in _list(row[key])) or "-" for key in ("classes", "schedules")]
+        table.add_row(*(Text(cell) for cell in (str(row["name"]), *listed, str(row["paper"] or row["about"]))))
     Console(highlight=False).print(table)
+    say(f"{len(rows)} systems. `recurc zoo NAME` shows one, `recurc new my_cell --from NAME` starts a file from it.")
 
 
 def _list(value: object) -> list[object]:

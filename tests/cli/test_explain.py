@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,11 @@ def test_the_zoo_lists_and_shows(recurc: Invoke) -> None:
     rows = json.loads(recurc("zoo", "--json").out)
     assert {"ema", "lstm", "gru", "selective_scan", "aaren"} <= {row["name"] for row in rows}
     assert all(row["about"] and row["classes"] for row in rows)
-    assert "recurrence LSTM" in recurc("zoo", "lstm").out
+    shown = recurc("zoo", "lstm")
+    assert "recurrence LSTM" in shown.out
+    drawn = re.search(r"^# picture: (.*\.svg)$", shown.out, re.MULTILINE)
+    assert drawn is not None and Path(drawn[1]).read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    assert json.loads(recurc("zoo", "lstm", "--json").out)["picture"] == drawn[1]
     missing = recurc("zoo", "lstn")
     assert missing.code == 1 and "lstm" in missing.err
 
