@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`about`: one sentence. `paper`: where the system was published. `classes`: what theory says it is, in the codes of
-    `recurc.facts.CLASSES`. `notes`: the other lines."""
+    """`about`: one sentence. `paper`: where the system was published. `classes`: what theory says it is, in
+    the codes of `recurc.facts.CLASSES`. `notes`: the other lines."""
 
     about: str
     paper: str
@@ -17,8 +17,8 @@ class Header:
 
 
 def header(text: str) -> Header:
-    """The header of a zoo file's `text`. Lines `Paper: ...` and `Class: ...` have a meaning, and go on in lines that are
-    indented further."""
+    """The header of a zoo file's `text`. Lines `Paper: ...` and `Class: ...` have a meaning, and go on in lines
+    that are indented further."""
     lines: list[str] = []
     for line in text.splitlines():
         if not line.startswith("#"):
