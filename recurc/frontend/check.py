@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recurc import build, ir, ops
 from recurc.errors import CompilerBug
-from recurc.frontend import ast
+from recurc.frontend import ast, clocks
 from recurc.frontend.functions import FUNCTIONS, INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
@@ -57,7 +57,7 @@ def _shared(module: ast.Module, problems: Problems) -> Scope:
     return collector.scope
 
 
-_STEPWISE = (Kind.INPUT, Kind.STATE, Kind.EQUATION, Kind.CLOCKED)
+_STEPWISE = (Kind.INPUT, Kind.STATE, Kind.EQUATION)
 
 
 class _Recurrence:
@@ -120,13 +120,6 @@ class _Recurrence:
                         "continuous-time laws, `der(h) = ... using ...`, are not supported yet",
                         span,
                         "write the discrete equation out",
-                    )
-                case ast.Clocked(word=word, span=span):
-                    self.problems.report(
-                        "E0903",
-                        f"`{word}` blocks (clocked equations) are not supported yet",
-                        span,
-                        "write `h = if condition then new else h[t-1]`",
                     )
                 case ast.Reset(span=span):
                     self.problems.report(
@@ -278,7 +271,13 @@ class _Recurrence:
 
     # --- equations
     def _equations(self, definition: Definition) -> list[ir.Equation]:
-        value = self.lowerer.expression(definition.value)
+        self.lowerer.block = definition.block
+        try:
+            if definition.clock_of is not None:
+                return [clocks.clock(self.lowerer, definition)]
+            value = self.lowerer.expression(definition.value)
+        finally:
+            self.lowerer.block = None
         if len(definition.names) == 1:
             return [self._equation(definition.names[0].name, value, definition)]
         packed = self._packed(definition)
@@ -297,14 +296,14 @@ class _Recurrence:
 
     def _packed(self, definition: Definition) -> str:
         name = "_".join(n.name for n in definition.names)
-        while name in self.scope.symbols or name in self.lowerer.values:
+        while name in self.scope.symbols or name in self.scope.hidden or name in self.lowerer.values:
             name += "_"
         return name
 
     def _equation(self, name: str, value: ir.Expr, definition: Definition) -> ir.Equation:
         symbol = self.scope.symbols[name]
         if symbol.kind is Kind.STATE:
-            value = self._fit(symbol, value, definition)
+            value = clocks.held(self.lowerer, symbol, self._fit(symbol, value, definition), definition)
         else:
             self.lowerer.values[name] = Value(value.dims, value.dtype, symbol.span)
         return ir.Equation(name, value, definition.span)
@@ -380,6 +379,8 @@ class _Recurrence:
                 )
             elif symbol is None:
                 self.names.check(output)
+            elif symbol.block is not None:
+                clocks.report_outside(self.problems, symbol, output.span)
             elif symbol.kind not in _STEPWISE:
                 self.problems.report(
                     "E0506", f"`{output.name}` is {symbol.kind.value}, which is no value of a step", output.span,

@@ -7,12 +7,12 @@ import math
 from dataclasses import dataclass
 
 from recurc import build, ir, ops
-from recurc.frontend import ast
+from recurc.frontend import ast, clocks
 from recurc.frontend.calls import MAX_ROUNDS, Calls
 from recurc.frontend.constants import fold
 from recurc.frontend.environment import Environment
 from recurc.frontend.problems import Problems, Stop
-from recurc.frontend.symbols import RESERVED, Kind, Scope, Symbol, literal_dim
+from recurc.frontend.symbols import RESERVED, Block, Kind, Scope, Symbol, literal_dim
 from recurc.source import Span
 from recurc.types import Dims, DType, literal_size, show_dims
 
@@ -46,6 +46,7 @@ class Lowerer:
         self.values: dict[str, Value] = {}
         self.constants: dict[str, ir.Const] = {}
         self.initial = False  # inside an initial value or initialiser: only params, consts and sizes may be read
+        self.block: Block | None = None  # the block of the equation that is being lowered
         self.calls = Calls(self)
         self._depth = 0
         self._measured: dict[int, tuple[ir.Expr, int, int]] = {}
@@ -159,6 +160,8 @@ class Lowerer:
                 "an initial value reads params, consts and dims only",
                 ((symbol.span, "declared here"), (node.span, "read here")),
             )  # fmt: skip
+        if symbol.block is not None and not symbol.block.holds(self.block):
+            raise clocks.report_outside(self.problems, symbol, node.span)
         value = self.values.get(name)
         if value is None:
             raise Stop(name)  # its own equation is wrong, or a limitation defines it
@@ -260,8 +263,6 @@ class Lowerer:
                 where,
             )
         elif symbol.kind is not Kind.STATE:
-            if symbol.kind is Kind.CLOCKED:
-                raise Stop(name)
             raise self.stop(
                 "E0403", f"`{name}` is {symbol.kind.value}, so its earlier values are not kept", node.span,
                 f"declare it as a state: `state {name} = 0`", where,

@@ -185,7 +185,7 @@ class Names:
         """The definitions so that each reads only earlier ones at this step, otherwise in source order.
         Reports causality loops and returns None if there are any."""
         owner = {n.name: i for i, d in enumerate(definitions) for n in d.names}
-        reads = [{owner[n]: (n, s) for n, s in self.reads_now(d.value).items() if n in owner} for d in definitions]
+        reads = [{owner[n]: (n, s) for n, s in self._needs(d).items() if n in owner} for d in definitions]
         waiting = [len(r) for r in reads]
         readers: list[list[int]] = [[] for _ in definitions]
         for i, read in enumerate(reads):
@@ -204,6 +204,13 @@ class Names:
             return [definitions[i] for i in order]
         self._report_loops(definitions, reads, set(range(len(definitions))) - set(order))
         return None
+
+    def _needs(self, definition: Definition) -> dict[str, Span]:
+        """`reads_now` of the right side, and the clock of the block it stands in."""
+        found = self.reads_now(definition.value)
+        if definition.block is not None:
+            found.setdefault(definition.block.clock.name, definition.block.clock.span)
+        return found
 
     def _report_loops(
         self, definitions: list[Definition], reads: list[dict[int, tuple[str, Span]]], stuck: set[int]
@@ -224,7 +231,10 @@ class Names:
     def _report_loop(
         self, definitions: list[Definition], reads: list[dict[int, tuple[str, Span]]], loop: list[int]
     ) -> None:
-        steps = [(i, *reads[i][j]) for i, j in zip(loop, [*loop[1:], loop[0]], strict=True)]
+        steps: list[tuple[int, str, Span]] = []
+        for i, j in zip(loop, [*loop[1:], loop[0]], strict=True):
+            name, span = reads[i][j]
+            steps.append((i, name if definitions[j].clock_of is None else _shown(definitions[j]), span))
         labels = tuple((span, f"{_shown(definitions[i])} needs {name} at this step") for i, name, span in steps)
         first, chain = _shown(definitions[loop[0]]), [name for _, name, _ in steps]
         shown = chain if len(chain) <= _LONG_LOOP else [*chain[:_LONG_LOOP], "...", chain[-1]]
@@ -256,6 +266,8 @@ def _reads_this_step(indices: tuple[ast.Expr, ...]) -> bool:
 
 
 def _shown(definition: Definition) -> str:
+    if definition.clock_of is not None:
+        return f"the condition of `{definition.clock_of.word}`"
     return ", ".join(n.name for n in definition.names)
 
 

@@ -32,7 +32,21 @@ class Kind(Enum):
     EQUATION = "an equation"
     FUNCTION = "a function"
     RECURRENCE = "a recurrence"
-    CLOCKED = "a name of a clocked block"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An `every` or `when` block. `clock` names the hidden equation that says whether it fires at this step."""
+
+    clock: ast.Name
+    word: str
+    outer: Block | None
+
+    def holds(self, inner: Block | None) -> bool:
+        """Whether `inner` is this block or stands inside it."""
+        while inner is not None and inner != self:
+            inner = inner.outer
+        return inner is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +59,20 @@ class Symbol:
     dims: Dims = ()
     dtype: DType = DType.REAL
     declaration: ast.Declaration | None = None
+    block: Block | None = None  # of an equation: the block it stands in, outside which it has no value
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One equation of the source: the names it defines (several: unpacking) and its right side."""
+    """One equation of the source: the names it defines (several: unpacking) and its right side. Inside a block, the
+    states it defines hold their values while the block does not fire. A block's clock is a definition too: `value` is
+    the condition as written, `names` the clock."""
 
     names: tuple[ast.Name, ...]
     value: ast.Expr
     span: Span
+    block: Block | None = None
+    clock_of: Block | None = None
 
 
 @dataclass
@@ -66,6 +85,7 @@ class Scope:
     definitions: list[Definition] = field(default_factory=list[Definition])
     outputs: list[ast.Name] = field(default_factory=list[ast.Name])
     broken: set[str] = field(default_factory=set[str])  # names whose declaration was refused
+    hidden: set[str] = field(default_factory=set[str])  # equations that the source does not name
     elsewhere: set[str] = field(default_factory=set[str])  # names a limitation defines: known, but without a value
 
     def of_kind(self, kind: Kind) -> list[Symbol]:
@@ -105,6 +125,7 @@ class Collector:
     def __init__(self, problems: Problems, shared: Scope) -> None:
         self.problems = problems
         self._defined: dict[str, ast.Name] = {}  # states that have an equation
+        self._names: set[str] = set()  # every name of the recurrence
         self.scope = Scope(dict(shared.symbols), dict(shared.functions), dict(shared.consts))
 
     def run(self, rec: ast.Recurrence) -> Scope:
@@ -113,7 +134,8 @@ class Collector:
         for dim in rec.dims:
             self._check_dim(dim)
         self._statements(rec.body)
-        self._define(rec.body)
+        self._names = used_names(rec.body)
+        self._define(rec.body, None)
         self._check_definitions()
         return self.scope
 
@@ -152,7 +174,7 @@ class Collector:
                 case ast.Function():
                     self.function(statement)
                 case ast.Clocked(body=inner):
-                    self._clocked(inner)
+                    self._statements(inner)
                 case _:
                     pass
 
@@ -235,46 +257,52 @@ class Collector:
         else:
             self._declare(Symbol(name.name, Kind.RECURRENCE, name.span))
 
-    def _clocked(self, body: Iterable[ast.Statement]) -> None:
-        """Names of a clocked block exist, so that reading them is no second error."""
-        self._statements(body)
-        for statement in body:
-            match statement:
-                case ast.Equation(names=names):
-                    self.scope.elsewhere.update(n.name for n in names)
-                case ast.Derivative(name=name):
-                    self.scope.elsewhere.add(name.name)
-                case ast.Outputs(results=results):
-                    self.scope.elsewhere.update(r.name.name for r in results if r.value is not None)
-                    self.scope.outputs += [r.name for r in results]
-                case _:
-                    pass
-        for name in self.scope.elsewhere - set(self.scope.symbols):
-            self.scope.symbols[name] = Symbol(name, Kind.CLOCKED, next(iter(body)).span)
-
     # --- what the equations define
-    def _define(self, body: Iterable[ast.Statement]) -> None:
+    def _define(self, body: Iterable[ast.Statement], block: Block | None) -> None:
         for statement in body:
             match statement:
                 case ast.Equation(names=names, value=value, span=span):
-                    self._equation(Definition(names, value, span))
+                    self._equation(Definition(names, value, span, block))
                 case ast.Derivative(name=name):
                     self.scope.elsewhere.add(name.name)
                 case ast.Outputs(results=results):
                     for result in results:
                         if result.value is not None:
-                            self._equation(Definition((result.name,), result.value, result.span))
-                        self._output(result.name)
+                            self._equation(Definition((result.name,), result.value, result.span, block))
+                        self._output(result.name, block)
+                case ast.Clocked():
+                    self._block(statement, block)
                 case _:
                     pass
 
-    def _output(self, name: ast.Name) -> None:
+    def _block(self, statement: ast.Clocked, outer: Block | None) -> None:
+        condition = statement.condition
+        shown = literal_dim(condition.text) if isinstance(condition, ast.Number) else getattr(condition, "name", "")
+        hint = f"every_{shown}" if statement.word == "every" and shown else "fires"
+        name, number = hint, 2
+        while name in self._names or name in self.scope.symbols or name in self.scope.hidden:
+            name, number = f"{hint}_{number}", number + 1
+        block = Block(ast.Name(name, condition.span), statement.word, outer)
+        self.scope.hidden.add(name)
+        self.scope.definitions.append(Definition((block.clock,), condition, condition.span, outer, block))
+        self._define(statement.body, block)
+
+    def _output(self, name: ast.Name, block: Block | None) -> None:
         earlier = next((o for o in self.scope.outputs if o.name == name.name), None)
+        symbol = self.scope.symbols.get(name.name)
         if earlier is not None:
             self.problems.report(
                 "E0510", f"`{name.name}` is an output twice", name.span, "list it once",
                 ((earlier.span, "first here"), (name.span, "again here")),
             )  # fmt: skip
+        elif block is not None and symbol is not None and symbol.kind is not Kind.STATE:
+            self.problems.report(
+                "E0523", f"`{name.name}` has no value when this `{block.word}` block does not fire", name.span,
+                f"declare it as a state, `state {name.name} = 0`: states hold their values; an input or an equation "
+                "that holds at every step is listed outside the block",
+            )  # fmt: skip
+            self.scope.broken.add(name.name)
+            self.scope.outputs.append(name)
         else:
             self.scope.outputs.append(name)
 
@@ -283,7 +311,7 @@ class Collector:
         for name in definition.names:
             symbol = self.scope.symbols.get(name.name)
             if symbol is None or symbol.kind is not Kind.STATE:
-                good &= self._declare(Symbol(name.name, Kind.EQUATION, name.span))
+                good &= self._declare(Symbol(name.name, Kind.EQUATION, name.span, block=definition.block))
             else:
                 earlier = self._defined.setdefault(name.name, name)
                 if earlier is not name:
@@ -327,6 +355,32 @@ class Collector:
                 self.problems.report(
                     "E0404", f"state {state.name} is never defined", state.span, f"add an equation `{state.name} = ...`"
                 )
+
+
+def used_names(body: Iterable[ast.Statement]) -> set[str]:
+    """Every name that statements declare or define, in blocks too."""
+    found: set[str] = set()
+    for statement in body:
+        match statement:
+            case (
+                ast.Inputs(declarations=declared)
+                | ast.Params(declarations=declared)
+                | ast.States(declarations=declared)
+            ):
+                found |= {d.name.name for d in declared}
+            case ast.Consts(bindings=bindings):
+                found |= {b.name.name for b in bindings}
+            case ast.Equation(names=names):
+                found |= {n.name for n in names}
+            case ast.Derivative(name=name) | ast.Function(name=name):
+                found.add(name.name)
+            case ast.Outputs(results=results):
+                found |= {r.name.name for r in results}
+            case ast.Clocked(body=inner):
+                found |= used_names(inner)
+            case ast.Reset():
+                pass
+    return found
 
 
 def literal_dim(text: str) -> str | None:

@@ -32,14 +32,6 @@ CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
     *(("E0902", "der(h)", lines(f"    der(h) = M @ h + x using {law}\n")) for law in (
         "zoh(0.1)", "zoh", "bilinear(m)", "euler(0.5)", "exp_trapezoid(x)",
     )),
-    *(("E0903", word, lines(block)) for word, block in (
-        ("every", "    every 4:\n        h = 0.9 * h[t-1] + x\n"),
-        ("every", "    every N:\n        state  s[D] = 0\n        s = 0.9 * s[t-1] + x\n    h = s\n"),
-        ("every", "    every 2:\n        y = x\n    h = y + h[t-1]\n"),
-        ("every", "    every 2:\n        when new:\n            h = h[t-1] + x\n"),
-        ("when", "    when new:\n        h = 0.9 * h[t-1] + x\n"),
-        ("when", "    when sum(x, D) > 0 and not new:\n        h = 0.9 * h[t-1] + x\n"),
-    )),
     *(("E0904", "reset", lines(f"    reset when {c}\n{_STEP}")) for c in ("new", "sum(x, D) > 0", "i == 3")),
     *(("E0905", "window", step(e)) for e in ("mean(window(x, 3), 3)", "x + sum(window(x, N), N)")),
     ("E0906", "use", f'use "cells.rec"\n\n{lines(_STEP)}'),
