@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -32,12 +33,13 @@ from recurc.arguments import (
 from recurc.backends.base import Specialization
 from recurc.backends.reference import value_types
 from recurc.errors import ShapeError, UnsupportedError
+from recurc.passes import resume
 from recurc.runtime import bound, torch_ops
 from recurc.runtime.host import HostKit, published
 from recurc.runtime.kit import Kit
 from recurc.runtime.memory import enough
 from recurc.runtime.run import Run
-from recurc.runtime.specialize import Builder, Built
+from recurc.runtime.specialize import STEP, Builder, Built
 from recurc.types import DType, literal_size
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class Compiled:
         self._rec, self._options = rec, options
         self._defaults = dict(defaults or {})  # params a call may leave out
         self._slots, self._types = slots_of(rec), value_types(rec)
+        self._reads_final = resume.reads_final(rec)
         self._builder = Builder(rec, options.backend, options.schedule, options.device)
         self._sizes: dict[str, int] = with_defaults(rec, options.sizes)
         self._last: Built | None = None
@@ -138,7 +141,8 @@ class Compiled:
 
         Inputs are `(*batch, T, *dims)` (`(T, *batch, *dims)` with `layout="TB"`), params `(*dims)` or
         `(*batch, *dims)`, `initial` maps states to `(*batch, *dims)`. Returns the output `(*batch, T, *dims)`, or a
-        named tuple of several; with `return_final` a pair of that and a dict of the states after the last step.
+        named tuple of several; with `return_final` a pair of that and a dict of the states after the last step, from
+        which a further call goes on as `initial`.
         `reverse` runs from the last step to the first. `lengths (*batch)`: row i has `lengths[i]` steps; outputs
         behind them are zero, the final states are those at each row's end. `cu_seqlens (n + 1)`: T holds n sequences
         one after another, without batch dims; initial and final states are `(n, *dims)`. `steps`: how many, for a
@@ -186,13 +190,16 @@ class Compiled:
         kit, given = self._receive(arrays, initial)
         settled, prepare = self._settle(kit, given, cu_seqlens is not None, steps)
         prepared = {name: prepare(name, argument) for name, argument in given.items()}
-        built = self._builder.build(settled, not isinstance(kit, HostKit))
+        builder = self._builder.started if f"{STEP}@initial" in given and self._builder.counts_steps else self._builder
+        on_device = not isinstance(kit, HostKit)
+        built = builder.build(settled, on_device)
         self._last, self._sizes = built, dict(settled.sizes)
-        run = Run(self._rec, self._builder, built, kit, settled, self._options.layout, reverse)
+        run = Run(self._rec, builder, built, kit, settled, self._options.layout, reverse)
+        held = partial(builder.build_held, settled, on_device) if return_final or self._reads_final else None
         if cu_seqlens is not None:
-            outputs, finals = run.packed(prepared, cu_seqlens)
+            outputs, finals = run.packed(prepared, cu_seqlens, held)
         elif lengths is not None:
-            outputs, finals = run.ragged(prepared, lengths)
+            outputs, finals = run.ragged(prepared, lengths, held)
         else:
             outputs, finals = run.uniform(prepared)
             if key is not None:
@@ -290,8 +297,10 @@ class Compiled:
     def init_state(self, /, batch: Sequence[int] | int = (), dtype: Any = None, **params: Any) -> dict[str, Any]:
         """The state before the first step, `(*batch, *dims)` by name, for `step`.
 
-        NumPy arrays of `dtype` (default: that of `compile`, else f32); `step` takes and returns whatever library its
-        inputs are of. `params` are needed only where an initial value is computed from them. Raises `ShapeError`
+        Besides the states: `h@lag1`, `h@lag2`, ... (`h` so many steps before that) where longer lags are read, inputs
+        that are read at earlier steps, and `t`, the index of the next step, where it is read. NumPy arrays of `dtype`
+        (default: that of `compile`, else f32); `step` takes and returns whatever library its inputs are of. `params`
+        are needed only where an initial value is computed from them. Raises `ShapeError`
         while a size is not known."""
         with enough("init_state()"):
             return self._initial_state(batch, dtype, params)
@@ -325,10 +334,11 @@ class Compiled:
         """One step: inputs `(*batch, *dims)`, params as ever; returns the outputs of that step and the next state.
 
         Running T steps so gives what one call over T gives; memory does not grow with T. Raises `UnsupportedError`
-        for a recurrence that reads `t`."""
-        if any(isinstance(node, ir.Step) for e in self._rec.equations for node in ir.walk(e.expr)):
+        for a recurrence whose outputs read final states (`S[T]`)."""
+        if self._reads_final:
             raise UnsupportedError(
-                f"{self._rec.name} reads the step index t, which step() does not know yet: call it over all steps"
+                f"an output of {self._rec.name} reads a final state, `S[T]`, which is not known before the last step: "
+                "step() cannot give it; call it over all steps"
             )
         check_initial(self._rec, self._builder.continuable, state)
         for name in self._builder.continuable:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recurc.backends.base import BindableKernel
 from recurc.runtime.host import HostKit, storage
 from recurc.runtime.memory import empty
+from recurc.runtime.specialize import STEP
 from recurc.types import DType
 
 if TYPE_CHECKING:
@@ -89,6 +91,19 @@ class Result:
     dtype: DType
 
 
+@dataclass(frozen=True)
+class Counted:
+    """How many steps there were, `(*batch)`, where a recurrence reads `t`."""
+
+    batch: tuple[int, ...]
+    steps: int
+
+    def after(self, initial: Mapping[str, Any] | None) -> NDArray[np.int64]:
+        """After a call that starts from `initial`."""
+        before = 0 if initial is None else initial.get(STEP, 0)
+        return np.asarray(before, np.int64) + np.full(self.batch, self.steps)
+
+
 _Scratch = tuple[list[int], list[Any]]  # addresses, with those of the arrays behind them filled in
 
 
@@ -117,9 +132,10 @@ class BoundCall:
         pack: Pack,
         publish: Callable[[Any, DType], Any] | None,
         built: Built,
+        counted: Counted | None,
         alive: object,
     ) -> None:
-        self.built = built
+        self.built, self._counted = built, counted
         self._call, self._template, self._unseen, self._alive = call, template, unseen, alive
         self._direct = [(d.place, d.group, d.name, d.offset, d.tensor) for d in direct]
         self._made = [m for m in made if m.number is None]
@@ -160,6 +176,9 @@ class BoundCall:
         if self._finals is None:
             return values[0] if len(values) == 1 else self._pack(tuple(values), {}, False)
         finals = dict(zip(self._finals, values[self._outputs :], strict=True))
+        if self._counted is not None:
+            count = self._counted.after(initial)
+            finals[STEP] = count if self._publish is None else self._publish(count, DType.I64)
         return self._pack(tuple(values[: self._outputs]), finals, True)
 
     def _scratch(self) -> _Scratch:
@@ -187,9 +206,10 @@ def bind(
         return None
     kernel = cast(BindableKernel, built.kernel)
     outputs, finals = run.new_outputs(zero=False), run.new_finals(run.settled.batch)
-    initial = run.initial_values(arrays, run.batch)
+    counted = Counted(run.settled.batch, run.settled.steps) if finals.pop(STEP, None) is not None else None
+    initial = run.initial_values(built, arrays, run.batch)
     written, last = {n: v for n, (_, v) in outputs.items()}, {n: v for n, (_, v) in finals.items()}
-    args = run.arguments(arrays, initial, written, last)
+    args = run.arguments(built, arrays, initial, written, last, run.reverse)
     call = kernel.bind(args, run.batch, run.settled.steps)
     if call is None:
         return None
@@ -222,7 +242,7 @@ def bind(
     as_stored = not kit.tensors and all(r.dtype is not DType.BF16 for r in (*results, *ends.values()))
     seen, unseen = (ends, ()) if return_final else (None, tuple(ends.values()))
     publish = None if as_stored else kit.publish
-    return BoundCall(call, template, direct, made, results, seen, unseen, pack, publish, built, initial)
+    return BoundCall(call, template, direct, made, results, seen, unseen, pack, publish, built, counted, initial)
 
 
 def _address(array: Any) -> int:

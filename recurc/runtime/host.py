@@ -111,7 +111,7 @@ def output(
 
 def rows(array: Array, which: Sequence[int]) -> Array:
     """Some rows of a batch; a broadcast batch stays broadcast."""
-    if array.strides[0] == 0:
+    if array.strides[0] == 0 or array.shape[0] == 1:
         return np.broadcast_to(array[:1], (len(which), *array.shape[1:]))
     return array[np.asarray(which, np.int64)]
 
@@ -150,6 +150,12 @@ class HostKit:
 
     def rows(self, array: Array, which: Sequence[int]) -> Array:
         return rows(array, which)
+
+    def take(self, array: Array, rows: NDArray[np.int64], times: NDArray[np.int64]) -> Array:
+        return array[rows[:, np.newaxis], times]
+
+    def put(self, view: Array, rows: NDArray[np.int64], times: NDArray[np.int64], values: Array) -> None:
+        view[rows, times] = values
 
     def flip(self, array: Array) -> Array:
         return array[:, ::-1]

@@ -44,6 +44,14 @@ class Kit(Protocol):
         """Some rows of the batch."""
         ...
 
+    def take(self, array: Any, rows: NDArray[np.int64], times: NDArray[np.int64]) -> Any:
+        """Steps of some rows: `(n, m, *dims)` of `(B, T, *dims)`, for `rows (n,)` and `times (n, m)`."""
+        ...
+
+    def put(self, view: Any, rows: NDArray[np.int64], times: NDArray[np.int64], values: Any) -> None:
+        """Writes `values (n, *dims)` at the places `rows (n,)`, `times (n,)` of a `(B, T, *dims)` view."""
+        ...
+
     def flip(self, array: Any) -> Any:
         """`(B, T, *dims)` with time reversed."""
         ...

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recurc import ir
 from recurc.arguments import Settled, whole_numbers
 from recurc.backends.reference import value_types
 from recurc.errors import ShapeError
+from recurc.passes import resume
 from recurc.runtime.kit import Kit
-from recurc.runtime.specialize import Builder, Built
+from recurc.runtime.rows import Sequences, buckets
+from recurc.runtime.specialize import STEP, Builder, Built
 from recurc.types import Dims, DType, literal_size
 
 Results = tuple[tuple[Any, ...], dict[str, Any]]  # outputs in source order; last values by state
+# Where the last values count: the kernel whose states stay as they are behind a row's end (None: there is none).
+Held = Callable[[], Built | None] | None
+_FEW = 4  # so many lengths run one after another sooner than such a kernel is built
 
 
 class Run:
@@ -36,88 +42,159 @@ class Run:
     def uniform(self, arrays: Mapping[str, Any]) -> Results:
         """Every row has T steps."""
         outputs, finals = self.new_outputs(zero=False), self.new_finals(self.settled.batch)
-        self.execute(arrays, _views(outputs), _views(finals), self.batch, self.settled.steps)
+        batch, steps = self.batch, self.settled.steps
+        self.execute(self.built, arrays, _views(outputs), _views(finals), batch, steps, self.reverse)
         return self.published(outputs, finals)
 
-    def ragged(self, arrays: Mapping[str, Any], lengths: Any) -> Results:
-        """Row i has `lengths[i]` steps; outputs behind them are zero. Rows of one length run together."""
+    def ragged(self, arrays: Mapping[str, Any], lengths: Any, held: Held) -> Results:
+        """Row i has `lengths[i]` steps; outputs behind them are zero."""
         batch, steps = self.settled.batch, self.settled.steps
         counts = whole_numbers("lengths", lengths, batch, f"(*batch,) = {batch}")
         if counts.size and (counts.min() < 0 or counts.max() > steps):
             raise ShapeError(f"lengths should lie between 0 and T = {steps}, got {counts.min()} to {counts.max()}")
         outputs, finals = self.new_outputs(zero=True), self.new_finals(batch)
         flat = counts.reshape(-1)
-        for length in np.unique(flat).tolist():
-            which = np.flatnonzero(flat == length).tolist()
-            part = {n: self.kit.rows(a, which) for n, a in arrays.items()}
-            part |= {n: part[n][:, :length] for n in self.inputs}
-            outs = {
-                n: self.kit.output((len(which),), length, self.shape(n), self.dtype(n), "BT", False)[1] for n in outputs
-            }
-            ends = {n: self._final(n, (len(which),))[1] for n in finals}
-            self.execute(part, outs, ends, len(which), length)
-            for name, value in outs.items():
-                outputs[name][1][which, :length] = value
-            for name, value in ends.items():
-                finals[name][1][which] = value
+        rows = Sequences(np.arange(flat.size), np.zeros_like(flat), flat)
+        self._run_rows(arrays, rows, _views(outputs), _views(finals), held)
         return self.published(outputs, finals)
 
-    def packed(self, arrays: Mapping[str, Any], cu_seqlens: Any) -> Results:
+    def packed(self, arrays: Mapping[str, Any], cu_seqlens: Any, held: Held) -> Results:
         """T holds n sequences in a row, bounded by `cu_seqlens (n + 1)`; initial and last values are `(n, *dims)`."""
         steps = self.settled.steps
-        bounds = whole_numbers("cu_seqlens", cu_seqlens, None, "(n + 1,)").tolist()
+        bounds = whole_numbers("cu_seqlens", cu_seqlens, None, "(n + 1,)")
+        shown = bounds.tolist()
         if self.batch != 1:
             raise ShapeError(f"packed sequences have no batch dims, got {self.settled.batch}: put them all along T")
-        if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != steps or any(b < a for a, b in pairwise(bounds)):
+        if len(shown) < 2 or shown[0] != 0 or shown[-1] != steps or any(b < a for a, b in pairwise(shown)):
             raise ShapeError(
-                f"cu_seqlens should rise from 0 to T = {steps}, got {bounds[:8]}{' ...' if len(bounds) > 8 else ''}"
+                f"cu_seqlens should rise from 0 to T = {steps}, got {shown[:8]}{' ...' if len(shown) > 8 else ''}"
             )
-        count = len(bounds) - 1
+        count = len(shown) - 1
+        for name, array in arrays.items():
+            if name.endswith("@initial") and array.shape[0] not in (1, count):
+                raise ShapeError(
+                    f"the initial value of `{name.removesuffix('@initial')}` should have one row for each of the "
+                    f"{count} packed sequences, got {array.shape[0]}"
+                )
         outputs, finals = self.new_outputs(zero=False), self.new_finals((count,))
-        for i, (start, stop) in enumerate(pairwise(bounds)):
-            part = {n: a[i : i + 1] if n.endswith("@initial") and a.shape[0] == count else a for n, a in arrays.items()}
-            part |= {n: arrays[n][:, start:stop] for n in self.inputs}
-            outs = {n: view[:, start:stop] for n, view in _views(outputs).items()}
-            self.execute(part, outs, {n: view[i : i + 1] for n, view in _views(finals).items()}, 1, stop - start)
+        rows = Sequences(np.zeros(count, np.int64), bounds[:-1], np.diff(bounds))
+        self._run_rows(arrays, rows, _views(outputs), _views(finals), held)
         return self.published(outputs, finals)
 
-    def execute(
-        self, arrays: Mapping[str, Any], outputs: dict[str, Any], finals: dict[str, Any], batch: int, steps: int
+    def _run_rows(
+        self,
+        arrays: Mapping[str, Any],
+        rows: Sequences,
+        outputs: Mapping[str, Any],
+        finals: Mapping[str, Any],
+        held: Held,
     ) -> None:
-        """Runs `steps` steps of `batch` rows, writing the views `outputs` and `finals`."""
-        initial = self.initial_values(arrays, batch)
+        """Runs sequences of about the same length together, padded to the longest of them.
+
+        Causality keeps the padding out of their outputs. It gets into the last values, so where these count a kernel
+        runs whose states stay as they are behind the end, or, without one, the sequences of each length by themselves.
+        """
+        for which in buckets(rows.count):
+            bucket = rows.of(which)
+            lengths = np.unique(bucket.count).tolist()
+            built = self.built if len(lengths) == 1 or held is None else held() if len(lengths) > _FEW else None
+            if built is not None:
+                self._run_bucket(arrays, bucket, which, outputs, finals, built)
+                continue
+            for length in lengths:
+                inside = bucket.count == length
+                self._run_bucket(arrays, bucket.of(inside), which[inside], outputs, finals, self.built)
+
+    def _run_bucket(
+        self,
+        arrays: Mapping[str, Any],
+        rows: Sequences,
+        which: NDArray[np.int64],
+        outputs: Mapping[str, Any],
+        finals: Mapping[str, Any],
+        built: Built,
+    ) -> None:
+        """Runs the sequences `which` of a batch, which are `rows`, in one call of the kernel of `built`."""
+        kit, steps, count = self.kit, rows.longest, len(which)
+
+        def own(name: str, array: Any) -> Any:  # a param or an initial value
+            return kit.rows(array, (which if name.endswith("@initial") else rows.source).tolist())
+
+        part = {n: own(n, a) for n, a in arrays.items() if n not in self.inputs}
+        if rows.together and not self.reverse:
+            lines, span = slice(rows.source[0], rows.source[0] + count), slice(rows.start[0], rows.start[0] + steps)
+            part |= {n: arrays[n][lines, span] for n in self.inputs}
+            outs = {n: view[lines, span] for n, view in outputs.items()}
+            ends = {n: view[which[0] : which[0] + count] for n, view in finals.items()}
+            self.execute(built, part, outs, ends, count, steps, reverse=False)
+            return
+        times = rows.times(self.reverse)
+        part |= {n: kit.take(arrays[n], rows.source, times) for n in self.inputs}
+        outs = {n: kit.output((count,), steps, self.shape(n), self.dtype(n), "BT", False)[1] for n in outputs}
+        ends = {n: self._final(n, (count,))[1] for n in finals}
+        self.execute(built, part, outs, ends, count, steps, reverse=False, lengths=rows.count)
+        sequence, step = rows.steps()
+        for name, value in outs.items():
+            kit.put(outputs[name], rows.source[sequence], times[sequence, step], value[sequence, step])
+        for name, value in ends.items():
+            finals[name][which] = value
+
+    def execute(
+        self,
+        built: Built,
+        arrays: Mapping[str, Any],
+        outputs: dict[str, Any],
+        finals: dict[str, Any],
+        batch: int,
+        steps: int,
+        reverse: bool,
+        lengths: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Runs `steps` steps of `batch` rows, writing the views `outputs` and `finals`. `lengths (batch,)`: how many
+        of the steps count for the last values of each row."""
+        initial = self.initial_values(built, arrays, batch)
         if steps == 0 or batch == 0:
             for name, view in finals.items():
                 view[...] = initial[f"{name}@initial"]
             return
-        args = self.arguments(arrays, initial, outputs, finals)
-        self.built.kernel(args, batch, steps)
-        if self.reverse and not self.kit.flips_are_views:
+        args = self.arguments(built, arrays, initial, outputs, finals, reverse)
+        count = self.kit.spread(np.asarray([steps]) if lengths is None else lengths, batch, DType.I64)
+        if built.plan is not None and built.plan.has(resume.LENGTH):
+            args[resume.LENGTH] = count
+        built.kernel(args, batch, steps)
+        if reverse and not self.kit.flips_are_views:
             for name, view in outputs.items():
-                view[...] = self.kit.flip(args[self.built.outputs[name]])
+                view[...] = self.kit.flip(args[built.outputs[name]])
         for name in self.delayed:
-            finals[name][...] = args[name][:, -1]
+            if lengths is None:
+                finals[name][...] = args[name][:, -1]
+            else:
+                finals[name][...] = self.kit.take(args[name], np.arange(batch), lengths[:, np.newaxis] - 1)[:, 0]
+        if STEP in finals:
+            finals[STEP][...] = initial[f"{STEP}@initial"] + count
 
     def arguments(
         self,
+        built: Built,
         arrays: Mapping[str, Any],
         initial: Mapping[str, Any],
         outputs: Mapping[str, Any],
         finals: Mapping[str, Any],
+        reverse: bool,
     ) -> dict[str, Any]:
         """What the kernel is called with, by buffer name."""
         args = {**arrays, **initial}
-        if self.reverse:
+        if reverse:
             args |= {n: self.kit.flip(arrays[n]) for n in self.inputs}
         for name, view in outputs.items():
-            args[self.built.outputs[name]] = self.kit.flip(view) if self.reverse else view
-        args |= {f"{n}@final": finals[n] for n in self.built.finals}
+            args[built.outputs[name]] = self.kit.flip(view) if reverse else view
+        args |= {f"{n}@final": finals[n] for n in built.finals}
         return args
 
-    def initial_values(self, arrays: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    def initial_values(self, built: Built, arrays: Mapping[str, Any], batch: int) -> dict[str, Any]:
         """`NAME@initial` for everything that has a value before the first step: given, or as the recurrence says."""
         found: dict[str, Any] = {}
-        for name, value in (*self.builder.continuable.items(), *self.built.initial.items()):
+        for name, value in (*self.builder.continuable.items(), *built.initial.items()):
             key = f"{name}@initial"
             given = arrays.get(key, arrays.get(f"{self.builder.remembered.get(name, name)}@initial"))
             if given is None and key not in found:

@@ -15,6 +15,8 @@ from recurc import ir
 from recurc.arguments import Settled, check_renames
 from recurc.backends.base import Kernel, Specialization
 from recurc.errors import BackendError, UnsupportedError
+from recurc.passes import resume
+from recurc.passes.schedule import ScheduleError
 from recurc.runtime import choose
 from recurc.types import Dims, DType
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from recurc.plan import Plan
     from recurc.targets import Target
 
+STEP = "t"  # among the states of a run: how many steps there were, the index of the next one
 _TYPICAL_STEPS = 1024  # what a plan is made for before any call says how long sequences are
 
 
@@ -76,7 +79,8 @@ class Builder:
     def expressions(self) -> dict[str, ir.Expr]:
         """What every continuable value is before the first step."""
         found = {s.name: s.initial for s in self._long_lived.states}
-        return found | {i.name: i.before for i in self._rec.inputs if i.before is not None}
+        found |= {i.name: i.before for i in self._rec.inputs if i.before is not None}
+        return found | ({STEP: ir.Const(0, DType.I64)} if self.counts_steps else {})
 
     @cached_property
     def initial_reads(self) -> dict[str, tuple[str, ...]]:
@@ -85,9 +89,31 @@ class Builder:
 
     @cached_property
     def continuable(self) -> dict[str, Value]:
-        """What a later call can start from: states, what longer lags remember, and inputs read one step back."""
+        """What a later call can start from: states, what longer lags remember, inputs read one step back, and the
+        number of steps so far where `t` is read."""
         found = {s.name: Value(s.dims, s.dtype) for s in self._long_lived.states}
-        return found | {i.name: Value(i.dims, i.dtype) for i in self._rec.inputs if i.before is not None}
+        found |= {i.name: Value(i.dims, i.dtype) for i in self._rec.inputs if i.before is not None}
+        return found | ({STEP: Value((), DType.I64)} if self.counts_steps else {})
+
+    @cached_property
+    def counts_steps(self) -> bool:
+        """Whether the recurrence reads `t`, so that a run goes on from a step other than the first."""
+        return resume.reads_step(self._rec)
+
+    @cached_property
+    def started(self) -> Builder:
+        """Kernels whose `t` counts from the argument `t@initial`."""
+        return self._variant(resume.started(self._rec))
+
+    @cached_property
+    def held(self) -> Builder:
+        """Kernels whose states stay as they are from the step on that the argument `T@row` tells."""
+        return self._variant(resume.held(self.core))
+
+    def _variant(self, rec: ir.Recurrence) -> Builder:
+        made = Builder(rec, self._backend, self._schedule, self._device)
+        made.announced = self.announced
+        return made
 
     @cached_property
     def remembered(self) -> dict[str, str]:
@@ -112,6 +138,16 @@ class Builder:
             )
             self._built[key] = found
         return found
+
+    def build_held(self, settled: Settled, on_device: bool) -> Built | None:
+        """The kernel of `held`; None where it has to be forced into a schedule that is not legal for it, and for the
+        reference, which runs nothing but the source's equations."""
+        if self._backend == "reference":
+            return None
+        try:
+            return self.held.build(settled, on_device)
+        except ScheduleError:
+            return None
 
     def plan_for(self, sizes: Mapping[str, int], real: DType) -> Built:
         """What a call of typical length would run, before there was one."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+Places = NDArray[np.int64]
 
 
 def is_tensor(value: object) -> bool:
@@ -159,7 +160,7 @@ def output(
 
 def rows(tensor: Tensor, which: Sequence[int]) -> Tensor:
     """Some rows of a batch; a broadcast batch stays broadcast."""
-    if tensor.stride(0) == 0:
+    if tensor.stride(0) == 0 or tensor.shape[0] == 1:
         return tensor[:1].expand(len(which), *tensor.shape[1:])
     return tensor[_torch().as_tensor(list(which), device=tensor.device)]
 
@@ -191,6 +192,15 @@ class TorchKit:
 
     def rows(self, array: Tensor, which: Sequence[int]) -> Tensor:
         return rows(array, which)
+
+    def take(self, array: Tensor, rows: Places, times: Places) -> Tensor:
+        return array[self._places(rows)[:, None], self._places(times)]
+
+    def put(self, view: Tensor, rows: Places, times: Places, values: Tensor) -> None:
+        view[self._places(rows), self._places(times)] = values
+
+    def _places(self, places: Places) -> Tensor:
+        return _torch().as_tensor(places, device=self.device)
 
     def flip(self, array: Tensor) -> Tensor:
         return array.flip(1)

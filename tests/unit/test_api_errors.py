@@ -183,9 +183,6 @@ def test_what_is_not_there_yet_says_so() -> None:
         LSTM.adjoint()
     with pytest.raises(UnsupportedError, match="not supported yet"):
         LSTM.module(D=3, H=4)
-    with pytest.raises(UnsupportedError, match="step index t"):
-        clock = recurc.load(text="recurrence R(D):\n    input x[D]\n    output y = x * t\n")
-        clock.compile(backend="numpy").step({}, x=np.zeros(3))
 
 
 def test_files_that_cannot_be_loaded(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.zoo import cases
 from tests.zoo.cases import NAMES, call, draw, excuse, generator, load, looped, same, schedules, several
 
 STEPS = 13
-CAUSAL = [n for n in NAMES if not any(isinstance(x, ir.Step) for e in load(n).ir.equations for x in ir.walk(e.expr))]
+CAUSAL = [n for n in NAMES if not any(isinstance(x, ir.Final) for e in load(n).ir.equations for x in ir.walk(e.expr))]
 
 
 def _pieces(rng: np.random.Generator, steps: int) -> list[slice]:
