@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recurc import build, ir, ops
 from recurc.errors import CompilerBug
-from recurc.frontend import ast, clocks
+from recurc.frontend import ast, clocks, resets
 from recurc.frontend.functions import FUNCTIONS, INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
@@ -91,6 +91,8 @@ class _Recurrence:
                 equations += self._equations(definition)
             except Stop:
                 stopped = True
+        if self.scope.reset is not None:
+            resets.check(self.lowerer, self.scope.reset, equations)
         self._outputs()
         if len(self.problems.found) > self.before:
             return None
@@ -109,6 +111,7 @@ class _Recurrence:
             tuple(o.name for o in self.scope.outputs),
             self.rec.doc,
             self.rec.span,
+            None if self.scope.reset is None else self.scope.reset.name,
         )
 
     def _limitations(self, body: tuple[ast.Statement, ...]) -> None:
@@ -120,13 +123,6 @@ class _Recurrence:
                         "continuous-time laws, `der(h) = ... using ...`, are not supported yet",
                         span,
                         "write the discrete equation out",
-                    )
-                case ast.Reset(span=span):
-                    self.problems.report(
-                        "E0904",
-                        "`reset when` is not supported yet",
-                        span,
-                        "write `if condition then initial else h[t-1]` where h[t-1] is read",
                     )
                 case _:
                     pass
@@ -275,6 +271,8 @@ class _Recurrence:
         try:
             if definition.clock_of is not None:
                 return [clocks.clock(self.lowerer, definition)]
+            if definition.resets:
+                return [resets.condition(self.lowerer, definition)]
             value = self.lowerer.expression(definition.value)
         finally:
             self.lowerer.block = None

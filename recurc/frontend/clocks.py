@@ -57,7 +57,7 @@ def check_truth(lowerer: Lowerer, value: ir.Expr, span: Span, what: str) -> None
     """Raises `Stop`, reported, unless `value` is a truth value without dims."""
     if value.dtype is not DType.BOOL:
         raise lowerer.stop(
-            "E0521", f"{what} takes a truth value, and this is a number", span, "compare it: `when x > 0`"
+            "E0521", f"{what} takes a truth value, and this is a number", span, "compare it, as in `x > 0`"
         )
     if value.dims:
         dims = ", ".join(value.dims)

@@ -182,8 +182,8 @@ class Names:
         return found
 
     def order(self, definitions: list[Definition]) -> list[Definition] | None:
-        """The definitions so that each reads only earlier ones at this step, otherwise in source order.
-        Reports causality loops and returns None if there are any."""
+        """The definitions so that each reads only earlier ones at this step, otherwise in source order; the
+        condition of a reset, and what it reads, come first. Reports causality loops; None if there are any."""
         owner = {n.name: i for i, d in enumerate(definitions) for n in d.names}
         reads = [{owner[n]: (n, s) for n, s in self._needs(d).items() if n in owner} for d in definitions]
         waiting = [len(r) for r in reads]
@@ -201,7 +201,8 @@ class Names:
                 if waiting[reader] == 0:
                     heapq.heappush(ready, reader)
         if len(order) == len(definitions):
-            return [definitions[i] for i in order]
+            first = _behind(owner.get(self.scope.reset.name) if self.scope.reset is not None else None, reads)
+            return [definitions[i] for i in sorted(order, key=lambda i: i not in first)]
         self._report_loops(definitions, reads, set(range(len(definitions))) - set(order))
         return None
 
@@ -234,7 +235,9 @@ class Names:
         steps: list[tuple[int, str, Span]] = []
         for i, j in zip(loop, [*loop[1:], loop[0]], strict=True):
             name, span = reads[i][j]
-            steps.append((i, name if definitions[j].clock_of is None else _shown(definitions[j]), span))
+            steps.append(
+                (i, _shown(definitions[j]) if definitions[j].clock_of or definitions[j].resets else name, span)
+            )
         labels = tuple((span, f"{_shown(definitions[i])} needs {name} at this step") for i, name, span in steps)
         first, chain = _shown(definitions[loop[0]]), [name for _, name, _ in steps]
         shown = chain if len(chain) <= _LONG_LOOP else [*chain[:_LONG_LOOP], "...", chain[-1]]
@@ -265,7 +268,21 @@ def _reads_this_step(indices: tuple[ast.Expr, ...]) -> bool:
             return False
 
 
+def _behind(start: int | None, reads: list[dict[int, tuple[str, Span]]]) -> set[int]:
+    """`start` and everything it reads, directly or through others."""
+    found: set[int] = set()
+    pending = [] if start is None else [start]
+    while pending:
+        at = pending.pop()
+        if at not in found:
+            found.add(at)
+            pending += reads[at]
+    return found
+
+
 def _shown(definition: Definition) -> str:
+    if definition.resets:
+        return "the condition of `reset when`"
     if definition.clock_of is not None:
         return f"the condition of `{definition.clock_of.word}`"
     return ", ".join(n.name for n in definition.names)

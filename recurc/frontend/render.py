@@ -39,6 +39,8 @@ def to_text(rec: ir.Recurrence) -> str:
         lines.append(f"    state {_declared(state.name, state.dims, state.dtype)} = {initial}")
     lines.append("")
     lines += [f"    {line}" for line in _equations(rec)]
+    if rec.reset is not None:
+        lines.append(f"    reset when {_identifier(rec.reset)}")
     lines.append(f"    output {', '.join(_identifier(o) for o in rec.outputs)}")
     return format_text("\n".join(lines) + "\n", rec.name)
 

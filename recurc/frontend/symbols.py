@@ -73,6 +73,7 @@ class Definition:
     span: Span
     block: Block | None = None
     clock_of: Block | None = None
+    resets: bool = False  # it is the condition of `reset when`
 
 
 @dataclass
@@ -84,6 +85,7 @@ class Scope:
     consts: dict[str, ast.Binding] = field(default_factory=dict[str, ast.Binding])
     definitions: list[Definition] = field(default_factory=list[Definition])
     outputs: list[ast.Name] = field(default_factory=list[ast.Name])
+    reset: ast.Name | None = None  # the equation that starts the sequence anew
     broken: set[str] = field(default_factory=set[str])  # names whose declaration was refused
     hidden: set[str] = field(default_factory=set[str])  # equations that the source does not name
     elsewhere: set[str] = field(default_factory=set[str])  # names a limitation defines: known, but without a value
@@ -126,6 +128,7 @@ class Collector:
         self.problems = problems
         self._defined: dict[str, ast.Name] = {}  # states that have an equation
         self._names: set[str] = set()  # every name of the recurrence
+        self._reset: ast.Reset | None = None
         self.scope = Scope(dict(shared.symbols), dict(shared.functions), dict(shared.consts))
 
     def run(self, rec: ast.Recurrence) -> Scope:
@@ -136,6 +139,7 @@ class Collector:
         self._statements(rec.body)
         self._names = used_names(rec.body)
         self._define(rec.body, None)
+        self._define_reset()
         self._check_definitions()
         return self.scope
 
@@ -272,6 +276,8 @@ class Collector:
                         self._output(result.name, block)
                 case ast.Clocked():
                     self._block(statement, block)
+                case ast.Reset():
+                    self._collect_reset(statement, block)
                 case _:
                     pass
 
@@ -279,13 +285,43 @@ class Collector:
         condition = statement.condition
         shown = literal_dim(condition.text) if isinstance(condition, ast.Number) else getattr(condition, "name", "")
         hint = f"every_{shown}" if statement.word == "every" and shown else "fires"
+        block = Block(ast.Name(self._hidden(hint), condition.span), statement.word, outer)
+        self.scope.definitions.append(Definition((block.clock,), condition, condition.span, outer, block))
+        self._define(statement.body, block)
+
+    def _hidden(self, hint: str) -> str:
+        """A name like `hint` for an equation that the source does not name."""
         name, number = hint, 2
         while name in self._names or name in self.scope.symbols or name in self.scope.hidden:
             name, number = f"{hint}_{number}", number + 1
-        block = Block(ast.Name(name, condition.span), statement.word, outer)
         self.scope.hidden.add(name)
-        self.scope.definitions.append(Definition((block.clock,), condition, condition.span, outer, block))
-        self._define(statement.body, block)
+        return name
+
+    def _collect_reset(self, statement: ast.Reset, block: Block | None) -> None:
+        if block is not None:
+            self.problems.report(
+                "E0524", f"`reset when` stands outside blocks, this one is inside `{block.word}`", statement.span,
+                "a reset starts the whole sequence anew, at any step; and its condition with that of the block",
+            )  # fmt: skip
+        elif self._reset is not None:
+            self.problems.report(
+                "E0524", "a recurrence has one `reset when`", statement.span, "join the conditions with `or`",
+                ((self._reset.span, "first here"), (statement.span, "again here")),
+            )  # fmt: skip
+        else:
+            self._reset = statement
+
+    def _define_reset(self) -> None:
+        """The condition becomes an equation, unless it is the name of one."""
+        if self._reset is None:
+            return
+        condition = self._reset.condition
+        symbol = self.scope.symbols.get(condition.name) if isinstance(condition, ast.Name) else None
+        if isinstance(condition, ast.Name) and symbol is not None and symbol.kind is Kind.EQUATION:
+            self.scope.reset = condition
+            return
+        self.scope.reset = ast.Name(self._hidden("restart"), condition.span)
+        self.scope.definitions.append(Definition((self.scope.reset,), condition, condition.span, resets=True))
 
     def _output(self, name: ast.Name, block: Block | None) -> None:
         earlier = next((o for o in self.scope.outputs if o.name == name.name), None)

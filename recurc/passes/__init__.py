@@ -13,6 +13,7 @@ from recurc.passes.cost import Shape
 from recurc.passes.expand import EXPAND
 from recurc.passes.lower import lower
 from recurc.passes.manager import Pass, Record, run_passes
+from recurc.passes.resets import RESETS
 from recurc.passes.schedule import choose, stage_costs
 from recurc.plan import Plan
 from recurc.targets import Target
@@ -33,7 +34,7 @@ def run_core(rec: Recurrence, dump_after: Sequence[str] = ()) -> Record:
 
 def core_passes() -> tuple[Pass, ...]:
     """The pipeline to core form, in order."""
-    return (EXPAND, CANONICALIZE, SHARE, DROP_DEAD)
+    return (EXPAND, RESETS, CANONICALIZE, SHARE, DROP_DEAD)
 
 
 def analyze(rec: Recurrence, prove: bool = False) -> Analysis:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from recurc.errors import UnsupportedError
 from recurc.ir import Apply, Const, Equation, Expr, Input, Read, Recurrence, Size, State, Step, reads, rewrite
@@ -37,7 +38,7 @@ def expand(rec: Recurrence) -> Recurrence:
     linear in size. Raises `UnsupportedError` for a lag above 4096 steps."""
     longest = _longest_lags(rec)
     chains: list[State] = []
-    equations: list[Equation] = []
+    shifts: list[Equation] = []
     for name, lag in longest.items():
         if lag > _LONGEST_LAG:
             raise UnsupportedError(f"{name}[t-{lag}]: a lag above {_LONGEST_LAG} steps is not supported yet")
@@ -49,22 +50,20 @@ def expand(rec: Recurrence) -> Recurrence:
             source = name if k == 1 else lag_name(name, k - 1)
             shift = lag_name(name, k)
             chains.append(State(shift, origin.dims, origin.dtype, convert(_plain(before), origin.dtype), origin.span))
-            equations.append(Equation(shift, Read(source, 1, origin.dims, origin.dtype, origin.span), origin.span))
+            shifts.append(Equation(shift, Read(source, 1, origin.dims, origin.dtype, origin.span), origin.span))
     names = _Namer(rec)
+    equations = [] if rec.reset is not None else shifts
     for equation in rec.equations:
         expr = rewrite(equation.expr, names.rule)
         equations += names.taken_out()
         equations.append(Equation(equation.name, expr, equation.span))
-    return Recurrence(
-        rec.name,
-        rec.dims,
-        tuple(Input(i.name, i.dims, i.dtype, i.before and _plain(i.before), i.span) for i in rec.inputs),
-        rec.params,
-        (*(State(s.name, s.dims, s.dtype, _plain(s.initial), s.span) for s in rec.states), *chains),
-        tuple(equations),
-        rec.outputs,
-        rec.doc,
-        rec.span,
+        if equation.name == rec.reset:
+            equations += shifts  # what reads earlier steps comes after a reset
+    return replace(
+        rec,
+        inputs=tuple(replace(i, before=i.before and _plain(i.before)) for i in rec.inputs),
+        states=(*(replace(s, initial=_plain(s.initial)) for s in rec.states), *chains),
+        equations=tuple(equations),
     )
 
 
@@ -150,11 +149,9 @@ def _plain(expr: Expr) -> Expr:
 
 def respan(expr: Expr, origin: Expr) -> Expr:
     """`expr` with the place of `origin` wherever it has none: made nodes point at what they were made from."""
-    from dataclasses import replace
-
     if origin.span is None:
         return expr
     return rewrite(expr, lambda node: node if node.span else replace(node, span=origin.span))
 
 
-EXPAND = Pass("expand", "replace shorthand operators and long lags by core forms", expand)
+EXPAND = Pass("expand", "replace shorthand operators and long lags by core forms", expand, "expanded")

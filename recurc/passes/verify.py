@@ -45,9 +45,11 @@ class StageRules:
 _NODES = (
     Const, Size, Step, Iota, Final, Read, Apply, Reduce, Contract, Reaxis, Broadcast, Gather, Unfold, Linalg,
 )  # fmt: skip
+_CORE_OPS = frozenset(name for name, op in ops.OPS.items() if op.expands is None)
 STAGES: dict[str, StageRules] = {
     "source": StageRules(_NODES, frozenset(ops.OPS), None, True),
-    "core": StageRules(_NODES, frozenset(name for name, op in ops.OPS.items() if op.expands is None), 1, False),
+    "expanded": StageRules(_NODES, _CORE_OPS, 1, True),
+    "core": StageRules(_NODES, _CORE_OPS, 1, False),
 }
 
 
@@ -141,16 +143,14 @@ def _reset(rec: Recurrence, rules: StageRules, late: set[str]) -> None:
     if found is None or found.expr.dims or found.expr.dtype is not DType.BOOL or rec.reset in late:
         raise _Broken(f"the reset {rec.reset} is no truth value of a step")
     states = {s.name for s in rec.states}
-    pending, needed = [rec.reset], {rec.reset}
-    while pending:
-        for read in reads(defined[pending.pop()].expr):
+    for equation in rec.equations:
+        for read in reads(equation.expr):
             if read.lag or read.name in states:
-                raise _Broken(f"the reset {rec.reset} depends on {read.name} at an earlier step")
-            if read.name in defined and read.name not in needed:
-                needed.add(read.name)
-                pending.append(read.name)
-    if {e.name for e in rec.equations[: len(needed)]} != needed:
-        raise _Broken(f"the reset {rec.reset} and what it reads do not come first")
+                raise _Broken(f"{equation.name} reads {read.name}, and comes before the reset {rec.reset}")
+        if equation.name in states:
+            raise _Broken(f"state {equation.name} comes before the reset {rec.reset}")
+        if equation.name == rec.reset:
+            return
 
 
 def _expr(expr: Expr, scope: Scope, rules: StageRules, where: str) -> None:
