@@ -16,7 +16,16 @@ CODES = {
 
 # What the analysis says today where the header says more. Each line goes when the class is found.
 KNOWN_DIFFERENCES: dict[str, str] = {
-    "lru_real": "BA",  # coupled pairs; that they turn and shrink is not seen
+    "continued_fraction": "NL-d",
+    "decayed_max": "NL-d",
+    "fibonacci": "NL-b",
+    "hypot_accumulator": "NL-d",
+    "kalman_scalar": "NL-d EA",
+    "lcg": "NL-d",
+    "logistic_map": "NL-d",
+    "lru_real": "BA",
+    "p_norm_accumulator": "NL-d",
+    "viterbi": "NL-f",
 }
 
 

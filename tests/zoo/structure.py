@@ -1,0 +1,103 @@
+"""Masks, ranks, stacks, clocks, feedback and thresholds, as loops over the equations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tests.zoo.oracle import oracle, sigmoid
+
+
+@oracle("sparse_rnn", sizes={"D": 4, "H": 3}, mask=lambda rng, shape: rng.integers(0, 2, shape).astype(float))
+def sparse_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h = np.zeros(3)
+    for x in xs:
+        felt = [sum(p.R[i, j] * h[j] for j in range(3) if p.mask[i, j]) for i in range(3)]
+        h = np.tanh(p.W @ x.x + felt + p.b)
+        yield h
+
+
+@oracle("low_rank_rnn", sizes={"D": 4, "H": 3, "R": 2})
+def low_rank_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h = np.zeros(3)
+    for x in xs:
+        h = np.tanh(p.W @ x.x + (p.P @ p.Q) @ h + p.b)
+        yield h
+
+
+@oracle("bidirectional_rnn", sizes={"D": 4, "H": 3})
+def bidirectional_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h = np.zeros(3)
+    for x in xs:
+        h = np.tanh(p.W @ x.x + p.R @ h + p.b)
+        yield h
+
+
+def _lstm(W: Any, U: Any, b: Any, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
+    i, f, g, o = (W[n] @ x + U[n] @ h + b[n] for n in range(4))
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+@oracle("skewed_lstm", sizes={"D": 4, "H": 3, "R": 5})
+def skewed_lstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h, c = np.zeros(3), np.zeros(3)
+    lower = [h]
+    for x in xs[:-1]:
+        h, c = _lstm(p.W1, p.U1, p.b1, x.x, h, c)
+        lower.append(h)
+    h, c = np.zeros(5), np.zeros(5)
+    for x in lower:
+        h, c = _lstm(p.W2, p.U2, p.b2, x, h, c)
+        yield h
+
+
+# --- feedback ---------------------------------------------------------------------------------------------------------
+
+
+@oracle("seq2seq_decoder", sizes={"C": 4, "H": 3, "V": 5})
+def seq2seq_decoder(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h, y = np.zeros(3), np.zeros(5)
+    for x in xs:
+        h = np.tanh(p.Wc @ x.context + p.Wy @ y + p.U @ h + p.b)
+        y = np.exp(p.E @ h) / np.exp(p.E @ h).sum()
+        yield y
+
+
+@oracle("auto_conditioned_lstm", sizes={"D": 4, "H": 3})
+def auto_conditioned_lstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h, c, y = np.zeros(3), np.zeros(3), np.zeros(4)
+    for t, x in enumerate(xs):
+        own = (t // 5) % 2 == 1
+        h, c = _lstm(p.W, p.U, p.b, y if own else x.x, h, c)
+        y = p.E @ h
+        yield y
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+# --- thresholds -------------------------------------------------------------------------------------------------------
+
+
+@oracle("lif_neuron", sizes={"D": 4}, leak="gate", threshold="gate")
+def lif_neuron(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    v = np.zeros(4)
+    for x in xs:
+        above = v > p.threshold
+        v = p.leak * v + x.x
+        v[above] -= p.threshold
+        yield v.copy(), v > p.threshold
+
+
+@oracle("lif_neuron_hard_reset", sizes={"D": 4}, leak="gate", threshold="gate")
+def lif_neuron_hard_reset(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    u = np.zeros(4)
+    for x in xs:
+        u = p.leak * u + x.x
+        spikes = u >= p.threshold
+        u[spikes] = 0
+        yield u.copy(), spikes
