@@ -207,6 +207,17 @@ def broadcast(arg: Expr, dims: Dims, span: Span | None = None) -> Expr:
     return arg if arg.dims == dims else Broadcast(arg, dims, arg.dtype, span)
 
 
+def repeat(arg: Expr, dims: Sequence[str], span: Span | None = None) -> Expr:
+    """`broadcast(e, D, N)`: `e` repeated along those of the named dims that it lacks. Shape: `arg.dims`, then the new
+    ones; in the order they are named if they are all named."""
+    named = tuple(dict.fromkeys(dims))
+    if len(named) < len(dims):
+        raise TypeProblem("E0314", "`broadcast` names a dim twice", "name each dim once")
+    new = tuple(d for d in named if d not in arg.dims)
+    wanted = named if set(arg.dims) <= set(named) else arg.dims + new
+    return permute(arg, wanted, span) if not new and wanted != arg.dims else broadcast(arg, wanted, span)
+
+
 def gather(arg: Expr, axis: int, place: Expr, span: Span | None = None) -> Gather:
     """The element of `arg` at the integer `place` along one axis; a place outside means the nearest end.
 

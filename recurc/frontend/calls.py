@@ -59,6 +59,8 @@ class Calls:
             return self._permute(node, env)
         if function.form is Form.ELEMENTWISE:
             return self._elementwise(function, node, env)
+        if function.form is Form.SHAPED:
+            return self._shaped(function, node, env)
         return self._reduction(function, node, env)
 
     def _values(self, node: ast.Call, env: Environment) -> tuple[list[ast.Expr], list[ir.Expr]]:
@@ -84,6 +86,42 @@ class Calls:
             return self.lowerer.folded(_spanned(function.make(*operands), node.span), node.span)
         except ops.TypeProblem as problem:
             raise self.lowerer.mismatch(problem, node.span, tuple(zip(nodes, operands, strict=True))) from problem
+
+    def _shaped(self, function: Function, node: ast.Call, env: Environment) -> ir.Expr:
+        """Values, then dims: `index(D)`, `lookup(table, i)`, `conv(w, x, X, Y)`, `solve(A, b)`."""
+        least, most = function.dims
+        for arg in node.args:
+            if isinstance(arg, ast.Binding):
+                raise self.lowerer.stop(
+                    "E0305", f"`{function.name}` has no option `{arg.name.name}`", arg.span, "give it by position"
+                )
+        args = [a for a in node.args if not isinstance(a, ast.Binding)]
+        values = len(args) if function.more else function.arity
+        if not function.arity <= values <= len(args) or not least <= len(args) - values <= most:
+            raise self._arity(node, _wanted(function))
+        over: list[str] = []
+        for arg in args[values:]:
+            dim = self.lowerer.as_dim(arg, env)
+            if dim is None:
+                raise self._no_dim(function.name, arg)
+            over.append(dim)
+        operands = [self.lowerer.lower(a, env) for a in args[:values]]
+        assert function.make is not None
+        try:
+            return function.make(operands, over, node.span)
+        except ops.TypeProblem as problem:
+            raise self.lowerer.mismatch(problem, node.span, tuple(zip(args, operands, strict=False))) from problem
+
+    def _no_dim(self, name: str, arg: ast.Expr) -> Stop:
+        shown = arg.name if isinstance(arg, ast.Name) else "this"
+        near = self.lowerer.scope.nearest(shown, [Kind.DIM]) if isinstance(arg, ast.Name) else ""
+        wanted = _wanted(FUNCTIONS[name])
+        return self.lowerer.stop(
+            "E0206",
+            f"`{name}` takes {wanted}, and `{shown}` is no dim",
+            arg.span,
+            f"did you mean {near}?" if near else "dims are declared in the header, or written as a positive integer",
+        )
 
     def _reduction(self, function: Function, node: ast.Call, env: Environment) -> ir.Expr:
         name = function.name
@@ -275,6 +313,13 @@ class Calls:
             node.span,
             f"see `{node.function.name}` in docs/language.md",
         )
+
+
+def _wanted(function: Function) -> str:
+    """What a function of the form SHAPED takes, in words."""
+    values = ("no value", "a value", "two values")[function.arity] + (" or more" if function.more else "")
+    dims = ("", "a dim", "one or more dims")[min(function.dims[1], 2)]
+    return " and ".join(part for part in (values if function.arity else "", dims) if part)
 
 
 def _spanned(expr: ir.Expr, span: Span) -> ir.Expr:

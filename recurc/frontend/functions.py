@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from recurc import build, ops
 from recurc.ir import Const, Expr
+from recurc.source import Span
 from recurc.types import DType
 
 
@@ -17,13 +19,17 @@ class Form(Enum):
     ELEMENTWISE = "values, aligned by dim name"
     REDUCTION = "a value, then the dims to reduce over (none: all)"
     ORDER = "two values, or a value and dims"
+    SHAPED = "values, then dims"
     SPECIAL = "a form of its own"
     UNSUPPORTED = "not supported yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`arity` counts the values; `make` builds the node from them. `code` names the limitation, if it is one."""
+    """`arity` counts the values; `make` builds the node from them. `code` names the limitation, if it is one.
+
+    Of the form SHAPED, `dims` is the least and the most number of dims behind the values, `more` says that further
+    values may follow, and `make` takes the list of values, the dims, and the span."""
 
     name: str
     form: Form
@@ -32,6 +38,8 @@ class Function:
     code: str = ""
     options: tuple[str, ...] = ()
     what: str = ""
+    dims: tuple[int, int] = (0, 0)
+    more: bool = False
 
 
 def _polar(radius: Expr, angle: Expr) -> Expr:
@@ -39,11 +47,65 @@ def _polar(radius: Expr, angle: Expr) -> Expr:
     return ops.mul(radius, ops.apply("exp", ops.mul(Const(1j, DType.COMPLEX), angle)))
 
 
+_MANY = 100
+_Values = Sequence[Expr]
+_Dims = Sequence[str]
+
+
+def _index(_: _Values, dims: _Dims, span: Span | None) -> Expr:
+    return build.index(dims[0], span)
+
+
+def _eye(_: _Values, dims: _Dims, span: Span | None) -> Expr:
+    return build.eye(dims[0], span)
+
+
+def _one_hot(values: _Values, dims: _Dims, span: Span | None) -> Expr:
+    return build.one_hot(values[0], dims[0], span)
+
+
+def _lookup(values: _Values, _: _Dims, span: Span | None) -> Expr:
+    return build.lookup(*values, span=span)
+
+
+def _broadcast(values: _Values, dims: _Dims, span: Span | None) -> Expr:
+    return build.repeat(values[0], dims, span)
+
+
+def _conv(values: _Values, dims: _Dims, span: Span | None) -> Expr:
+    return build.conv(values[0], values[1], dims, False, span)
+
+
+def _circular_conv(values: _Values, dims: _Dims, span: Span | None) -> Expr:
+    return build.conv(values[0], values[1], dims, True, span)
+
+
+def _linalg(name: str, values: _Values, _: _Dims, span: Span | None) -> Expr:
+    return build.linalg(name, *values, span=span)
+
+
+def _shaped() -> Iterator[Function]:
+    """The functions of values and dims: places along dims, tables, neighbours, small matrices."""
+
+    def shaped(name: str, arity: int, least: int, most: int, make: Callable[..., Expr], more: bool = False) -> Function:
+        return Function(name, Form.SHAPED, arity, make, dims=(least, most), more=more)
+
+    yield shaped("index", 0, 1, 1, _index)
+    yield shaped("eye", 0, 1, 1, _eye)
+    yield shaped("one_hot", 1, 1, 1, _one_hot)
+    yield shaped("lookup", 2, 0, 0, _lookup, more=True)
+    yield shaped("broadcast", 1, 1, _MANY, _broadcast)
+    yield shaped("conv", 2, 1, _MANY, _conv)
+    yield shaped("circular_conv", 2, 1, _MANY, _circular_conv)
+    for name in ("inv", "solve", "cholesky", "phi1"):
+        yield shaped(name, build.LINALG[name], 0, 0, partial(_linalg, name))
+
+
 def _table() -> dict[str, Function]:
     table: dict[str, Function] = {}
     elementwise = (
         "exp log log1p expm1 sqrt rsqrt sin cos atan2 erf logaddexp abs sign floor round clamp sigmoid tanh relu silu "
-        "gelu softplus logsigmoid elu real imag conj"
+        "gelu softplus logsigmoid elu real imag conj stop_gradient"
     )
     for name in elementwise.split():
         table[name] = Function(name, Form.ELEMENTWISE, ops.OPS[name].arity)
@@ -60,13 +122,10 @@ def _table() -> dict[str, Function]:
         table[name] = Function(name, Form.ORDER, 2)
     for name in ("cast", "iterate", "part", "permute"):
         table[name] = Function(name, Form.SPECIAL)
+    table |= {function.name: function for function in _shaped()}
     for code, names, what in (
         ("E0901", "grad", "derivatives inside a recurrence"),
         ("E0905", "window", "windows over past inputs"),
-        ("E0908", "lookup one_hot", "reading a table by index"),
-        ("E0909", "conv circular_conv", "convolutions over dims"),
-        ("E0910", "inv solve cholesky", "linear algebra on small matrices"),
-        ("E0914", "stop_gradient", "cutting the gradient"),
     ):
         for name in names.split():
             table[name] = Function(name, Form.UNSUPPORTED, code=code, what=what)

@@ -137,6 +137,16 @@ def _expr(expr: ir.Expr) -> _Text:
             return _contract(expr)
         case ir.Reaxis():
             return _reaxis(expr)
+        case ir.Iota(dims=(dim,)):
+            return f"index({dim})", _ATOM
+        case ir.Broadcast(arg=arg, dims=dims):
+            return f"broadcast({', '.join([expression(arg), *dims])})", _ATOM
+        case ir.Gather():
+            return _gather(expr), _ATOM
+        case ir.Linalg(op="eye", dims=(dim, _)):
+            return f"eye({dim})", _ATOM
+        case ir.Linalg(op=op, args=args):
+            return f"{op}({', '.join(expression(a) for a in args)})", _ATOM
         case _:
             raise UnsupportedError(f"{type(expr).__name__} has no spelling in .rec text yet")
 
@@ -244,7 +254,21 @@ def _reduce(expr: ir.Reduce) -> _Text:
     return f"{expr.op}({', '.join([expression(expr.arg), *over])})", _ATOM
 
 
+def _gather(expr: ir.Gather) -> str:
+    """`lookup(table, i, j)`: places along leading axes, one after the other."""
+    places: list[ir.Expr] = []
+    table: ir.Expr = expr
+    while isinstance(table, ir.Gather) and table.axis == 0 and len(places) < len(table.arg.dims):
+        places.insert(0, table.index)
+        table = table.arg
+    if not places:
+        raise UnsupportedError("a place along an inner axis has no spelling in .rec text")
+    return f"lookup({', '.join(expression(e) for e in (table, *places))})"
+
+
 def _contract(expr: ir.Contract) -> _Text:
+    if isinstance(expr.right, ir.Unfold) and (text := _convolution(expr, expr.right)):
+        return text, _ATOM
     left, right = _expr(expr.left), _expr(expr.right)
     for make, shown in (
         (build.matmul, (f"{_at_least(left, _PRODUCT)} @ {_at_least(right, _SIGN)}", _PRODUCT)),
@@ -259,6 +283,18 @@ def _contract(expr: ir.Contract) -> _Text:
         f"a contraction of {show_dims(expr.left.dims)} with {show_dims(expr.right.dims)} has no spelling in .rec text "
         "unless it is `@` or `outer`"
     )
+
+
+def _convolution(expr: ir.Contract, near: ir.Unfold) -> str:
+    """`conv(w, x, X, Y)` or `circular_conv(w, x, N)`, if `expr` is one."""
+    over = tuple(near.arg.dims[axis] for axis in near.axes)
+    for name, circular in (("conv", False), ("circular_conv", True)):
+        try:
+            if build.conv(expr.left, near.arg, over, circular) == expr:
+                return f"{name}({', '.join([expression(expr.left), expression(near.arg), *over])})"
+        except ops.TypeProblem:
+            continue
+    return ""
 
 
 def _is_permutation(expr: ir.Reaxis) -> bool:

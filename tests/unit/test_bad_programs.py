@@ -192,7 +192,7 @@ def test_all_errors_of_a_stage_come_together() -> None:
 
 
 def test_a_limitation_is_no_error_and_errors_come_before_limitations() -> None:
-    limited = "recurrence A(D):\n    input  x[D]\n    output y = stop_gradient(x)\n"
+    limited = "recurrence A(D):\n    input  x[D]\n    output y = grad(sum(x * x), x)\n"
     assert [d.severity for d in problems(limited)] == ["limitation"]
     both = limited + "    output z = nothing\n"
     assert [d.code for d in problems(both)] == ["E0201"]

@@ -36,15 +36,6 @@ CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
     ("E0906", "use", f'use "cells.rec"\n\n{lines(_STEP)}'),
     ("E0906", "use", f'{lines(_STEP)}\nuse "../cells.rec"\n'),
     *(("E0907", "Cell", f"{_CELL}{step(e)}") for e in ("Cell(x, a = 0.5)", "2 * Cell(u = x, a = 0.5) + 1")),
-    *(("E0908", word, step(e)) for word, e in (
-        ("lookup", "x * lookup(m, i)"), ("one_hot", "x * sum(one_hot(i, N), N)"),
-    )),
-    *(("E0909", word, step(e)) for word, e in (
-        ("conv", "conv(M, x, D)"), ("circular_conv", "circular_conv(x, h[t-1])"),
-    )),
-    *(("E0910", word, step(e)) for word, e in (
-        ("inv", "inv(M) @ x"), ("solve", "solve(M, x)"), ("cholesky", "cholesky(M) @ x"),
-    )),
     *(("E0911", "final", f"{_HEAD}{_STEP}    output y = {e}\n") for e in ("h[T]", "2 * sum(h[T], D)", "x * h[T]")),
     *(("E0912", "int", text) for text in (
         "recurrence A(Q):\n    input  q: int(Q)\n    output y = q\n",
@@ -54,7 +45,6 @@ CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
     )),
     *(("E0913", "initialiser", f"recurrence A(N):\n    input  x[N]\n    param  a[N] ~ {e}\n    output y = a * x\n")
       for e in ("1/N", "N", "-1", "0.5", "sqrt(N)", "uniform(0, 1) + 1", "exp(-N)", "pi")),
-    *(("E0914", "stop_gradient", step(e)) for e in ("stop_gradient(x)", "x + stop_gradient(h[t-1])")),
 ]  # fmt: skip
 
 
