@@ -31,6 +31,7 @@ class Slot:
     dims: Dims
     dtype: DType
     role: str  # "input", "param" or "initial value"
+    bound: str | None = None  # of an `int(Q)`: its elements lie in 0, ..., Q - 1
 
     @property
     def title(self) -> str:
@@ -63,8 +64,8 @@ class Settled:
 
 def slots_of(rec: ir.Recurrence) -> dict[str, Slot]:
     """The inputs and params of a recurrence, by name, in source order."""
-    slots = {i.name: Slot(i.name, i.dims, i.dtype, "input") for i in rec.inputs}
-    return slots | {p.name: Slot(p.name, p.dims, p.dtype, "param") for p in rec.params}
+    slots = {i.name: Slot(i.name, i.dims, i.dtype, "input", i.bound) for i in rec.inputs}
+    return slots | {p.name: Slot(p.name, p.dims, p.dtype, "param", p.bound) for p in rec.params}
 
 
 def check_sizes(rec: ir.Recurrence, sizes: Mapping[str, Any]) -> Sizes:
@@ -264,6 +265,28 @@ def _real(slots: Mapping[str, Slot], seen: Mapping[str, Seen]) -> DType:
         if found:
             return DType.F32 if {DType.F16, DType.BF16} <= set(found) else max(found, key=lambda d: d.itemsize)
     return DType.F64 if slots and all(s.weak for s in seen.values()) else DType.F32
+
+
+def check_range(slot: Slot, array: Any, size: int, layout: str, lengths: NDArray[np.int64] | None) -> None:
+    """Raises `ShapeError`, naming the first place, if an element of an `int(Q)` is not one of 0, ..., `size` - 1.
+
+    `array` as the caller gave it, of NumPy or torch. Behind the `lengths` of a ragged batch may lie anything."""
+    wrong = (array < 0) | (array >= size)
+    if not bool(wrong.any()):
+        return
+    places = np.argwhere(np.asarray(wrong.cpu() if hasattr(wrong, "cpu") else wrong))
+    if lengths is not None and slot.role == "input":
+        axis = 0 if layout == "TB" else array.ndim - len(slot.dims) - 1
+        lead = np.delete(places, axis, 1)[:, : array.ndim - len(slot.dims) - 1]
+        known = lead.shape[1] == lengths.ndim
+        last = lengths[tuple(lead.T)] if known else np.full(len(places), lengths.max(initial=0))
+        places = places[places[:, axis] < last]
+    if len(places):
+        place = tuple(int(i) for i in places[0])
+        shown = f"[{', '.join(map(str, place))}]" if place else "the only place"
+        raise ShapeError(
+            f"{slot.title} is int({slot.bound}): integers from 0 to {size - 1}, got {int(array[place])} at {shown}"
+        )
 
 
 def check_initial(rec: ir.Recurrence, states: Iterable[str], given: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recurc.ir import Broadcast, Const, Contract, Expr, Gather, Iota, Linalg, Reaxis, Reduce, Size, Unfold
+from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Gather, Iota, Linalg, Reaxis, Reduce, Size, Unfold
 from recurc.ops import TypeProblem, align, apply, convert, number
 from recurc.source import Span
 from recurc.types import Dims, DType, Kind, common_dtype, literal_size, show_dims
@@ -247,6 +247,17 @@ def one_hot(place: Expr, dim: str, span: Span | None = None) -> Expr:
         raise TypeProblem("E0320", "`one_hot` takes an integer", "convert it: `cast(e, int)`")
     hit = apply("eq", place, index(dim, span), span=span)
     return apply("select", hit, Const(1.0, DType.REAL), Const(0.0, DType.REAL), span=span)
+
+
+def below(arg: Expr, bound: str, span: Span | None = None) -> Expr:
+    """The integer `arg` modulo the size of the dim `bound`, as an `int(Q)` is; `arg` itself if it is that already."""
+    literal = literal_size(bound)
+    size = Size(bound, span) if literal is None else Const(literal, DType.I64, span)
+    if isinstance(arg, Const) and arg.dtype.kind is Kind.INT and 0 <= int(str(arg.value)) < (literal or 1):
+        return arg
+    if isinstance(arg, Apply) and arg.op == "mod" and arg.args[1] == size:
+        return arg
+    return apply("mod", arg, size, span=span)
 
 
 LINALG = {"eye": 0, "inv": 1, "solve": 2, "cholesky": 1, "phi1": 1}  # operands

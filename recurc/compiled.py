@@ -23,11 +23,13 @@ from recurc.arguments import (
     check_flag,
     check_initial,
     check_names,
+    check_range,
     check_sizes,
     need_sizes,
     real_dtype,
     settle,
     slots_of,
+    whole_numbers,
     with_defaults,
 )  # fmt: skip
 from recurc.backends.base import Specialization
@@ -39,7 +41,7 @@ from recurc.runtime.host import HostKit, published
 from recurc.runtime.kit import Kit
 from recurc.runtime.memory import enough
 from recurc.runtime.run import Run
-from recurc.runtime.specialize import STEP, Builder, Built
+from recurc.runtime.specialize import STEP, Builder, Built, Value
 from recurc.types import DType, literal_size
 
 if TYPE_CHECKING:
@@ -196,13 +198,14 @@ class Compiled:
         self._last, self._sizes = built, dict(settled.sizes)
         run = Run(self._rec, builder, built, kit, settled, self._options.layout, reverse)
         held = partial(builder.build_held, settled, on_device) if return_final or self._reads_final else None
+        self._check_ranges(given, settled, lengths)
         if cu_seqlens is not None:
             outputs, finals = run.packed(prepared, cu_seqlens, held)
         elif lengths is not None:
             outputs, finals = run.ragged(prepared, lengths, held)
         else:
             outputs, finals = run.uniform(prepared)
-            if key is not None:
+            if key is not None and all(a.slot.bound is None for a in given.values()):
                 self._remember(key, run, given, prepared, prepare, return_final)
         return self._pack(outputs, finals, return_final)
 
@@ -246,7 +249,7 @@ class Compiled:
         kit = self._kit([*arrays.values(), *initial.values()])
         slots = {name: (slot, arrays[name]) for name, slot in self._slots.items()}
         for name, value in initial.items():
-            slots[f"{name}@initial"] = Slot(name, states[name].dims, states[name].dtype, "initial value"), value
+            slots[f"{name}@initial"] = _initial_slot(name, states[name]), value
         given = {k: _Argument(s, *kit.receive(s, v), torch_ops.is_tensor(v)) for k, (s, v) in slots.items()}
         return kit, given
 
@@ -291,6 +294,19 @@ class Compiled:
             return kit.prepare(slot, argument.array, have, want, batch, settled.steps, dims, options.layout)
 
         return settled, prepare
+
+    def _check_ranges(self, given: Mapping[str, _Argument], settled: Settled, lengths: Any) -> None:
+        """Raises `ShapeError` for an element of an `int(Q)` that is not below Q."""
+        limited = [a for a in given.values() if a.slot.bound is not None]
+        if not limited:
+            return
+        batch, sizes = settled.batch, dict(settled.sizes)
+        counts = None if lengths is None else whole_numbers("lengths", lengths, batch, f"(*batch,) = {batch}")
+        for argument in limited:
+            bound = argument.slot.bound or ""
+            check_range(
+                argument.slot, argument.array, literal_size(bound) or sizes[bound], self._options.layout, counts
+            )
 
     # --- one step at a time ----------------------------------------------------------------------------------
 
@@ -418,6 +434,10 @@ class Compiled:
             return "\n".join([*lines, "every equation as written, step by step, in float64"])
         case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target)
         return "\n".join([*lines, to_text(built.plan, case)])
+
+
+def _initial_slot(name: str, value: Value) -> Slot:
+    return Slot(name, value.dims, value.dtype, "initial value", value.bound)
 
 
 def _without_axis(result: Any, axis: int) -> Any:

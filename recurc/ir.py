@@ -230,6 +230,7 @@ class Param:
     dtype: DType = DType.REAL
     init: Initializer | None = None
     span: Span | None = field(default=None, compare=False, repr=False)
+    bound: str | None = None  # of an integer: it lies in 0, ..., bound - 1 (the size of a dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ class State:
     dtype: DType
     initial: Expr  # reads params and sizes only
     span: Span | None = field(default=None, compare=False, repr=False)
-    bound: str | None = None  # of an integer: it lies in 0, ..., bound - 1 (the size of a dim)
+    bound: str | None = None  # of an integer: it is taken modulo bound (the size of a dim)
 
 
 @dataclass(frozen=True, slots=True)

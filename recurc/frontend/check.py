@@ -11,7 +11,7 @@ from recurc.frontend.names import Names
 from recurc.frontend.problems import Enough, Problems, Stop
 from recurc.frontend.symbols import RESERVED, Collector, Definition, Kind, Scope, Symbol
 from recurc.source import SourceFile, Span
-from recurc.types import DimDecl, show_dims
+from recurc.types import DimDecl, literal_size, show_dims
 from recurc.types import Kind as Number
 
 
@@ -163,13 +163,13 @@ class _Recurrence:
         before = self._initial(symbol, declared.value) if declared.value is not None else None
         if declared.value is not None and before is None:
             return None
-        return ir.Input(symbol.name, symbol.dims, symbol.dtype, before, declared.span)
+        return ir.Input(symbol.name, symbol.dims, symbol.dtype, before, declared.span, symbol.bound)
 
     def _param(self, symbol: Symbol) -> ir.Param | None:
         declared = symbol.declaration
         assert declared is not None
         init = self._initializer(declared.value) if declared.value is not None else None
-        return ir.Param(symbol.name, symbol.dims, symbol.dtype, init, declared.span)
+        return ir.Param(symbol.name, symbol.dims, symbol.dtype, init, declared.span, symbol.bound)
 
     def _state(self, symbol: Symbol) -> ir.State | None:
         declared = symbol.declaration
@@ -177,7 +177,9 @@ class _Recurrence:
         if declared.value is None:
             return None
         initial = self._initial(symbol, declared.value)
-        return None if initial is None else ir.State(symbol.name, symbol.dims, symbol.dtype, initial, declared.span)
+        if initial is None:
+            return None
+        return ir.State(symbol.name, symbol.dims, symbol.dtype, initial, declared.span, symbol.bound)
 
     def _initial(self, symbol: Symbol, value: ast.Expr) -> ir.Expr | None:
         """A value before the first step: of params, consts and dims, with no dims the name does not have."""
@@ -211,9 +213,25 @@ class _Recurrence:
                 return None
             made = build.permute(made, order, value.span)
         try:
-            return self._fit_type(symbol, made, value.span)
+            return self._in_range(symbol, self._fit_type(symbol, made, value.span), value.span)
         except Stop:
             return None
+
+    def _in_range(self, symbol: Symbol, value: ir.Expr, span: Span) -> ir.Expr:
+        """The initial value of an `int(Q)`."""
+        if symbol.bound is None:
+            return value
+        limit = literal_size(symbol.bound)
+        if isinstance(value, ir.Const) and not 0 <= int(str(value.value)) < (limit or 2**63):
+            raise self.problems.stop(
+                "E0526",
+                f"`{symbol.name}` is `int({symbol.bound})`: it begins with a number from 0 to "
+                + (f"{symbol.bound} - 1" if limit is None else str(limit - 1)),
+                span,
+                "choose a number in that range",
+                ((symbol.span, "declared here"), (span, f"this is {value.value}")),
+            )
+        return build.below(value, symbol.bound, span)
 
     def _initializer(self, value: ast.Expr) -> ir.Initializer | None:
         call = isinstance(value, ast.Call)

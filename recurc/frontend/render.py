@@ -9,7 +9,7 @@ from recurc.errors import UnsupportedError
 from recurc.frontend.functions import FUNCTIONS
 from recurc.frontend.symbols import DTYPES, RESERVED
 from recurc.frontend.tokens import KEYWORDS
-from recurc.types import Dims, DType, Kind, literal_size, show_dims
+from recurc.types import DType, Kind, literal_size, show_dims
 
 _SPELLING = {
     "or": ("or", 1), "and": ("and", 2), "eq": ("==", 4), "ne": ("!=", 4), "lt": ("<", 4), "le": ("<=", 4),
@@ -31,12 +31,12 @@ def to_text(rec: ir.Recurrence) -> str:
     )
     for item in rec.inputs:
         before = "" if item.before is None else f" = {_initial(item.before, item.dtype)}"
-        lines.append(f"    input {_declared(item.name, item.dims, item.dtype)}{before}")
+        lines.append(f"    input {_declared(item)}{before}")
     for param in rec.params:
-        lines.append(f"    param {_declared(param.name, param.dims, param.dtype)}{_initializer(param.init)}")
+        lines.append(f"    param {_declared(param)}{_initializer(param.init)}")
     for state in rec.states:
         initial = _initial(state.initial, state.dtype)
-        lines.append(f"    state {_declared(state.name, state.dims, state.dtype)} = {initial}")
+        lines.append(f"    state {_declared(state)} = {initial}")
     lines.append("")
     lines += [f"    {line}" for line in _equations(rec)]
     if rec.reset is not None:
@@ -61,9 +61,10 @@ def _identifier(name: str) -> str:
     return name
 
 
-def _declared(name: str, dims: Dims, dtype: DType) -> str:
-    shape = f"[{', '.join(dims)}]" if dims else ""
-    return f"{_identifier(name)}{shape}" + ("" if dtype is DType.REAL else f": {_DTYPE_NAMES[dtype]}")
+def _declared(item: ir.Input | ir.Param | ir.State) -> str:
+    shape = f"[{', '.join(item.dims)}]" if item.dims else ""
+    kind = _DTYPE_NAMES[item.dtype] + ("" if item.bound is None else f"({item.bound})")
+    return f"{_identifier(item.name)}{shape}" + ("" if item.dtype is DType.REAL else f": {kind}")
 
 
 def _initializer(init: ir.Initializer | None) -> str:

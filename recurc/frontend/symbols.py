@@ -59,6 +59,7 @@ class Symbol:
     dims: Dims = ()
     dtype: DType = DType.REAL
     declaration: ast.Declaration | None = None
+    bound: str | None = None  # of an `int(Q)`
     block: Block | None = None  # of an equation: the block it stands in, outside which it has no value
 
 
@@ -186,7 +187,9 @@ class Collector:
         for declared in found:
             dims = tuple(self._dim(d) for d in declared.dims)
             dtype = self.dtype(declared.type) if declared.type else DType.REAL
-            self._declare(Symbol(declared.name.name, kind, declared.name.span, dims, dtype, declared))
+            limit = declared.type.bound if declared.type is not None and declared.type.name == "int" else None
+            bound = None if limit is None else self._dim(limit)
+            self._declare(Symbol(declared.name.name, kind, declared.name.span, dims, dtype, declared, bound))
             if kind is Kind.STATE and declared.value is None:
                 name = declared.name.name
                 shape = f"[{', '.join(dims)}]" if dims else ""
@@ -219,9 +222,6 @@ class Collector:
 
     def dtype(self, type_: ast.TypeName) -> DType:
         if type_.bound is not None and type_.name == "int":
-            self.problems.report(
-                "E0912", "integers below a bound, `int(Q)`, are not supported yet", type_.span, "use `int`"
-            )
             return DType.I64
         found = DTYPES.get(type_.name)
         if found is None or type_.bound is not None:

@@ -57,7 +57,7 @@ def to_text(rec: Recurrence) -> str:
 
 
 def _param(param: Param) -> list[str]:
-    head = f"  param {_bare(param.name)}: {_type(param.dtype, param.dims)}"
+    head = f"  param {_bare(param.name)}: {_type(param.dtype, param.dims)}{_below(param.bound)}"
     if param.init is None:
         return [head]
     args = [_flat(a) for a in param.init.args]

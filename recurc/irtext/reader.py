@@ -437,8 +437,9 @@ class _Parser:
     def _param(self) -> Param:
         name = self._name("the param's name")
         dtype, dims = self._type()
+        bound = self._below()
         if not self._skip("~"):
-            return Param(name, dims, dtype)
+            return Param(name, dims, dtype, bound=bound)
         how = self._name("an initialiser")
         self._need("(")
         args: list[Expr] = []
@@ -447,7 +448,7 @@ class _Parser:
             if not self._skip(","):
                 break
         self._need(")")
-        return Param(name, dims, dtype, Initializer(how, tuple(args)))
+        return Param(name, dims, dtype, Initializer(how, tuple(args)), bound=bound)
 
     def _outputs(self) -> tuple[str, ...]:
         names = [self._name("an output's name")]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from recurc.facts import Analysis
 from recurc.ir import Recurrence
+from recurc.passes.bounds import BOUNDS
 from recurc.passes.canonicalize import CANONICALIZE, DROP_DEAD, SHARE
 from recurc.passes.classify import classify
 from recurc.passes.cost import Shape
@@ -34,7 +35,7 @@ def run_core(rec: Recurrence, dump_after: Sequence[str] = ()) -> Record:
 
 def core_passes() -> tuple[Pass, ...]:
     """The pipeline to core form, in order."""
-    return (EXPAND, RESETS, CANONICALIZE, SHARE, DROP_DEAD)
+    return (EXPAND, RESETS, BOUNDS, CANONICALIZE, SHARE, DROP_DEAD)
 
 
 def analyze(rec: Recurrence, prove: bool = False) -> Analysis:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from recurc.ir import Apply, Const, Contract, Equation, Expr, Input, Read, Reaxis, Recurrence, State, reads, rewrite
+from recurc.ir import Apply, Const, Contract, Equation, Expr, Read, Reaxis, Recurrence, reads, rewrite
 from recurc.ops import OPS, apply
 from recurc.passes.dependence import topological
 from recurc.passes.expand import respan
@@ -29,16 +29,11 @@ _INT_LIMIT = 1 << 62
 
 def canonicalize(rec: Recurrence) -> Recurrence:
     """`rec` (core operators) with constants folded and simple identities applied in every expression."""
-    return Recurrence(
-        rec.name,
-        rec.dims,
-        tuple(Input(i.name, i.dims, i.dtype, i.before and simplified(i.before), i.span) for i in rec.inputs),
-        rec.params,
-        tuple(State(s.name, s.dims, s.dtype, simplified(s.initial), s.span) for s in rec.states),
-        tuple(Equation(e.name, simplified(e.expr), e.span) for e in rec.equations),
-        rec.outputs,
-        rec.doc,
-        rec.span,
+    return replace(
+        rec,
+        inputs=tuple(replace(i, before=i.before and simplified(i.before)) for i in rec.inputs),
+        states=tuple(replace(s, initial=simplified(s.initial)) for s in rec.states),
+        equations=tuple(replace(e, expr=simplified(e.expr)) for e in rec.equations),
     )
 
 

@@ -35,6 +35,7 @@ class Value:
 
     dims: Dims
     dtype: DType
+    bound: str | None = None  # of an `int(Q)`
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Builder:
     def continuable(self) -> dict[str, Value]:
         """What a later call can start from: states, what longer lags remember, inputs read one step back, and the
         number of steps so far where `t` is read."""
-        found = {s.name: Value(s.dims, s.dtype) for s in self._long_lived.states}
-        found |= {i.name: Value(i.dims, i.dtype) for i in self._rec.inputs if i.before is not None}
+        found = {s.name: Value(s.dims, s.dtype, s.bound) for s in self._long_lived.states}
+        found |= {i.name: Value(i.dims, i.dtype, i.bound) for i in self._rec.inputs if i.before is not None}
         return found | ({STEP: Value((), DType.I64)} if self.counts_steps else {})
 
     @cached_property
