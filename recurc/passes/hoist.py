@@ -17,6 +17,7 @@ from recurc.ir import (
     Reduce,
     Size,
     Step,
+    Unfold,
     children,
     reads,
     walk,
@@ -136,6 +137,8 @@ class _Hoister:
         if set(node.left_axes) | set(node.right_axes) == set(node.out_axes):
             return False  # an outer product sums nothing: it belongs where it is used
         moving = node.right if left else node.left
+        if isinstance(moving, Unfold):
+            return False  # a convolution: a buffer would hold every neighbour as often as there are taps
         latest = max((self.position[s] for s in self.dep.of(moving)), default=-1)
         latest = max([latest, *(self.position[r.name] for r in reads(moving) if r.name in self.states)])
         return consumer is None or latest < consumer

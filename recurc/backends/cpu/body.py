@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from recurc.backends.cpu.matrices import print_matrix
 from recurc.backends.cpu.names import Spelling, at, element, stride_of
 from recurc.backends.cpu.panels import print_sums
 from recurc.backends.cpu.program import Program
 from recurc.backends.cpu.weights import Weights
 from recurc.backends.emit.expr import C_TYPES, Printer
-from recurc.backends.emit.indexed import Fold, Index, Load, Stmt, Var, dim_of, loads
 from recurc.backends.emit.nests import Nest
+from recurc.backends.emit.nodes import (
+    Fold,
+    Index,
+    Load,
+    Matrix,
+    Node,
+    Stmt,
+    Var,
+    dim_of,
+    index_vars,
+    loads,
+    plain,
+)
+from recurc.backends.emit.places import limits
 from recurc.backends.emit.text import Text
 from recurc.plan import Carry, Role
 from recurc.types import Dims, DType, Kind, axis_ids
@@ -84,6 +98,8 @@ class Body:
         """Whether a read of the value in the current nest sees the variable itself."""
         place, _ = self.made[stmt.name]
         nest = self.program.nests[place]
+        if isinstance(stmt.value, Matrix):
+            return False
         if not nest.vars or nest.accumulated(stmt):
             return True
         return place == self.nest and load.index == stmt.index
@@ -92,6 +108,8 @@ class Body:
         """Whether the value is read outside of the iteration that computes it."""
         home, _ = self.made[stmt.name]
         nest = self.program.nests[home]
+        if isinstance(stmt.value, Matrix):
+            return True
         if not nest.vars or nest.accumulated(stmt):
             return False
         return any(
@@ -128,35 +146,29 @@ class Body:
             return index
         dims = self.program.dims[base]
         free, fixed = iter(index), iter(places)
-        total = len(dims) - len(index)
-        literal = [d for d in dims if d.isdigit()]
-        unrolled = set(literal) if len(literal) == total else {d for d in literal if int(d) <= 8}
-        return tuple(next(fixed) if d in unrolled else next(free) for d in dims)
+        return tuple(next(fixed) if d in self.program.unrolled else next(free) for d in dims)
 
     def array_read(self, array: Array, index: Index) -> str:
         stored = tuple(index[i] for i in array.order)
-        lane = self.program.lane
         padded = array.has_lane and not self.program.lanes_outside
-        place = self.spell.place(stored, array.dims, padded)
+        place = self.place(stored, array.dims, padded)
+        axis = self.lane_axis(stored)
         if not array.dims:
             return array.name
-        if not padded:
-            if lane in stored:  # kept by another variable over the lane dim, as plain numbers in a row
-                stride, count = stride_of(stored.index(lane), array.dims, self.spell), self.lane_count
-                return f"rc_gather_{self.suffix}({at(array.name, place)}, {stride}, {count})"
+        if axis is None or (array.has_lane and not padded):
             return element(array.name, place)
-        if stored[-1] == lane:
+        if padded and stored[-1] == self.program.lane:
             return f"rc_load_{self.suffix}({at(array.name, place)})"
-        if lane in stored:
-            axis = stored.index(lane)
-            stride = self.spell.padded_stride(axis, array.dims)
-            return f"rc_gather_{self.suffix}({at(array.name, place)}, {stride}, LANES)"
-        return element(array.name, place)
+        if axis == len(stored) - 1:
+            return self._vector_at(at(array.name, place))
+        # kept by another variable over the lane dim, as plain numbers in a row, or read across
+        stride = self.spell.padded_stride(axis, array.dims) if padded else stride_of(axis, array.dims, self.spell)
+        return f"rc_gather_{self.suffix}({at(array.name, place)}, {stride}, {self.lane_count})"
 
     def array_write(self, array: Array, index: Index, value: str) -> str:
         stored = tuple(index[i] for i in array.order)
         padded = array.has_lane and not self.program.lanes_outside
-        place = self.spell.place(stored, array.dims, padded)
+        place = self.place(stored, array.dims, padded)
         if not array.dims:
             return f"{array.name} = {value};"
         if padded:
@@ -173,7 +185,10 @@ class Body:
     def fits_stack(self, array: Array, vector: bool) -> bool:
         """Take room for an array on the stack if there is some left: a thread's stack may be small."""
         each = self.lanes * self.program.real.itemsize if vector else 8
-        size = each * math.prod(self.spell.extent(d) for d in array.dims)
+        return self.takes_stack(each * math.prod(self.spell.extent(d) for d in array.dims))
+
+    def takes_stack(self, size: int) -> bool:
+        """Take so many bytes of the stack if they are left."""
         if self.stack + size > _STACK_BYTES:
             return False
         self.stack += size
@@ -183,7 +198,27 @@ class Body:
 
     @property
     def printer(self) -> Printer:
-        return Printer(self.compute, self.load, self.program.lane)
+        return Printer(self.compute, self.load, self.spell.var, self._bounded, self.program.lane)
+
+    def _bounded(self, node: Node) -> bool:
+        known = limits(node, self.spell.sizes)
+        last = 2 ** (8 * self.compute(node.dtype).itemsize - 1)
+        return known is not None and -last < known[0] and known[1] < last
+
+    def place(self, index: Index, dims: Dims, padded: bool = False) -> str:
+        """The offset of an element, computed places included."""
+        return self.spell.place(index, dims, padded, self.printer.term)
+
+    def lane_axis(self, index: Index) -> int | None:
+        """The axis along which the lanes lie, if the element depends on the lane."""
+        lane = self.program.lane
+        return next((k for k, i in enumerate(index) if lane is not None and lane in index_vars(i)), None)
+
+    def _vector_at(self, address: str) -> str:
+        """The vector that starts at an address."""
+        if self.ragged:
+            return f"rc_load_part_{self.suffix}({address}, lanes)"
+        return f"rc_load_{self.suffix}({address})"
 
     def load(self, load: Load) -> str:
         if not load.lag and load.name in self.made:
@@ -204,7 +239,7 @@ class Body:
         """Params that stay in local variables: scalars, and with the lane loop outside everything along lanes."""
         if self.spell.buffers[load.name].role not in (Role.PARAM, Role.ONCE) or self.program.tiled:
             return False
-        return not load.index or (self.program.lanes_outside and self.program.lane in load.index)
+        return not load.index or (plain(load.index) and self.program.lanes_outside and self.program.lane in load.index)
 
     def param_array(self, load: Load) -> Array:
         return self._array(self.spell(load.name), axis_ids(self.spell.buffers[load.name].dims))
@@ -214,17 +249,14 @@ class Body:
             return self.array_read(self.param_array(load), load.index)
         buffer = self.spell.buffers[load.name]
         pointer = self.pointer(load.name, load.lag)
-        place = self.spell.place(load.index, buffer.dims)
-        lane = self.program.lane
-        if lane not in load.index:
+        place = self.place(load.index, buffer.dims)
+        axis = self.lane_axis(load.index)
+        if axis is None:
             return element(pointer, place)
-        axis = load.index.index(lane)
         if axis != len(load.index) - 1:
-            count = "lanes" if self.ragged else "LANES"
-            return f"rc_gather_{self.suffix}({at(pointer, place)}, {stride_of(axis, buffer.dims, self.spell)}, {count})"
-        if self.ragged:
-            return f"rc_load_part_{self.suffix}({at(pointer, place)}, lanes)"
-        return f"rc_load_{self.suffix}({at(pointer, place)})"
+            stride = stride_of(axis, buffer.dims, self.spell)
+            return f"rc_gather_{self.suffix}({at(pointer, place)}, {stride}, {self.lane_count})"
+        return self._vector_at(at(pointer, place))
 
     def contiguous(self, load: Load) -> bool:
         """Whether neighbours along the load's last axis lie side by side, as numbers arithmetic is done in."""
@@ -276,6 +308,9 @@ class Body:
     def print_nest(self, number: int, text: Text) -> None:
         self.nest = number
         nest = self.program.nests[number]
+        if isinstance(nest.stmts[0].value, Matrix):
+            print_matrix(self, nest.stmts[0], nest.stmts[0].value, text)
+            return
         folds = [s for s in nest.stmts if nest.accumulated(s)]
         for stmt in folds:
             self._declare_fold(stmt, text, across=nest)
@@ -285,7 +320,7 @@ class Body:
         for stmt in folds:
             self._finish_fold(stmt, text)
         for stmt in folds:
-            self._keep(stmt, text)
+            self.keep(stmt, text)
 
     def loops(self, variables: tuple[Var, ...], inner: Text, text: Text) -> None:
         if not variables:
@@ -336,7 +371,7 @@ class Body:
                 self.assign(stmt, text)
         for stmt in nest.stmts:
             if not nest.accumulated(stmt):
-                self._keep(stmt, text)
+                self.keep(stmt, text)
 
     def _product(self, stmt: Stmt) -> tuple[int, Weights] | None:
         """The packed matrix product a fold belongs to, outside of tiles."""
@@ -362,10 +397,10 @@ class Body:
             value = f"rc_spread_{self.suffix}({value})"
         text(f"const {self.c_type(stmt.value.dtype, vector)} {self.local(stmt)} = {value};{comment(stmt)}")
 
-    def _keep(self, stmt: Stmt, text: Text) -> None:
+    def keep(self, stmt: Stmt, text: Text, value: str = "") -> None:
         """Store a value to the arrays that hold it: carry, scratch, output."""
         base, places = self.program.elements[stmt.name]
-        value = self.local(stmt)
+        value = value or self.local(stmt)
         if self.rows and self.in_weights(stmt):
             value += "[q]"
         if base in self.carries:
@@ -381,7 +416,7 @@ class Body:
     def _write_buffer(self, name: str, index: Index, value: str, stmt: Stmt, text: Text) -> None:
         buffer = self.spell.buffers[name]
         pointer = self.pointer(name)
-        place = self.spell.place(index, buffer.dims)
+        place = self.place(index, buffer.dims)
         lane = self.program.lane
         if lane is not None and lane in index:
             axis = index.index(lane)
@@ -457,6 +492,9 @@ class Body:
                 text(f"{name}_best = {value};", f"{name} = {var};")
             return
         match fold.op:
+            case ("sum" | "prod") as op if fold.dtype.kind is Kind.INT:
+                what = {"sum": "add", "prod": "mul"}[op]
+                text(f"{name} = rc_{what}_{self.compute(fold.dtype).value}({name}, {value});")
             case "sum" | "prod":
                 text(f"{name} {'+' if fold.op == 'sum' else '*'}= {value};")
             case "any" | "all":

@@ -7,8 +7,11 @@ cache; otherwise each step runs its nests over whole rows, which streams through
 from __future__ import annotations
 
 from recurc.backends.cpu.body import Array, Body
+from recurc.backends.cpu.matrices import scratch
 from recurc.backends.cpu.names import STORED, at, stride_of
-from recurc.backends.emit.indexed import Load, loads, lower
+from recurc.backends.emit.expr import C_TYPES
+from recurc.backends.emit.indexed import lower
+from recurc.backends.emit.nodes import Load, Matrix, loads
 from recurc.backends.emit.text import Text
 from recurc.types import DType, axis_ids
 
@@ -148,6 +151,9 @@ def _declare(body: Body, text: Text) -> None:
         if body.needs_array(stmt) and not body.is_carry(stmt):
             array, _ = body.value_array(stmt, stmt.index)
             _declare_array(body, array.name, array, stmt.value.dtype, text, False)
+        if isinstance(stmt.value, Matrix):
+            name, dtype, count, number = scratch(body, stmt, stmt.value)
+            _declare_memory(body, name, C_TYPES[dtype], count, body.takes_stack(number * dtype.itemsize), text)
 
 
 def _declare_array(body: Body, name: str, array: Array, dtype: DType, text: Text, pointer: bool) -> None:
@@ -156,15 +162,22 @@ def _declare_array(body: Body, name: str, array: Array, dtype: DType, text: Text
     count = body.array_count(array)
     if not array.dims:
         text(f"{kind} {name};")
-    elif not body.fits_stack(array, vector):
-        room = body.spell(f"{body.function}@{name}@room")
-        body.rooms[room] = (kind, count)
-        text(f"{kind} *{name} = ROW(call->{room}, {kind}, RC_THREAD);  // too large for the stack")
-    elif pointer:
+        return
+    fits = body.fits_stack(array, vector)
+    if fits and pointer:
         room = body.spell(f"{name}@room")
         text(f"{kind} {room}[{count}] ALIGNED, *{name} = {room};")
     else:
+        _declare_memory(body, name, kind, count, fits, text)
+
+
+def _declare_memory(body: Body, name: str, kind: str, count: str, on_stack: bool, text: Text) -> None:
+    if on_stack:
         text(f"{kind} {name}[{count}] ALIGNED;")
+        return
+    room = body.spell(f"{body.function}@{name}@room")
+    body.rooms[room] = (kind, count)
+    text(f"{kind} *{name} = ROW(call->{room}, {kind}, RC_THREAD);  // too large for the stack")
 
 
 def thread_rooms(body: Body) -> list[str]:

@@ -15,8 +15,8 @@ from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params,
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
 from recurc.backends.cpu.program import Program, StageInput, analyse
 from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, scan_loops, sequence_lagged
-from recurc.backends.emit.indexed import dim_of
 from recurc.backends.emit.names import Names
+from recurc.backends.emit.nodes import dim_of
 from recurc.backends.emit.text import Text
 from recurc.plan import Buffer, Loop, Map, Matmul, Plan, Role, Scan, Stage
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from recurc.backends.base import Specialization
-from recurc.backends.emit.indexed import Index, Var
 from recurc.backends.emit.names import Names
+from recurc.backends.emit.nodes import Index, Node, Var, extent
 from recurc.plan import Buffer
 from recurc.types import Dims, DType
 
@@ -36,28 +37,39 @@ class Spelling:
     spec: Specialization
     buffers: Mapping[str, Buffer]
 
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        return dict(self.spec.sizes)
+
     def __call__(self, name: str) -> str:
         return self.names(name)
 
     def var(self, var: Var) -> str:
         dim, _, number = var.partition("'")
-        return self.names(f"{'iklmnopq'[int(number or 0)]}{dim}'")  # ends in _, which no value's name does by itself
+        # ends in _, which no value's name does by itself
+        return self.names(f"{'iklmnopqruvwxyz'[int(number or 0)]}{dim}'")
 
     def size(self, dim: str) -> str:
+        base, plus, more = dim.partition("+")
+        if plus:
+            return f"({self.size(base)} + {more})" if more != "0" else self.size(base)
         if dim.isdigit():
             return dim
         # A constant of the whole file: in small letters it would meet the locals of functions and what headers declare.
         return self.names(dim if any(c.isupper() for c in dim) else f"size@{dim}")
 
     def extent(self, dim: str) -> int:
-        return self.spec.size(dim)
+        return extent(dim, self.sizes)
 
     def padded(self, dim: str) -> str:
         """The size of a lane dim in local arrays: whole vectors."""
         return f"PADDED({self.size(dim)})"
 
-    def place(self, index: Index, dims: Dims, last_padded: bool = False) -> str:
-        """The offset of an element in a contiguous array over `dims`, as C text; "" for the first element."""
+    def place(
+        self, index: Index, dims: Dims, last_padded: bool = False, computed: Callable[[Node], str] | None = None
+    ) -> str:
+        """The offset of an element in a contiguous array over `dims`, as C text; "" for the first element. `computed`
+        spells the places that are expressions."""
         terms: list[str] = []
         constant = 0
         for axis, at in enumerate(index):
@@ -71,7 +83,11 @@ class Spelling:
             factors = [self.size(d) for d in inner[:-1]]
             if inner:
                 factors.append(self.padded(inner[-1]) if last_padded else self.size(inner[-1]))
-            spelled = str(at) if isinstance(at, int) else self.var(at)
+            if isinstance(at, str | int):
+                spelled = str(at) if isinstance(at, int) else self.var(at)
+            else:
+                assert computed is not None, "a computed place where there can be none"
+                spelled = computed(at)
             if spelled != "0":
                 terms.append(" * ".join([spelled, *factors]))
         if constant:

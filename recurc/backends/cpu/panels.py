@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from recurc.backends.cpu.names import at, stride_of
 from recurc.backends.cpu.weights import Weights
-from recurc.backends.emit.indexed import Load, Stmt, Var, dim_of, substitute
+from recurc.backends.emit.indexed import substitute
+from recurc.backends.emit.nodes import Load, Stmt, Var, dim_of
 from recurc.backends.emit.text import Text
 
 if TYPE_CHECKING:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from recurc.backends.base import Specialization
 from recurc.backends.cpu.weights import Weights, find_weights, merge_sums
-from recurc.backends.emit.indexed import (
+from recurc.backends.emit.indexed import hoist_uniform, statements
+from recurc.backends.emit.lanes import crossed_dims
+from recurc.backends.emit.nests import Nest, build_nests
+from recurc.backends.emit.nodes import (
+    Axis,
+    Call,
     Fold,
     Load,
+    Matrix,
+    Node,
+    Place,
     Stmt,
     Var,
     dim_of,
     free_vars,
-    hoist_uniform,
+    index_vars,
     loads,
     nodes,
-    statements,
-    unrollable,
+    parts,
+    plain,
 )  # fmt: skip
-from recurc.backends.emit.lanes import crossed_dims
-from recurc.backends.emit.nests import Nest, build_nests
-from recurc.ir import Equation, Expr
+from recurc.ir import Equation, Expr, Linalg, walk
 from recurc.plan import Buffer, Carry, Role
 from recurc.types import Dims, DType, Kind
 
@@ -54,6 +60,7 @@ class Program:
     weights: Mapping[int, tuple[Weights, ...]]  # nest number -> its matrix products
     dims: Mapping[str, Dims]  # of each equation's value
     real: DType  # what arithmetic is done in
+    unrolled: frozenset[str]  # literal dims that are written out element by element
 
     @property
     def tiled(self) -> bool:
@@ -66,12 +73,11 @@ class Program:
 
 def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization) -> Program:
     sizes = dict(spec.sizes)
-    unrolled = unrollable(stage.body)
     declared = {b.name: b.dims for b in buffers.values()} | {c.name: c.dims for c in stage.carries}
-    stmts = statements(stage.body, sizes, unrolled, declared)
+    stmts, unrolled = statements(stage.body, sizes, declared)
     real = spec.real.accumulator
     lane = _choose_lane(stmts, stage, buffers, spec)
-    apart = lane is not None and not any(dim_of(lane) in crossed_dims(e.expr) for e in stage.body)
+    apart = lane is not None and not any(dim_of(lane) in _crossed(e.expr) for e in stage.body)
     outside = apart and lane is not None and _lanes_outside(stmts, stage, lane, spec)
     stmts = hoist_uniform(stmts, lane)
     nests = tuple(build_nests(stmts, (lane,) if outside and lane else ()))
@@ -101,7 +107,9 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
         found = find_weights(nest, lane, buffers, spec) if lane in nest.vars and not plain else ()
         if found:
             weights[k] = found
-    program = Program(stage, lane, apart, outside, nests, elements, doubled, crossing, weights, dims, real)
+    program = Program(
+        stage, lane, apart, outside, nests, elements, doubled, crossing, weights, dims, real, frozenset(unrolled)
+    )
     if program.tiled:
         return replace(program, weights={k: merge_sums(nests[k], w) for k, w in weights.items()})
     return program
@@ -125,6 +133,13 @@ def _element(name: str, stage: StageInput) -> tuple[str, tuple[int, ...]]:
     return name, ()
 
 
+def _crossed(expr: Expr) -> set[str]:
+    """Dims along which positions meet; here also the batch dims of matrix operations, which are done one by one."""
+    return crossed_dims(expr) | {
+        d for n in walk(expr) if isinstance(n, Linalg) for d in (*n.dims, *(d for a in n.args for d in a.dims))
+    }
+
+
 # --- the lane variable ------------------------------------------------------------------------------------------
 
 
@@ -133,7 +148,7 @@ def _choose_lane(
 ) -> Var | None:
     """The variable most arrays with time are contiguous in, among those every value can be a vector along."""
     scores: dict[Var, float] = {}
-    crossed = {d for e in stage.body for d in crossed_dims(e.expr)}
+    crossed = {d for e in stage.body for d in _crossed(e.expr)}
     for stmt in stmts:
         base = stmt.name.split("@")[0]
         for place, var in enumerate(reversed(stmt.index)):
@@ -147,7 +162,9 @@ def _choose_lane(
             for place, var in enumerate(reversed(load.index)):
                 if isinstance(var, str):
                     scores[var] = scores.get(var, 0.0) + (weight if place == 0 else -weight / 2)
-    targets = {v for s in stmts for v in s.index}
+    for var in _against_the_row(stmts, scores):
+        scores[var] -= 200.0
+    targets = {v for s in stmts if not isinstance(s.value, Matrix) for v in s.index if "+" not in v}
     for var in targets:
         if dim_of(var) not in crossed:
             scores[var] += 100.0
@@ -157,35 +174,51 @@ def _choose_lane(
     return None
 
 
+def _against_the_row(stmts: Sequence[Stmt], candidates: Iterable[Var]) -> list[Var]:
+    """Variables along which a convolution would read what does not lie side by side, once for each product."""
+    found: list[Var] = []
+    for var in candidates:
+        for stmt in stmts:
+            read = list(loads(stmt.value)) if isinstance(stmt.value, Fold) else []
+            if not all(plain(load.index) for load in read) and any(
+                var in index_vars(i) for load in read for i in load.index[:-1]
+            ):
+                found.append(var)
+                break
+    return found
+
+
 def _vectorisable(
     lane: Var, stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization
 ) -> bool:
+    """Whether every value can be a vector along the variable."""
     real = spec.real.accumulator
     carried = {c.name for c in stage.carries}
+
+    def fits(node: Node) -> bool:
+        match node:
+            case Fold(op=op, over=over, arg=arg) if lane in over:
+                return op in ("sum", "prod", "max", "min") and lane in free_vars(arg) and fits(arg)
+            case _ if lane not in free_vars(node):
+                return True
+            case Call("cast", (Place(),)):
+                return spec.dtype(node.dtype).accumulator is real
+            case _:
+                pass
+        dtype = spec.dtype(node.dtype).accumulator
+        if dtype is not real and dtype is not DType.BOOL:
+            return False
+        if not isinstance(node, Load):
+            return all(fits(part) for part in parts(node))
+        stored = spec.dtype(buffers[node.name].dtype).accumulator if node.name in buffers else real
+        if dtype is DType.BOOL or (node.name not in carried and stored is not real):
+            return False
+        along = [i for i in node.index if lane in index_vars(i)]
+        return len(along) == 1 and _in_a_row(along[0], lane)
+
     for stmt in stmts:
-        for node in nodes(stmt.value):
-            if (
-                isinstance(node, Fold)
-                and lane in node.over
-                and (node.op not in ("sum", "prod", "max", "min") or lane not in free_vars(node.arg))
-            ):
-                return False
-            if lane not in free_vars(node) and not (isinstance(node, Fold) and lane in node.over):
-                continue
-            dtype = spec.dtype(node.dtype).accumulator
-            if dtype is not real and dtype is not DType.BOOL:
-                return False
-            if isinstance(node, Load):
-                if dtype is DType.BOOL:
-                    return False
-                if (
-                    node.name in buffers
-                    and node.name not in carried
-                    and spec.dtype(buffers[node.name].dtype).accumulator is not real
-                ):
-                    return False
-                if sum(i == lane for i in node.index) > 1:
-                    return False
+        if not fits(stmt.value):
+            return False
         if lane in stmt.index and spec.dtype(stmt.value.dtype).accumulator is not real:
             return False
         if lane in stmt.index and lane not in free_vars(stmt.value) and stmt.value.dtype.kind is not Kind.REAL:
@@ -193,10 +226,27 @@ def _vectorisable(
     return True
 
 
+def _in_a_row(axis: Axis, lane: Var) -> bool:
+    """Whether a place moves on by one where the lane does: the lane itself, or so many places beside it."""
+    match axis:
+        case str():
+            return axis == lane
+        case Place(var=var):
+            return var == lane
+        case Call("add", (a, b)):
+            return (_in_a_row(a, lane) and lane not in free_vars(b)) or (
+                _in_a_row(b, lane) and lane not in free_vars(a)
+            )
+        case Call("sub", (a, b)):
+            return _in_a_row(a, lane) and lane not in free_vars(b)
+        case _:
+            return False
+
+
 def _lanes_outside(stmts: Sequence[Stmt], stage: StageInput, lane: Var, spec: Specialization) -> bool:
     """One vector of lanes at a time through all of T: worth it if states have other dims too, and still fit."""
     other = any(set(s.index) - {lane} and lane in s.index for s in stmts) and bool(stage.carries)
-    if not other:
+    if not other or any(isinstance(s.value, Matrix) for s in stmts):
         return False
     per_vector = 0
     for carry in stage.carries:

@@ -14,7 +14,7 @@ from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.loop import copy_state, step_pointers
 from recurc.backends.cpu.panels import field, in_place, pack_function, panel_place, print_in_place
 from recurc.backends.cpu.weights import Weights
-from recurc.backends.emit.indexed import Load, Node, dim_of, loads
+from recurc.backends.emit.nodes import Load, Node, dim_of, loads
 from recurc.backends.emit.text import Text
 
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from recurc.backends.base import Specialization
-from recurc.backends.emit.indexed import Call, Fold, Load, Node, Stmt, Var, free_vars, loads
 from recurc.backends.emit.nests import Nest
+from recurc.backends.emit.nodes import Call, Fold, Load, Node, Stmt, Var, free_vars, loads, plain
 from recurc.plan import Buffer, Role
 from recurc.types import Kind
 
@@ -54,7 +54,7 @@ def _product(
         case Call("mul", (a, b)):
             for weight, factor in ((a, b), (b, a)):
                 if (
-                    isinstance(weight, Load) and lane in weight.index and over in weight.index
+                    isinstance(weight, Load) and lane in weight.index and over in weight.index and plain(weight.index)
                     and lane not in free_vars(factor)
                     and weight.name in buffers and buffers[weight.name].role in (Role.PARAM, Role.ONCE)
                     and spec.dtype(buffers[weight.name].dtype).kind is Kind.REAL

@@ -11,22 +11,27 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from recurc.backends.emit.indexed import Call, Fold, Load, Node, Number, StepIndex, Var, free_vars
+from recurc.backends.emit.nodes import Call, Fold, Load, Matrix, Node, Number, Place, StepIndex, Var, free_vars
 from recurc.errors import CompilerBug
 from recurc.ops import OPS
 from recurc.types import DType, Kind
 
 C_TYPES = {DType.BOOL: "int", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}
 _INFIX = {"add", "sub", "mul", "div", "neg"}
+WRAPPING = frozenset({"add", "sub", "mul", "neg"})  # of integers
 _ROUNDINGS = {DType.F16: "half", DType.BF16: "bfloat"}
 
 
 @dataclass(frozen=True)
 class Printer:
-    """`compute` maps an IR dtype to the one arithmetic is done in (half precisions in f32, generic ones settled)."""
+    """`compute` maps an IR dtype to the one arithmetic is done in (half precisions in f32, generic ones settled).
+    `bounded` tells whether an integer is known to stay far from the ends of its type: anything else wraps around, which
+    C leaves undefined for its own operators."""
 
     compute: Callable[[DType], DType]
     load: Callable[[Load], str]
+    place: Callable[[Var], str]
+    bounded: Callable[[Node], bool]
     lane: Var | None = None
     step: str = "t"
 
@@ -38,8 +43,7 @@ class Printer:
 
     def __call__(self, node: Node) -> str:
         """The C expression; fully parenthesised by the op table's spellings, without the outermost pair."""
-        text = self.term(node)
-        return text[1:-1] if _wrapped(text) else text
+        return bare(self.term(node))
 
     def term(self, node: Node) -> str:
         match node:
@@ -47,14 +51,18 @@ class Printer:
                 return number(value, self.compute(dtype))
             case StepIndex():
                 return self.step
+            case Place(var=var):
+                return self.place(var)
             case Load():
                 return self.load(node)
+            case Call("cast", (Place(var=var),), dtype) if var == self.lane and self.compute(dtype).kind is Kind.REAL:
+                return f"rc_count{self.suffix(dtype, True)}({self.place(var)})"
             case Call("cast", (arg,), dtype):
                 return self._cast(arg, dtype)
             case Call(op=op, args=args):
                 return self._call(op, args, node)
-            case Fold():
-                raise CompilerBug("a fold inside an expression reached the printer")
+            case Fold() | Matrix():
+                raise CompilerBug("a fold or matrix operation inside an expression reached the printer")
 
     def _call(self, op: str, args: tuple[Node, ...], node: Call) -> str:
         spelling = OPS[op].c
@@ -67,6 +75,8 @@ class Printer:
                 t if self.is_vector(a) else self.spread(t, a.dtype, args[-1].dtype)
                 for t, a in zip(texts, args, strict=True)
             ]
+        if op in WRAPPING and self.compute(node.dtype).kind is Kind.INT and not self.bounded(node):
+            return f"rc_{op}{self.suffix(node.dtype, False)}({', '.join(bare(t) for t in texts)})"
         return spelling.replace("$", self.suffix(args[-1].dtype, vector)).format(*texts)
 
     def spread(self, text: str, dtype: DType, width: DType) -> str:
@@ -115,6 +125,11 @@ def number(value: bool | int | float | complex, dtype: DType) -> str:
         return "NAN"
     text = repr(real) + ("f" if dtype is DType.F32 else "")
     return f"({text})" if real < 0 or text.startswith("-") else text
+
+
+def bare(text: str) -> str:
+    """Without the parentheses around the whole."""
+    return text[1:-1] if _wrapped(text) else text
 
 
 def _wrapped(text: str) -> bool:

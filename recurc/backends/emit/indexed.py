@@ -7,176 +7,156 @@ over named variables. A variable is an axis id of `recurc.types.axis_ids`: `H`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from recurc import ir
+from recurc.backends.emit.nodes import (
+    Call,
+    Fold,
+    Index,
+    Load,
+    Matrix,
+    Node,
+    Number,
+    Place,
+    StepIndex,
+    Stmt,
+    Var,
+    dim_of,
+    extent,
+    free_vars,
+    index_vars,
+    nodes,
+    plain,
+)
+from recurc.backends.emit.places import as_axis, as_node, clamped, conditional, folded, minus, plus, within, wrapped
 from recurc.errors import CompilerBug
 from recurc.ops import OPS
 from recurc.source import Span
-from recurc.types import Dims, DType, Kind, axis_ids, number_key
-
-Var = str
-Index = tuple[Var | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    value: bool | int | float | complex
-    dtype: DType
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Number) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def _key(self) -> tuple[object, ...]:
-        return number_key(self.value), self.dtype
-
-
-@dataclass(frozen=True, slots=True)
-class StepIndex:
-    """`t`."""
-
-    dtype: DType = DType.I64
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    name: str
-    lag: int
-    index: Index
-    dtype: DType
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """An elementwise operator of the op table; `cast` converts to `dtype`."""
-
-    op: str
-    args: tuple[Node, ...]
-    dtype: DType
-
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """`op` (sum, prod, max, min, any, all, argmax, argmin) of `arg` over all values of the variables."""
-
-    op: str
-    over: tuple[Var, ...]
-    arg: Node
-    dtype: DType
-
-
-Node = Number | StepIndex | Load | Call | Fold
-
-
-@dataclass(frozen=True, slots=True)
-class Stmt:
-    """`name[index] = value` for all values of the variables in `index`; a `Fold` only at the top of `value`."""
-
-    name: str
-    index: tuple[Var, ...]
-    value: Node
-    span: Span | None = None
-    text: str = ""  # what the statement computes, for a comment
-
-
-def dim_of(var: Var) -> str:
-    return var.split("'", 1)[0]
-
-
-def parts(node: Node) -> tuple[Node, ...]:
-    match node:
-        case Call(args=args):
-            return args
-        case Fold(arg=arg):
-            return (arg,)
-        case _:
-            return ()
-
-
-def nodes(node: Node) -> Iterator[Node]:
-    stack = [node]
-    while stack:
-        top = stack.pop()
-        yield top
-        stack.extend(reversed(parts(top)))
-
-
-def loads(node: Node) -> Iterator[Load]:
-    return (n for n in nodes(node) if isinstance(n, Load))
-
-
-@lru_cache(maxsize=65536)
-def free_vars(node: Node) -> frozenset[Var]:
-    """The variables a value depends on."""
-    match node:
-        case Load(index=index):
-            return frozenset(i for i in index if isinstance(i, str))
-        case Fold(over=over, arg=arg):
-            return free_vars(arg) - frozenset(over)
-        case Call(args=args):
-            return frozenset[Var]().union(*(free_vars(a) for a in args))
-        case _:
-            return frozenset()
-
+from recurc.types import Dims, DType, Kind, axis_ids
 
 # --- from the IR ------------------------------------------------------------------------------------------------
 
-
-def lower(expr: ir.Expr, index: Index, sizes: Mapping[str, int], scope: frozenset[Var] | None = None) -> Node:
-    """The element of `expr` at `index`; `sizes` gives every dim's size. Dims of `expr` and `index` go together."""
-    scope = frozenset(i for i in index if isinstance(i, str)) if scope is None else scope
-    match expr:
-        case ir.Const(value=value, dtype=dtype):
-            return Number(value, dtype)
-        case ir.Size(dim=dim):
-            return Number(_size(dim, sizes), DType.I64)
-        case ir.Step():
-            return StepIndex()
-        case ir.Read(name=name, lag=lag, dtype=dtype):
-            return Load(name, lag, index, dtype)
-        case ir.Apply(op=op, args=args, dims=dims, dtype=dtype):
-            new = tuple(lower(a, _aligned(a.dims, dims, index), sizes, scope) for a in args)
-            return simplified(Call(op, new, dtype))
-        case ir.Reduce(op=op, arg=arg, over=over, dims=dims, dtype=dtype):
-            fresh = _fresh(over, scope)
-            places = dict(zip(dims, index, strict=True)) | dict(zip(over, fresh, strict=True))
-            inner = lower(arg, tuple(places[d] for d in arg.dims), sizes, scope | frozenset(fresh))
-            return Fold(op, fresh, inner, dtype)
-        case ir.Contract(left=left, right=right, left_axes=la, right_axes=ra, out_axes=out, dtype=dtype):
-            at: dict[int, Var | int] = dict(zip(out, index, strict=True))
-            summed = {label: d for label, d in zip(la + ra, left.dims + right.dims, strict=True) if label not in at}
-            fresh = _fresh(tuple(summed.values()), scope)
-            at |= dict(zip(summed, fresh, strict=True))
-            inner_scope = scope | frozenset(fresh)
-            product = Call(
-                "mul",
-                (
-                    lower(left, tuple(at[label] for label in la), sizes, inner_scope),
-                    lower(right, tuple(at[label] for label in ra), sizes, inner_scope),
-                ),
-                dtype,
-            )
-            return Fold("sum", fresh, product, dtype) if fresh else product
-        case ir.Reaxis(arg=arg, axes=axes, at=fixed, index=place):
-            inner_index: list[Var | int] = []
-            for axis in range(len(arg.dims)):
-                if axis == fixed:
-                    assert place is not None
-                    inner_index.append(place)
-                else:
-                    inner_index.append(index[axes.index(axis)])
-            return lower(arg, tuple(inner_index), sizes, scope)
-        case _:
-            raise CompilerBug(f"{type(expr).__name__} has no index notation")
+Made = Mapping[ir.Expr, str]  # expressions a statement has made as a whole, and the statement's name
 
 
-def _size(dim: str, sizes: Mapping[str, int]) -> int:
-    return int(dim) if dim.isdigit() else sizes[dim]
+@dataclass(frozen=True)
+class Lowering:
+    """From an expression to its element at an index. `sizes` gives every dim's size. What `made` names is read from
+    there: neighbours (`Unfold`) from a copy with a margin, results of matrix operations."""
+
+    sizes: Mapping[str, int]
+    made: Made = field(default_factory=dict[ir.Expr, str])
+
+    def __call__(self, expr: ir.Expr, index: Index, scope: frozenset[Var] | None = None) -> Node:
+        """Dims of `expr` and `index` go together; `scope` holds the variables in use."""
+        scope = frozenset[Var]().union(*(index_vars(i) for i in index)) if scope is None else scope
+        match expr:
+            case ir.Const(value=value, dtype=dtype):
+                return Number(value, dtype)
+            case ir.Size(dim=dim):
+                return Number(extent(dim, self.sizes), DType.I64)
+            case ir.Step():
+                return StepIndex()
+            case ir.Iota():
+                return as_node(index[0])
+            case ir.Read(name=name, lag=lag, dtype=dtype):
+                return Load(name, lag, index, dtype)
+            case ir.Apply(op=op, args=args, dims=dims, dtype=dtype):
+                new = tuple(self(a, _aligned(a.dims, dims, index), scope) for a in args)
+                return simplified(Call(op, new, dtype))
+            case ir.Reduce(op=op, arg=arg, over=over, dims=dims, dtype=dtype):
+                fresh = _fresh(over, scope)
+                places = dict(zip(dims, index, strict=True)) | dict(zip(over, fresh, strict=True))
+                inner = self(arg, tuple(places[d] for d in arg.dims), scope | frozenset(fresh))
+                return Fold(op, fresh, inner, dtype)
+            case ir.Contract():
+                return self._contract(expr, index, scope)
+            case ir.Reaxis(arg=arg, axes=axes, at=fixed, index=place):
+                places = dict(zip(axes, index, strict=True))
+                if fixed is not None and place is not None:
+                    places[fixed] = place
+                return self(arg, tuple(places[axis] for axis in range(len(arg.dims))), scope)
+            case ir.Broadcast(arg=arg, dims=dims):
+                return self(arg, _aligned(arg.dims, dims, index), scope)
+            case ir.Gather(arg=arg, axis=axis, index=place, dims=dims):
+                rest = arg.dims[:axis] + arg.dims[axis + 1 :]
+                at = clamped(
+                    self(place, _aligned(place.dims, dims, index), scope),
+                    extent(arg.dims[axis], self.sizes),
+                    self.sizes,
+                )
+                around = _aligned(rest, dims, index)
+                return self(arg, (*around[:axis], as_axis(at), *around[axis:]), scope)
+            case ir.Unfold():
+                return self._neighbour(expr, index, scope)
+            case ir.Linalg(op="eye", dtype=dtype):
+                same = folded(Call("eq", (as_node(index[0]), as_node(index[1])), DType.BOOL))
+                return folded(Call("select", (same, Number(1.0, dtype), Number(0.0, dtype)), dtype))
+            case ir.Linalg():
+                if expr not in self.made:
+                    raise CompilerBug(f"the result of {expr.op} was not made before it was read")
+                return Load(self.made[expr], 0, index, expr.dtype)
+            case _:
+                raise CompilerBug(f"{type(expr).__name__} has no index notation")
+
+    def _contract(self, expr: ir.Contract, index: Index, scope: frozenset[Var]) -> Node:
+        labels, dims = expr.left_axes + expr.right_axes, expr.left.dims + expr.right.dims
+        at = dict(zip(expr.out_axes, index, strict=True))
+        summed = {label: d for label, d in zip(labels, dims, strict=True) if label not in at}
+        fresh = _fresh(tuple(summed.values()), scope)
+        at |= dict(zip(summed, fresh, strict=True))
+        scope = scope | frozenset(fresh)
+        product = Call(
+            "mul",
+            (
+                self(expr.left, tuple(at[label] for label in expr.left_axes), scope),
+                self(expr.right, tuple(at[label] for label in expr.right_axes), scope),
+            ),
+            expr.dtype,
+        )
+        return Fold("sum", fresh, product, expr.dtype) if fresh else product
+
+    def _neighbour(self, expr: ir.Unfold, index: Index, scope: frozenset[Var]) -> Node:
+        rank = len(expr.arg.dims)
+        places, conditions = list(index[:rank]), list[Node]()
+        for axis, tap, dim in zip(expr.axes, index[rank:], expr.taps, strict=True):
+            n, here = extent(dim, self.sizes), as_node(places[axis])
+            before = n // 2 if expr.forward else n - 1 - n // 2
+            from_start = plus(here, as_node(tap)) if expr.forward else minus(plus(here, n - 1), as_node(tap))
+            if expr in self.made:
+                places[axis] = as_axis(from_start)
+                continue
+            size, place = extent(expr.arg.dims[axis], self.sizes), plus(from_start, -before)
+            if expr.wrap:
+                places[axis] = as_axis(wrapped(place, size, self.sizes))
+            else:
+                conditions += within(place, size, self.sizes)
+                places[axis] = as_axis(clamped(place, size, self.sizes))
+        if expr in self.made:
+            return Load(self.made[expr], 0, tuple(places), expr.dtype)
+        return conditional(conditions, self(expr.arg, tuple(places), scope))
+
+    def margin(self, expr: ir.Unfold, index: Index) -> Node:
+        """The element of the copy with a margin, from which all neighbours are read without a question: along each axis
+        it starts as many places early as taps may reach back."""
+        places, conditions = list(index), list[Node]()
+        for axis, dim in zip(expr.axes, expr.taps, strict=True):
+            n, size = extent(dim, self.sizes), extent(expr.arg.dims[axis], self.sizes)
+            place = plus(as_node(places[axis]), -(n // 2 if expr.forward else n - 1 - n // 2))
+            if expr.wrap:
+                places[axis] = as_axis(wrapped(place, size, self.sizes))
+            else:
+                conditions += within(place, size, self.sizes)
+                places[axis] = as_axis(clamped(place, size, self.sizes))
+        scope = frozenset[Var]().union(*(index_vars(i) for i in index))
+        return conditional(conditions, self(expr.arg, tuple(places), scope))
+
+
+def lower(expr: ir.Expr, index: Index, sizes: Mapping[str, int]) -> Node:
+    """The element of `expr` at `index`, where nothing was made as a whole."""
+    return Lowering(sizes)(expr, index)
 
 
 def _aligned(dims: Dims, outer: Dims, index: Index) -> Index:
@@ -200,7 +180,7 @@ def _fresh(dims: Sequence[str], scope: frozenset[Var]) -> tuple[Var, ...]:
 
 
 def simplified(call: Call) -> Node:
-    """Small exact powers as products; everything else as it is."""
+    """Small exact powers as products, integers known here computed; everything else as it is."""
     match call:
         case Call("pow", (base, Number(value=value)), dtype) if dtype.kind is not Kind.COMPLEX:
             if value == 2:
@@ -211,7 +191,7 @@ def simplified(call: Call) -> Node:
                 return base
         case _:
             pass
-    return call
+    return folded(call)
 
 
 # --- unrolling literal dims ---------------------------------------------------------------------------------------
@@ -223,15 +203,26 @@ def element(name: str, place: tuple[int, ...]) -> str:
 
 
 def substitute(node: Node, places: Mapping[Var, int]) -> Node:
+    if not places:
+        return node
     match node:
         case Load(index=index):
-            return replace(node, index=tuple(places.get(i, i) if isinstance(i, str) else i for i in index))
+            return replace(node, index=tuple(_placed(i, places) for i in index))
+        case Place(var=var) if var in places:
+            return Number(places[var], node.dtype)
         case Call(args=args):
-            return replace(node, args=tuple(substitute(a, places) for a in args))
+            new = tuple(substitute(a, places) for a in args)
+            return folded(replace(node, args=new)) if any(a is not b for a, b in zip(args, new, strict=True)) else node
         case Fold(arg=arg):
             return replace(node, arg=substitute(arg, places))
         case _:
             return node
+
+
+def _placed(axis: Var | int | Node, places: Mapping[Var, int]) -> Var | int | Node:
+    if isinstance(axis, int):
+        return axis
+    return places.get(axis, axis) if isinstance(axis, str) else as_axis(substitute(axis, places))
 
 
 _JOIN = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
@@ -240,8 +231,12 @@ _JOIN = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "
 def unroll_folds(node: Node, unrolled: Mapping[str, int]) -> Node:
     """Folds over variables of `unrolled` dims written out as chains."""
     match node:
+        case Load(index=index):
+            inner = tuple(i if isinstance(i, str | int) else unroll_folds(i, unrolled) for i in index)
+            return node if all(a is b for a, b in zip(index, inner, strict=True)) else replace(node, index=inner)
         case Call(args=args):
-            return replace(node, args=tuple(unroll_folds(a, unrolled) for a in args))
+            new = tuple(unroll_folds(a, unrolled) for a in args)
+            return node if all(a is b for a, b in zip(args, new, strict=True)) else folded(replace(node, args=new))
         case Fold(op=op, over=over, arg=arg, dtype=dtype):
             arg = unroll_folds(arg, unrolled)
             first = next((v for v in over if dim_of(v) in unrolled), None)
@@ -249,13 +244,20 @@ def unroll_folds(node: Node, unrolled: Mapping[str, int]) -> Node:
                 return replace(node, arg=arg)
             rest = tuple(v for v in over if v != first)
             terms = [substitute(arg, {first: k}) for k in range(unrolled[dim_of(first)])]
+            if rest and op == "sum" and not all(plain(n.index) for n in nodes(arg) if isinstance(n, Load)):
+                # the taps of a convolution: one loop over the rest, so that each running sum is kept once
+                return unroll_folds(Fold(op, rest, _chain(op, terms, dtype), dtype), unrolled)
             each = [unroll_folds(Fold(op, rest, t, dtype), unrolled) if rest else t for t in terms]
-            total = each[0]
-            for term in each[1:]:
-                total = Call(_JOIN[op], (total, term), dtype)
-            return total
+            return _chain(op, each, dtype)
         case _:
             return node
+
+
+def _chain(op: str, terms: Sequence[Node], dtype: DType) -> Node:
+    total = terms[0]
+    for term in terms[1:]:
+        total = Call(_JOIN[op], (total, term), dtype)
+    return total
 
 
 def unrollable(body: Sequence[ir.Equation], limit: int = 8) -> dict[str, int]:
@@ -267,6 +269,8 @@ def unrollable(body: Sequence[ir.Equation], limit: int = 8) -> dict[str, int]:
             found.update({d: int(d) for d in node.dims if d.isdigit() and 0 < int(d) <= limit})
             if isinstance(node, ir.Reduce) and node.op.startswith("arg"):
                 blocked.update(node.over)
+            if isinstance(node, ir.Linalg):
+                blocked.update(node.dims, *(a.dims for a in node.args))
     return {d: n for d, n in found.items() if d not in blocked}
 
 
@@ -274,85 +278,175 @@ def unrollable(body: Sequence[ir.Equation], limit: int = 8) -> dict[str, int]:
 
 
 def statements(
-    body: Sequence[ir.Equation],
-    sizes: Mapping[str, int],
-    unrolled: Mapping[str, int],
-    declared: Mapping[str, Dims] | None = None,
-) -> list[Stmt]:
-    """One `Stmt` for each element along unrolled dims of each equation, folds split off into statements of their own
-    (`NAME@sum`), equal folds shared. `declared` gives the dims of states and buffers, where an equation may have
-    fewer or have them in another order."""
-    out: list[Stmt] = []
-    known: dict[Node, str] = {}
-    local = {e.name: (declared or {}).get(e.name, e.expr.dims) for e in body}
-    for equation in body:
-        axes = axis_ids(local[equation.name])
-        index = _aligned(equation.expr.dims, local[equation.name], axes)
-        node = unroll_folds(lower(equation.expr, index, sizes, frozenset(axes)), unrolled)
-        fixed = [v for v in axes if dim_of(v) in unrolled]
+    body: Sequence[ir.Equation], sizes: Mapping[str, int], declared: Mapping[str, Dims] | None = None
+) -> tuple[list[Stmt], dict[str, int]]:
+    """One `Stmt` for each element along unrolled dims of each equation, and which dims those are. Folds are split off
+    into statements of their own (`NAME@sum`), equal ones shared; so are matrix operations, and copies with a margin of
+    what neighbours are taken of (`NAME@near`). `declared` gives the dims of states and buffers, where an equation may
+    have fewer or have them in another order."""
+    unrolled = unrollable(body)
+    while True:
+        try:
+            return _Statements(body, sizes, unrolled, declared or {}).run(), unrolled
+        except _ReadAlong as found:
+            unrolled = {d: n for d, n in unrolled.items() if d != found.dim}
+
+
+class _ReadAlong(Exception):
+    """A value is read along a dim by a place that only the running program knows, so it cannot be written out."""
+
+    def __init__(self, dim: str) -> None:
+        self.dim = dim
+        super().__init__(dim)
+
+
+class _Statements:
+    def __init__(
+        self,
+        body: Sequence[ir.Equation],
+        sizes: Mapping[str, int],
+        unrolled: Mapping[str, int],
+        declared: Mapping[str, Dims],
+    ) -> None:
+        self.body, self.sizes, self.unrolled = body, sizes, unrolled
+        self.out: list[Stmt] = []
+        self.known: dict[Node, str] = {}
+        self.made: dict[ir.Expr, str] = {}
+        self.local = {e.name: declared.get(e.name, e.expr.dims) for e in body}
+        self.taken = set(self.local)
+        self.lower = Lowering(sizes, self.made)
+
+    def run(self) -> list[Stmt]:
+        for equation in self.body:
+            self._wholes(equation)
+            axes = axis_ids(self.local[equation.name])
+            index = _aligned(equation.expr.dims, self.local[equation.name], axes)
+            self._emit(equation.name, axes, self.lower(equation.expr, index, frozenset(axes)), equation.span)
+        return self.out
+
+    def _emit(self, name: str, axes: tuple[Var, ...], value: Node, span: Span | None, text: str = "") -> None:
+        value = unroll_folds(value, self.unrolled)
+        fixed = [v for v in axes if dim_of(v) in self.unrolled]
         free = tuple(v for v in axes if v not in fixed)
-        for place in _places([unrolled[dim_of(v)] for v in fixed]):
-            value = substitute(node, dict(zip(fixed, place, strict=True)))
-            value = _rename_elements(value, local, unrolled)
-            name = element(equation.name, place)
-            value = _split_folds(value, name, free, equation.span, out, known)
-            out.append(Stmt(name, free, value, equation.span, name.replace("@", ".")))
-    return out
+        for place in _places([self.unrolled[dim_of(v)] for v in fixed]):
+            one = self._rename_elements(substitute(value, dict(zip(fixed, place, strict=True))))
+            owner = element(name, place)
+            one = self._split_folds(one, owner, free, span)
+            self.out.append(Stmt(owner, free, one, span, text or owner.replace("@", ".")))
+
+    def _name(self, owner: str, what: str) -> str:
+        name = f"{owner}@{what}"
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+    # --- what is made as a whole ------------------------------------------------------------------------------------
+
+    def _wholes(self, equation: ir.Equation) -> None:
+        """The statements of an equation's neighbours and matrix operations, innermost first."""
+        wanted = [n for n in ir.walk(equation.expr) if isinstance(n, ir.Unfold | ir.Linalg)]
+        for node in reversed(wanted):
+            if node in self.made or (isinstance(node, ir.Linalg) and node.op == "eye"):
+                continue
+            if isinstance(node, ir.Unfold):
+                self._margin(node, equation)
+            else:
+                self._matrix(node, equation)
+
+    def _margin(self, node: ir.Unfold, equation: ir.Equation) -> None:
+        dims = list(node.arg.dims)
+        for axis, dim in zip(node.axes, node.taps, strict=True):
+            dims[axis] = f"{dims[axis]}+{extent(dim, self.sizes) - 1}"
+        name, axes = self._name(equation.name, "near"), axis_ids(tuple(dims))
+        value = self.lower.margin(node, axes)
+        self.local[name], self.made[node] = tuple(dims), name
+        over = ", ".join(node.arg.dims[a] for a in node.axes)
+        self._emit(name, axes, value, equation.span, f"what {equation.name} finds along {over} in {equation.name}")
+
+    def _matrix(self, node: ir.Linalg, equation: ir.Equation) -> None:
+        name = self._name(equation.name, node.op)
+        *batch, rows, columns = node.args[0].dims
+        right = node.args[1].dims if node.op == "solve" else ()
+        others = [d for d in right if d != rows and d not in batch]
+        var = {d: f"{d}'{_APART}" for d in (*batch, *others)}  # lanes run along none of them
+        square = (f"{rows}'{_APART + 1}", f"{columns}'{_APART + 2}")
+        scope = frozenset((*var.values(), *square))
+        operands = [self.lower(node.args[0], (*(var[d] for d in batch), *square), scope)]
+        if node.op == "solve":
+            operands.append(self.lower(node.args[1], tuple(square[0] if d == rows else var[d] for d in right), scope))
+        match node.op:
+            case "inv":
+                index = (*(var[d] for d in batch), square[1], square[0])
+            case "solve":
+                unknown = right.index(rows)
+                lead = len(node.dims) - len(right)
+                index = tuple(square[1] if k - lead == unknown else var[d] for k, d in enumerate(node.dims))
+            case _:
+                index = (*(var[d] for d in batch), *square)
+        made = [self._rename_elements(unroll_folds(o, self.unrolled)) for o in operands]
+        order = (*(var[d] for d in batch), *square, *(var[d] for d in others))
+        split = tuple(self._split_folds(o, name, order, equation.span, False) for o in made)
+        value = Matrix(node.op, split, square, tuple(var[d] for d in others), node.dtype)
+        self.local[name], self.made[node] = node.dims, name
+        self.out.append(Stmt(name, index, value, equation.span, f"{node.op} in {equation.name}"))
+
+    # --- elements and folds -----------------------------------------------------------------------------------------
+
+    def _rename_elements(self, node: Node) -> Node:
+        """Reads of this step's values along unrolled dims become reads of the elements' names."""
+        match node:
+            case Load(name=name, lag=lag, index=index):
+                index = tuple(i if isinstance(i, str | int) else self._rename_elements(i) for i in index)
+                if lag or name not in self.local:
+                    return replace(node, index=index)
+                pairs = list(zip(index, self.local[name], strict=True))
+                fixed = [(i, d) for i, d in pairs if d in self.unrolled]
+                along = next((d for i, d in fixed if not isinstance(i, int)), None)
+                if along is not None:
+                    raise _ReadAlong(along)
+                free = tuple(i for i, d in pairs if d not in self.unrolled)
+                place = tuple(i for i, _ in fixed if isinstance(i, int))
+                return replace(node, name=element(name, place), index=free)
+            case Call(args=args):
+                return replace(node, args=tuple(self._rename_elements(a) for a in args))
+            case Fold(arg=arg):
+                return replace(node, arg=self._rename_elements(arg))
+            case _:
+                return node
+
+    def _split_folds(self, node: Node, owner: str, order: tuple[Var, ...], span: Span | None, top: bool = True) -> Node:
+        match node:
+            case Load(index=index):
+                inner = tuple(
+                    i if isinstance(i, str | int) else self._split_folds(i, owner, order, span, False) for i in index
+                )
+                return replace(node, index=inner)
+            case Call(args=args):
+                return replace(node, args=tuple(self._split_folds(a, owner, order, span, False) for a in args))
+            case Fold(op=op, over=over, arg=arg):
+                inner = replace(node, arg=self._split_folds(arg, owner, (*order, *over), span, False))
+                if top:
+                    return inner
+                index = tuple(v for v in order if v in free_vars(inner))
+                own, inner = _canonical(inner, index)
+                if inner not in self.known:
+                    name = self.known[inner] = self._name(owner, op)
+                    what = f"{op} over {', '.join(dim_of(v) for v in over)} in {owner}"
+                    self.out.append(Stmt(name, own, inner, span, what))
+                return Load(self.known[inner], 0, index, node.dtype)
+            case _:
+                return node
+
+
+_APART = 4  # the first number of the variables of matrix operations, which share no variable with anything
 
 
 def _places(extents: Sequence[int]) -> list[tuple[int, ...]]:
     places: list[tuple[int, ...]] = [()]
-    for extent in extents:
-        places = [(*p, k) for p in places for k in range(extent)]
+    for n in extents:
+        places = [(*p, k) for p in places for k in range(n)]
     return places
-
-
-def _rename_elements(node: Node, local: Mapping[str, Dims], unrolled: Mapping[str, int]) -> Node:
-    """Reads of this step's values along unrolled dims become reads of the elements' names."""
-    match node:
-        case Load(name=name, lag=0, index=index) if name in local:
-            fixed = [i for i, d in zip(index, local[name], strict=True) if d in unrolled]
-            if not fixed:
-                return node
-            if not all(isinstance(i, int) for i in fixed):
-                raise CompilerBug(f"{name} is read along an unrolled dim by a variable")
-            free = tuple(i for i, d in zip(index, local[name], strict=True) if d not in unrolled)
-            return replace(node, name=element(name, tuple(i for i in fixed if isinstance(i, int))), index=free)
-        case Call(args=args):
-            return replace(node, args=tuple(_rename_elements(a, local, unrolled) for a in args))
-        case Fold(arg=arg):
-            return replace(node, arg=_rename_elements(arg, local, unrolled))
-        case _:
-            return node
-
-
-def _split_folds(
-    node: Node,
-    owner: str,
-    order: tuple[Var, ...],
-    span: Span | None,
-    out: list[Stmt],
-    known: dict[Node, str],
-    top: bool = True,
-) -> Node:
-    match node:
-        case Call(args=args):
-            return replace(node, args=tuple(_split_folds(a, owner, order, span, out, known, False) for a in args))
-        case Fold(op=op, over=over, arg=arg):
-            inner = replace(node, arg=_split_folds(arg, owner, (*order, *over), span, out, known, False))
-            if top:
-                return inner
-            index = tuple(v for v in order if v in free_vars(inner))
-            own, inner = _canonical(inner, index)
-            if inner not in known:
-                name = f"{owner}@{op}"
-                while any(s.name == name for s in out):
-                    name += "_"
-                known[inner] = name
-                out.append(Stmt(name, own, inner, span, f"{op} over {', '.join(dim_of(v) for v in over)} in {owner}"))
-            return Load(known[inner], 0, index, node.dtype)
-        case _:
-            return node
 
 
 def _canonical(fold: Fold, index: tuple[Var, ...]) -> tuple[tuple[Var, ...], Fold]:
@@ -368,13 +462,21 @@ def _canonical(fold: Fold, index: tuple[Var, ...]) -> tuple[tuple[Var, ...], Fol
 def _renamed_vars(node: Node, table: Mapping[Var, Var]) -> Node:
     match node:
         case Load(index=index):
-            return replace(node, index=tuple(table.get(i, i) if isinstance(i, str) else i for i in index))
+            return replace(node, index=tuple(_renamed_axis(i, table) for i in index))
+        case Place(var=var):
+            return Place(table.get(var, var))
         case Call(args=args):
             return replace(node, args=tuple(_renamed_vars(a, table) for a in args))
         case Fold(arg=arg):
             return replace(node, arg=_renamed_vars(arg, table))
         case _:
             return node
+
+
+def _renamed_axis(axis: Var | int | Node, table: Mapping[Var, Var]) -> Var | int | Node:
+    if isinstance(axis, int):
+        return axis
+    return table.get(axis, axis) if isinstance(axis, str) else _renamed_vars(axis, table)
 
 
 # --- what does not depend on the lanes, computed once ---------------------------------------------------------------
@@ -393,7 +495,13 @@ def hoist_uniform(stmts: Sequence[Stmt], lane: Var | None) -> list[Stmt]:
     shared: dict[Node, str] = {}
 
     def costly(node: Node) -> bool:
-        return any(isinstance(n, Call) and n.op not in _CHEAP for n in nodes(node))
+        match node:
+            case Call(op=op, args=args):
+                return op not in _CHEAP or any(costly(a) for a in args)
+            case Fold(arg=arg):
+                return costly(arg)
+            case _:
+                return False
 
     def visit(node: Node, stmt: Stmt, scope: frozenset[Var]) -> Node:
         match node:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from recurc.backends.emit.indexed import Fold, Stmt, Var, loads
+from recurc.backends.emit.nodes import Fold, Matrix, Stmt, Var, free_vars, loads
 
 
 @dataclass
 class Nest:
     """Statements under the same loops. A fold over variables of the nest accumulates across it (`accumulated`);
-    any other fold has a loop of its own inside."""
+    any other fold has a loop of its own inside. A matrix operation has a nest for itself."""
 
     vars: tuple[Var, ...]
     stmts: list[Stmt] = field(default_factory=list[Stmt])
@@ -28,22 +28,27 @@ def build_nests(stmts: Sequence[Stmt], outer: Collection[Var] = ()) -> list[Nest
     place; a fold joins the nest that makes what it folds."""
     nests: list[Nest] = []
     made: dict[str, tuple[int, Stmt]] = {}
+    closed: set[int] = set()
     for stmt in stmts:
-        own = frozenset(v for v in stmt.index if v not in outer)
+        own = frozenset(v for v in stmt.loops if v not in outer)
         fold = stmt.value if isinstance(stmt.value, Fold) else None
         earliest, inside = 0, list[tuple[int, bool]]()
         for load in loads(stmt.value):
             if load.lag or load.name not in made:
                 continue
             place, producer = made[load.name]
-            shareable = load.index == producer.index and not nests[place].accumulated(producer)
+            shareable = load.index == producer.index and place not in closed
+            shareable = shareable and not nests[place].accumulated(producer)
             inside.append((place, shareable))
             earliest = max(earliest, place)
         blocked = {place for place, shareable in inside if not shareable}
         choice: int | None = None
+        if isinstance(stmt.value, Matrix):
+            earliest = len(nests)
+            closed.add(earliest)
         for place in range(len(nests) - 1, earliest - 1, -1):
             have = frozenset(nests[place].vars)
-            if place in blocked:
+            if place in blocked or place in closed:
                 continue
             if fold is not None and not own and have == frozenset(fold.over) and any(p == place for p, _ in inside):
                 choice = place
@@ -57,7 +62,7 @@ def build_nests(stmts: Sequence[Stmt], outer: Collection[Var] = ()) -> list[Nest
                 choice = place
                 break
         if choice is None:
-            nests.append(Nest(tuple(v for v in stmt.index if v not in outer)))
+            nests.append(Nest(tuple(v for v in stmt.loops if v not in outer)))
             choice = len(nests) - 1
         nests[choice].stmts.append(stmt)
         made[stmt.name] = (choice, stmt)
@@ -71,7 +76,7 @@ def _at_own_place(stmt: Stmt, nest: Nest, made: dict[str, tuple[int, Stmt]], pla
     assert isinstance(stmt.value, Fold)
     over = set(stmt.value.over)
     return not any(
-        made[load.name][0] == place and over & set(load.index)
+        made[load.name][0] == place and over & free_vars(load)
         for load in loads(stmt.value)
         if not load.lag and load.name in made
     )

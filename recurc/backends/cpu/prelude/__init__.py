@@ -87,7 +87,7 @@ _HEAD = re.compile(r"^//@ (\w+):(.*)$", re.MULTILINE)
 def _templates() -> dict[str, dict[str, tuple[tuple[str, ...], str]]]:
     """File -> function -> (what it calls, text)."""
     out: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {}
-    for file in ("scalar", "integer", "vector", "math"):
+    for file in ("scalar", "integer", "vector", "math", "matrix"):
         pieces = _HEAD.split(resources.files(__name__).joinpath(f"{file}.h").read_text(encoding="utf-8"))
         out[file] = {
             name: (tuple(needs.split()), text.strip("\n"))
@@ -100,14 +100,15 @@ def _table(suffix: str) -> dict[str, tuple[tuple[str, ...], str]]:
     files = _templates()
     if suffix[0] == "v":
         return files["vector"] | files["math"]
-    return files["scalar"] | files["math"] if suffix[0] == "f" else files["integer"]
+    return files["scalar"] | files["math"] | files["matrix"] if suffix[0] == "f" else files["integer"]
 
 
 def _instance(text: str, suffix: str) -> str:
     real = suffix.removeprefix("v")
     if suffix[0] in "ib":
         scalar = {"i32": "int32_t", "i64": "int64_t", "bool": "int"}[suffix]
-        return text.replace("$", f"_{suffix}").replace("@T@", scalar)
+        unsigned = {"i32": "uint32_t", "i64": "uint64_t", "bool": "unsigned"}[suffix]
+        return text.replace("$", f"_{suffix}").replace("@T@", scalar).replace("@U@", unsigned)
     width = real[1:]
     types = {
         "T": "float" if real == "f32" else "double",

@@ -7,6 +7,19 @@ static inline @T@ rc_select$(int c, @T@ a, @T@ b) { return c ? a : b; }
 //@ not:
 static inline @T@ rc_not$(@T@ x) { return !x; }
 
+//@ add:
+// sums, differences and products wrap around, as everywhere outside of C
+static inline @T@ rc_add$(@T@ a, @T@ b) { return (@T@)((@U@)a + (@U@)b); }
+
+//@ sub:
+static inline @T@ rc_sub$(@T@ a, @T@ b) { return (@T@)((@U@)a - (@U@)b); }
+
+//@ mul:
+static inline @T@ rc_mul$(@T@ a, @T@ b) { return (@T@)((@U@)a * (@U@)b); }
+
+//@ neg:
+static inline @T@ rc_neg$(@T@ x) { return (@T@)(0 - (@U@)x); }
+
 //@ max:
 static inline @T@ rc_max$(@T@ a, @T@ b) { return a >= b ? a : b; }
 
@@ -14,7 +27,7 @@ static inline @T@ rc_max$(@T@ a, @T@ b) { return a >= b ? a : b; }
 static inline @T@ rc_min$(@T@ a, @T@ b) { return a <= b ? a : b; }
 
 //@ abs:
-static inline @T@ rc_abs$(@T@ x) { return x < 0 ? -x : x; }
+static inline @T@ rc_abs$(@T@ x) { return x < 0 ? (@T@)(0 - (@U@)x) : x; }
 
 //@ sign:
 static inline @T@ rc_sign$(@T@ x) { return (x > 0) - (x < 0); }
@@ -30,7 +43,7 @@ static inline @T@ rc_round$(@T@ x) { return x; }
 // one wraps round, as a negation does.
 static inline @T@ rc_floordiv$(@T@ x, @T@ y) {
     if (y == 0) return 0;
-    if (y == -1) return (@T@)(0 - (uint64_t)x);
+    if (y == -1) return (@T@)(0 - (@U@)x);
     return x / y - (x % y != 0 && (x < 0) != (y < 0));
 }
 

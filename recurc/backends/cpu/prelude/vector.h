@@ -1,6 +1,14 @@
 //@ spread:
 static inline @V@ rc_spread$(@T@ x) { return x - (@V@){0}; }  // -0.0 stays -0.0
 
+//@ count:
+// first, first + 1, first + 2, ...
+static inline @V@ rc_count$(long first) {
+    @V@ x;
+    for (int i = 0; i < RC_LANES$; i++) x[i] = (@T@)(first + i);
+    return x;
+}
+
 //@ spread_mask:
 static inline @M@ rc_spread_mask$(int c) { return (@M@){0} - (c != 0); }
 
