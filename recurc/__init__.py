@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from recurc.errors import TraceError as TraceError
     from recurc.errors import UnsupportedError as UnsupportedError
     from recurc.frontend.declare import Input as Input
+    from recurc.frontend.declare import Int as Int
     from recurc.frontend.declare import Param as Param
     from recurc.frontend.declare import State as State
     from recurc.frontend.declare import init as init
@@ -44,6 +45,7 @@ _HOMES = {
     "TraceError": "recurc.errors",
     "UnsupportedError": "recurc.errors",
     "Input": "recurc.frontend.declare",
+    "Int": "recurc.frontend.declare",
     "Param": "recurc.frontend.declare",
     "State": "recurc.frontend.declare",
     "jit": "recurc.jitted",

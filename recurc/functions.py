@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from recurc import build, ir, ops
+from recurc import build, ir, on_arrays, ops
 from recurc.errors import ShapeError, TraceError
-from recurc.frontend.calls import MAX_ROUNDS
-from recurc.frontend.declare import init
-from recurc.frontend.foreign import reduction
-from recurc.frontend.functions import FUNCTIONS, Form
-from recurc.frontend.traced import Traced, elementwise, operate
+from recurc.frontend.beyond import every, final, lag, reset_when, step_index
+from recurc.frontend.declare import TYPES, init
+from recurc.frontend.foreign import reduction, shaped
+from recurc.frontend.functions import FUNCTIONS, Form, Function, wanted
+from recurc.frontend.traced import Traced, elementwise, operate, recording
 from recurc.types import DType
 
 inf, pi = float("inf"), float(np.pi)
@@ -29,42 +29,16 @@ def size(dim: str) -> Traced:
     return Traced(ir.Size(dim))
 
 
-def step_index(like: Traced) -> Traced:
-    """`t`, the index of the step, in the trace that `like` belongs to."""
-
-    def index(_: ir.Expr) -> ir.Expr:
-        return ir.Step()
-
-    return operate(index, like)
-
-
-def lag(value: Traced, k: int) -> Traced:
-    """A state (the argument itself, `h[t-1]`) or an input, `k` steps before this one."""
-
-    def read(expr: ir.Expr) -> ir.Expr:
-        if not isinstance(expr, ir.Read) or expr.name.startswith("%") or not _is_lag(k):
-            raise TraceError(
-                "lag(h, k) reads an argument of the step function, a state or an input, k steps back, with k from 1 to "
-                f"{MAX_ROUNDS}; got k = {k!r}"
-            )
-        return ir.Read(expr.name, k, expr.dims, expr.dtype)
-
-    return operate(read, value)
-
-
-def _is_lag(k: object) -> bool:
-    return isinstance(k, int) and not isinstance(k, bool) and 1 <= k <= MAX_ROUNDS
-
-
-def cast(value: Any, dtype: DType | str) -> Any:
-    """`value` as another element type, rounded if it is narrower (the IR's names: "f16", "bf16", "f32", "i64", ...)."""
+def cast(value: Any, dtype: DType | str | type) -> Any:
+    """`value` as another element type, rounded if it is narrower: `int`, `float`, `complex` or `bool`, or a name of the
+    IR ("f16", "bf16", "f32", "i64", ...)."""
     known = {d.value: d for d in DType}
-    target = dtype if isinstance(dtype, DType) else known.get(dtype)
+    target = dtype if isinstance(dtype, DType) else TYPES.get(dtype) or known.get(str(dtype))
     if target is None:
         raise TraceError(f"cast to {dtype!r}: the element types are {', '.join(known)}")
     if isinstance(value, Traced):
         return operate(partial(ops.cast, dtype=target), value)
-    if _is_tensor(value):
+    if on_arrays.is_tensor(value):
         from recurc.runtime.torch_ops import torch_dtype
 
         return value.to(torch_dtype(target))
@@ -78,19 +52,7 @@ def matmul(a: Any, b: Any) -> Any:
 
 def transpose(value: Any) -> Any:
     """The last two dims swapped."""
-    return value.T if isinstance(value, Traced) else _library(value).swapaxes(value, -1, -2)
-
-
-def _is_tensor(value: Any) -> bool:
-    from recurc.runtime.torch_ops import is_tensor
-
-    return is_tensor(value)
-
-
-def _library(value: Any) -> Any:
-    from recurc.runtime.torch_ops import is_tensor, library
-
-    return library() if is_tensor(value) else np
+    return value.T if isinstance(value, Traced) else on_arrays.library(value).swapaxes(value, -1, -2)
 
 
 def _elementwise(name: str) -> Callable[..., Any]:
@@ -99,34 +61,18 @@ def _elementwise(name: str) -> Callable[..., Any]:
     def function(*args: Any) -> Any:
         if any(isinstance(a, Traced) for a in args):
             return elementwise(op.name, *args)
-        if any(_is_tensor(a) for a in args):
-            return _on_tensors(name, args)
+        if any(on_arrays.is_tensor(a) for a in args):
+            return on_arrays.on_tensors(name, args)
         return op.numpy(*args)
 
     return function
-
-
-def _on_tensors(name: str, args: tuple[Any, ...]) -> Any:
-    from recurc.runtime.torch_ops import library
-
-    torch = library()
-    function = getattr(torch, {"max": "maximum", "min": "minimum"}.get(name, name), None)
-    function = function or getattr(torch.nn.functional, name, None)
-    if function is None:
-        raise TraceError(f"torch has no function for recurc.{name}")
-    return function(*args)
 
 
 def _composed(name: str) -> Callable[..., Any]:
     make: Callable[..., ir.Expr] = FUNCTIONS[name].make or build.outer
 
     def function(*args: Any) -> Any:
-        if any(isinstance(a, Traced) for a in args):
-            return operate(make, *args)
-        library = _library(args[0])
-        if name == "outer":
-            return args[0][..., :, None] * args[1][..., None, :]
-        return args[0] * library.exp(1j * args[1])
+        return operate(make, *args) if any(isinstance(a, Traced) for a in args) else on_arrays.composed(name, *args)
 
     return function
 
@@ -144,48 +90,39 @@ def _reduction(name: str, order: bool = False) -> Callable[..., Any]:
             return reduction(name, value, over, **options)
         if named and over:
             raise ShapeError(f"recurc.{name} over {', '.join(over)}: a plain array has no dim names, give axis numbers")
-        return _on_array(name, value, over or tuple(range(value.ndim)), **options)
+        return on_arrays.reduced(name, value, over or tuple(range(value.ndim)), **options)
 
     return function
 
 
-def _on_array(name: str, value: Any, axes: tuple[int, ...], eps: float = 1e-6) -> Any:
-    library = _library(value)
-    keep = {"keepdim" if library is not np else "keepdims": True}
+def _shaped(made: Function) -> Callable[..., Any]:
+    """Values, then dims: names or literal sizes. Without traced values and names, on arrays."""
 
-    def total(v: Any) -> Any:
-        return library.sum(v, axes, **keep)
+    def function(*args: Any) -> Any:
+        count = len(args) if made.more else made.arity
+        values, dims = args[:count], args[count:]
+        if not made.arity <= len(values) or not made.dims[0] <= len(dims) <= made.dims[1]:
+            raise TraceError(f"recurc.{made.name} takes {wanted(made)}, got {len(args)} arguments")
+        here = not values and (recording.get() is not None or any(isinstance(d, str) for d in dims))
+        if here or any(isinstance(v, Traced) for v in values):
+            return shaped(made, values, dims)
+        return on_arrays.shaped(made.name, values, dims)
 
-    def mean(v: Any) -> Any:
-        return library.mean(v, axes, **keep)
-
-    match name:
-        case "softmax" | "logsumexp":
-            top = library.amax(value, axes, **keep)
-            weights = library.exp(value - top)
-            return weights / total(weights) if name == "softmax" else (top + library.log(total(weights))).squeeze(axes)
-        case "norm":
-            return library.sqrt(library.sum(value * value, axes))
-        case "l2norm":
-            return value / library.sqrt(total(value * value) + eps)
-        case "rmsnorm":
-            return value / library.sqrt(mean(value * value) + eps)
-        case "layernorm":
-            centred = value - mean(value)
-            return centred / library.sqrt(mean(centred * centred) + eps)
-        case "argmax" | "argmin":
-            return getattr(library, name)(value, axes[0])
-        case _:
-            return getattr(library, {"max": "amax", "min": "amin"}.get(name, name))(value, axes)
+    return function
 
 
 def _table() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for name, made in FUNCTIONS.items():
-        if made.form is Form.ELEMENTWISE:
-            found[name] = _composed(name) if name in ("outer", "polar") else _elementwise(name)
-        elif made.form in (Form.REDUCTION, Form.ORDER):
-            found[name] = _reduction(name, made.form is Form.ORDER)
+        match made.form:
+            case Form.ELEMENTWISE:
+                found[name] = _composed(name) if name in ("outer", "polar") else _elementwise(name)
+            case Form.REDUCTION | Form.ORDER:
+                found[name] = _reduction(name, made.form is Form.ORDER)
+            case Form.SHAPED:
+                found[name] = _shaped(made)
+            case _:
+                pass
     for name, function in found.items():
         function.__name__ = function.__qualname__ = name
         function.__doc__ = f"`{name}` of the language: {FUNCTIONS[name].form.value}."
@@ -193,6 +130,6 @@ def _table() -> dict[str, Callable[..., Any]]:
 
 
 NAMED: dict[str, Any] = {
-    **_table(), "cast": cast, "inf": inf, "init": init, "lag": lag, "matmul": matmul, "pi": pi, "size": size,
-    "step_index": step_index, "transpose": transpose,
+    **_table(), "cast": cast, "every": every, "final": final, "inf": inf, "init": init, "lag": lag, "matmul": matmul,
+    "pi": pi, "reset_when": reset_when, "size": size, "step_index": step_index, "transpose": transpose,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from recurc import build, ir, ops
 from recurc.frontend import ast
 from recurc.frontend.environment import Bound, Environment
-from recurc.frontend.functions import FUNCTIONS, Form, Function
+from recurc.frontend.functions import FUNCTIONS, Form, Function, wanted
 from recurc.frontend.problems import Stop
 from recurc.frontend.symbols import DTYPES, Kind
 from recurc.source import Span
@@ -98,7 +98,7 @@ class Calls:
         args = [a for a in node.args if not isinstance(a, ast.Binding)]
         values = len(args) if function.more else function.arity
         if not function.arity <= values <= len(args) or not least <= len(args) - values <= most:
-            raise self._arity(node, _wanted(function))
+            raise self._arity(node, wanted(function))
         over: list[str] = []
         for arg in args[values:]:
             dim = self.lowerer.as_dim(arg, env)
@@ -115,10 +115,10 @@ class Calls:
     def _no_dim(self, name: str, arg: ast.Expr) -> Stop:
         shown = arg.name if isinstance(arg, ast.Name) else "this"
         near = self.lowerer.scope.nearest(shown, [Kind.DIM]) if isinstance(arg, ast.Name) else ""
-        wanted = _wanted(FUNCTIONS[name])
+        takes = wanted(FUNCTIONS[name])
         return self.lowerer.stop(
             "E0206",
-            f"`{name}` takes {wanted}, and `{shown}` is no dim",
+            f"`{name}` takes {takes}, and `{shown}` is no dim",
             arg.span,
             f"did you mean {near}?" if near else "dims are declared in the header, or written as a positive integer",
         )
@@ -313,13 +313,6 @@ class Calls:
             node.span,
             f"see `{node.function.name}` in docs/language.md",
         )
-
-
-def _wanted(function: Function) -> str:
-    """What a function of the form SHAPED takes, in words."""
-    values = ("no value", "a value", "two values")[function.arity] + (" or more" if function.more else "")
-    dims = ("", "a dim", "one or more dims")[min(function.dims[1], 2)]
-    return " and ".join(part for part in (values if function.arity else "", dims) if part)
 
 
 def _spanned(expr: ir.Expr, span: Span) -> ir.Expr:

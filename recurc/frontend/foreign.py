@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
 
-from recurc import build
+from recurc import build, ir, ops
 from recurc.errors import TraceError
-from recurc.frontend.functions import FUNCTIONS, Form
+from recurc.frontend.functions import FUNCTIONS, Form, Function
 from recurc.frontend.traced import Traced, elementwise, operate
 from recurc.ops import OPS
+from recurc.types import DType, Kind, show_dims
 
 _REDUCTIONS = {
     "sum": "sum", "prod": "prod", "amax": "max", "max": "max", "amin": "min", "min": "min", "any": "any", "all": "all",
@@ -88,6 +89,9 @@ def _named(shown: str, name: str, given: tuple[Any, ...], kwargs: dict[str, Any]
     if plain == "lerp" and not kwargs:
         start, end, weight = args
         return start + weight * (end - start)
+    found = _shaped_like(plain, args, kwargs)
+    if found is not None:
+        return found
     if plain in ("max", "min") and len(args) == 2 and isinstance(args[1], Traced):
         return elementwise(plain, *args)
     if plain in _REDUCTIONS:
@@ -101,6 +105,68 @@ def _named(shown: str, name: str, given: tuple[Any, ...], kwargs: dict[str, Any]
         # Defaults written out, such as softplus(x, 1.0, 20.0), would be silently ignored here: refuse them.
         raise _refusal(shown if not kwargs else f"{shown} with {', '.join(kwargs)}")
     return elementwise(op, *args)
+
+
+# Functions of the libraries that go by another name here.
+_SHAPED = {
+    "inv": "inv", "inverse": "inv", "linalg_inv": "inv", "linalg_solve": "solve", "solve": "solve",
+    "cholesky": "cholesky", "linalg_cholesky": "cholesky",
+}  # fmt: skip
+
+
+def _shaped_like(plain: str, args: list[Any], kwargs: dict[str, Any]) -> Traced | None:
+    """A function of values and dims, or None: small matrices, tables, constants of a value's shape."""
+    options = {k: v for k, v in kwargs.items() if (k, v) not in (("left", True), ("upper", False))}
+    if plain in _SHAPED and not options:
+        return shaped(FUNCTIONS[_SHAPED[plain]], args, ())
+    if plain in ("take", "index_select"):
+        axis = options.pop("axis", options.pop("dim", None))
+        table, *rest = args
+        if plain == "index_select" and len(rest) == 2:
+            axis, rest = rest[0], rest[1:]
+        elif len(rest) == 2:
+            rest, axis = rest[:1], rest[1]
+        if not options and len(rest) == 1 and axis is not None:
+            return _taken(table, rest[0], axis)
+    if plain == "embedding" and not options and len(args) >= 2:
+        return shaped(FUNCTIONS["lookup"], [args[1], args[0]], ())
+    if plain in ("zeros_like", "ones_like") and not options and len(args) == 1:
+        return operate(partial(_constant, value=int(plain == "ones_like")), args[0])
+    if plain == "detach" and not options:
+        return elementwise("stop_gradient", *args)
+    if plain == "angle" and not options and len(args) == 1:
+        return elementwise("atan2", elementwise("imag", args[0]), elementwise("real", args[0]))
+    return None
+
+
+def _constant(like: ir.Expr, value: int) -> ir.Expr:
+    """0 or 1 in the dims and the type of a value."""
+    if like.dtype.kind is Kind.BOOL:
+        return build.broadcast(ir.Const(bool(value), DType.BOOL), like.dims)
+    return build.broadcast(ops.convert(ir.Const(value, DType.I64), like.dtype), like.dims)
+
+
+def _taken(table: Any, place: Any, axis: Any) -> Traced:
+    """`table` at places along one axis: a dim's name, or 0 for the leading one."""
+
+    def make(value: ir.Expr, at: ir.Expr) -> ir.Expr:
+        found = value.dims.index(axis) if axis in value.dims else axis
+        if not isinstance(found, int) or isinstance(found, bool) or (found != 0 and axis not in value.dims):
+            raise ops.TypeProblem("E0314", f"take along {axis!r}: name a dim of {show_dims(value.dims)}")
+        return build.gather(value, found, at)
+
+    return operate(make, table, place)
+
+
+def shaped(function: Function, values: Sequence[Any], dims: Sequence[Any]) -> Traced:
+    """A function of the language that takes values, then dims."""
+    assert function.make is not None
+    make = function.make
+    names = tuple(str(d) for d in dims)
+    for dim in names:
+        if not (dim.isidentifier() or (dim.isdigit() and int(dim) > 0)):
+            raise TraceError(f"recurc.{function.name}: a dim is a name in quotes or a positive integer, got {dim!r}")
+    return operate(lambda *exprs: make(exprs, names, None), *values)
 
 
 def _clamped(value: Any, low: Any, high: Any) -> Traced:
@@ -128,10 +194,15 @@ def reduction(name: str, value: Any, over: tuple[str, ...], **options: float) ->
 def method(value: Traced, name: str) -> Callable[..., Traced] | None:
     """A function of the language as a method of a traced value."""
     made = FUNCTIONS.get(name)
-    if made is None or made.form in (Form.SPECIAL, Form.UNSUPPORTED) or name in ("where", "polar"):
+    if name == "detach":
+        return partial(elementwise, "stop_gradient", value)
+    if made is None or made.form in (Form.SPECIAL, Form.UNSUPPORTED) or name in ("where", "polar", "index", "eye"):
         return None
 
     def call(*args: Any, **kwargs: Any) -> Traced:
+        if made.form is Form.SHAPED and not kwargs:
+            count = 1 + len(args) if made.more else made.arity
+            return shaped(made, (value, *args)[:count], (value, *args)[count:])
         return _named(f".{name}", name, (value, *args), kwargs)
 
     return call

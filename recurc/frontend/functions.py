@@ -42,6 +42,13 @@ class Function:
     more: bool = False
 
 
+def wanted(function: Function) -> str:
+    """What a function of the form SHAPED takes, in words."""
+    values = ("no value", "a value", "two values")[function.arity] + (" or more" if function.more else "")
+    dims = ("", "a dim", "one or more dims")[min(function.dims[1], 2)]
+    return " and ".join(part for part in (values if function.arity else "", dims) if part)
+
+
 def _polar(radius: Expr, angle: Expr) -> Expr:
     """radius e^(i angle)."""
     return ops.mul(radius, ops.apply("exp", ops.mul(Const(1j, DType.COMPLEX), angle)))

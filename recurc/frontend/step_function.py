@@ -70,7 +70,7 @@ def step_function(function: Callable[..., Any]) -> StepFunction:
         if argument.kind is argument.POSITIONAL_ONLY:
             positional.append(name)
     for name, declared in found.items():
-        for dim in declared.dims:
+        for dim in declared.mentioned:
             if dim in found or dim in RESERVED:
                 what = "an argument" if dim in found else "the step index or the number of steps"
                 raise TraceError(

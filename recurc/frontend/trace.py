@@ -1,114 +1,24 @@
 """Traces a Python step function into the IR that the text front end makes of the same equations.
 
-The function is run on traced values (twice: see `steady`). Its local variables name the equations: before each
-operation, and after the function has returned, the names its frame has bound since are read off (no source text is
-needed, and nothing is rewritten). An expression that is never bound to a name stays inside the equation that uses it,
-as in a `.rec` file.
+The function is run on traced values (twice: see `steady`); `recorder` collects the equations it makes. Here they get
+their final names, and states and outputs are told from what the function returns.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import CodeType, FrameType
 from typing import Any, cast
 
 from recurc import build, ir, ops
 from recurc.errors import ShapeError, TraceError
+from recurc.frontend.beyond import in_order
 from recurc.frontend.declare import Declared
+from recurc.frontend.recorder import Recorder
 from recurc.frontend.steady import traced_twice
 from recurc.frontend.step_function import RESERVED, StepFunction, step_function
-from recurc.frontend.tokens import KEYWORDS
-from recurc.frontend.traced import Traced
-from recurc.source import Span
-from recurc.types import DimDecl, Dims, DType, literal_size, show_dims
-
-_WORDS = (*KEYWORDS, "inf", "pi")  # no names in `.rec` text
-
-
-@dataclass
-class _Equation:
-    """An equation while it is traced: `key` stands for it in reads until it has its name, `hint` is its variable."""
-
-    key: str
-    hint: str | None
-    expr: ir.Expr
-    span: Span | None
-    parts: int = 0  # unpacked into so many
-    part_of: str | None = None
-    name: str = ""
-
-    def wish(self, otherwise: str) -> str:
-        """The name it would like to have."""
-        return f"{self.hint}_" if self.hint in _WORDS else self.hint or otherwise
-
-
-class _Recorder:
-    """Listens to the operations of one run of the function."""
-
-    def __init__(self, step: StepFunction) -> None:
-        self._code: CodeType = step.code
-        self._title = f"{step.name}, {self._code.co_filename}"
-        self._frame: FrameType | None = None
-        self._bound: dict[str, Traced] = {}
-        self.equations: list[_Equation] = []
-
-    def observe(self) -> None:
-        frame = inspect.currentframe()
-        while frame is not None and frame.f_code is not self._code:
-            frame = frame.f_back
-        if frame is not None:
-            self._frame = frame
-            self._read_names()
-
-    def finish(self) -> None:
-        """A frame that somebody holds keeps its variables when the function has returned: read the last ones."""
-        self._read_names()
-        self._frame = None
-
-    def packed(self, value: Traced) -> ir.Expr:
-        return self._record(value.expr, None, parts=literal_size(value.dims[0]) or 0)
-
-    def cut(self, expr: ir.Expr) -> ir.Expr:
-        return self._record(expr, None)
-
-    def where(self) -> str:
-        return f" (line {self._frame.f_lineno} of {self._title})" if self._frame is not None else f" ({self._title})"
-
-    def keyed(self, expr: ir.Expr) -> _Equation | None:
-        """The equation that an expression reads as a whole at this step, if it is such a read."""
-        if not isinstance(expr, ir.Read) or not expr.name.startswith("%"):
-            return None
-        return next(e for e in self.equations if e.key == expr.name)
-
-    def add(self, expr: ir.Expr, name: str) -> None:
-        """An equation that has its name already."""
-        self._record(expr, name)
-        self.equations[-1].name = name
-
-    def _read_names(self) -> None:
-        if self._frame is None:
-            return
-        fresh = [
-            (name, value)
-            for name, value in self._frame.f_locals.items()
-            if isinstance(value, Traced) and self._bound.get(name) is not value
-        ]
-        for name, value in sorted(fresh, key=lambda item: item[1].created):
-            self._bound[name] = value
-            if not isinstance(value.expr, (ir.Read, ir.Const, ir.Size, ir.Step)):
-                value.expr = self._record(value.expr, name)
-
-    def _record(self, expr: ir.Expr, hint: str | None, parts: int = 0) -> ir.Read:
-        key = f"%{len(self.equations)}"
-        part_of = None
-        if isinstance(expr, ir.Reaxis) and expr.at == 0 and isinstance(expr.arg, ir.Read):
-            part_of = expr.arg.name
-        line = self._frame.f_lineno if self._frame is not None else self._code.co_firstlineno
-        span = Span(self._code.co_filename, line, 1, line, 1)
-        self.equations.append(_Equation(key, hint, expr, span, parts, part_of))
-        return ir.Read(key, 0, expr.dims, expr.dtype)
+from recurc.frontend.traced import Traced, lift, recording
+from recurc.types import DimDecl, Dims, DType, Kind, literal_size, show_dims
 
 
 def trace(
@@ -124,7 +34,7 @@ def trace(
     return traced_twice(step.name, lambda: _trace(step, title, dims))
 
 
-def _check_reads(recorder: _Recorder, declared: Mapping[str, Declared], dims: Mapping[str, int | None]) -> None:
+def _check_reads(recorder: Recorder, declared: Mapping[str, Declared], dims: Mapping[str, int | None]) -> None:
     """Every dim has its size from an argument, and every earlier step that is read has a value."""
     for equation in recorder.equations:
         line = f" (line {equation.span.line} of {equation.span.file})" if equation.span else ""
@@ -158,9 +68,13 @@ def _check_header(title: object, dims: Mapping[Any, object]) -> None:
 
 def _trace(step: StepFunction, title: str, dims: Mapping[str, int | None] | None) -> ir.Recurrence:
     declared = step.arguments
-    recorder = _Recorder(step)
+    recorder = Recorder(step)
     arguments = {n: Traced(ir.Read(n, int(d.kind == "state"), d.dims, d.dtype), recorder) for n, d in declared.items()}
-    result = step.run(arguments)
+    token = recording.set(recorder)
+    try:
+        result = step.run(arguments)
+    finally:
+        recording.reset(token)
     recorder.finish()
     states = {n: d for n, d in declared.items() if d.kind == "state"}
     new, returned = _returned(step.name, result, tuple(states))
@@ -180,15 +94,20 @@ def _trace(step: StepFunction, title: str, dims: Mapping[str, int | None] | None
         )
 
     _check_reads(recorder, declared, _all_dims(declared, dims))
+    equations = [ir.Equation(e.name, ir.rewrite(e.expr, settled), e.span) for e in recorder.equations]
+    reset = None if recorder.reset is None else names[recorder.reset.name]
     return ir.Recurrence(
         title,
         tuple(DimDecl(d, size) for d, size in _all_dims(declared, dims).items()),
-        tuple(ir.Input(n, d.dims, d.dtype, _before(n, d)) for n, d in declared.items() if d.kind == "input"),
+        tuple(
+            ir.Input(n, d.dims, d.dtype, _before(n, d), bound=d.bound) for n, d in declared.items() if d.kind == "input"
+        ),
         tuple(ir.Param(n, d.dims, d.dtype, d.init) for n, d in declared.items() if d.kind == "param"),
-        tuple(ir.State(n, d.dims, d.dtype, _before(n, d) or _zero(d.dtype)) for n, d in states.items()),
-        tuple(ir.Equation(e.name, ir.rewrite(e.expr, settled), e.span) for e in recorder.equations),
+        tuple(ir.State(n, d.dims, d.dtype, _before(n, d) or _zero(d.dtype), bound=d.bound) for n, d in states.items()),
+        in_order(recorder, equations, reset),
         outputs,
         inspect.getdoc(step.function) or "",
+        reset=reset,
     )
 
 
@@ -222,7 +141,7 @@ def _returned(title: str, result: Any, states: Sequence[str]) -> tuple[dict[str,
     return new, rest
 
 
-def _check_values(title: str, recorder: _Recorder, values: Sequence[tuple[Any, Any]]) -> None:
+def _check_values(title: str, recorder: Recorder, values: Sequence[tuple[Any, Any]]) -> None:
     """Everything returned is a value of this trace, under a name that a recurrence can have."""
     for name, value in values:
         if name is not None and not (isinstance(name, str) and name.isidentifier()):
@@ -234,9 +153,9 @@ def _check_values(title: str, recorder: _Recorder, values: Sequence[tuple[Any, A
             raise TraceError(f"{title} returns a value that another trace made: {value!r}")
 
 
-def _define_state(recorder: _Recorder, name: str, declared: Declared, value: Any) -> None:
+def _define_state(recorder: Recorder, name: str, declared: Declared, value: Any) -> None:
     """Makes an equation of the state's name, in its dims and type."""
-    expr = _expr(value)
+    expr = lift(value, recorder)
     fitted = _fitted(name, declared, expr, recorder)
     equation = recorder.keyed(expr)
     if equation is not None and fitted is expr and not equation.name:
@@ -247,7 +166,7 @@ def _define_state(recorder: _Recorder, name: str, declared: Declared, value: Any
             value.expr = ir.Read(recorder.equations[-1].key, 0, fitted.dims, fitted.dtype)
 
 
-def _fitted(name: str, declared: Declared, expr: ir.Expr, recorder: _Recorder) -> ir.Expr:
+def _fitted(name: str, declared: Declared, expr: ir.Expr, recorder: Recorder) -> ir.Expr:
     if expr.dims != declared.dims:
         if sorted(expr.dims) != sorted(declared.dims) or len(set(expr.dims)) < len(expr.dims):
             have, want = show_dims(expr.dims), show_dims(declared.dims)
@@ -263,10 +182,10 @@ def _fitted(name: str, declared: Declared, expr: ir.Expr, recorder: _Recorder) -
 
 
 def _define_output(
-    recorder: _Recorder, key: str | None, value: Any, taken: set[str], declared: Mapping[str, Declared]
+    recorder: Recorder, key: str | None, value: Any, taken: set[str], declared: Mapping[str, Declared]
 ) -> str:
     """The name of an output; makes an equation of it where there is none."""
-    expr = _expr(value)
+    expr = lift(value, recorder)
     equation = recorder.keyed(expr)
     if equation is not None:
         if key is None or key == equation.name:
@@ -284,33 +203,30 @@ def _define_output(
     return name
 
 
-def _settle_names(recorder: _Recorder, taken: set[str]) -> None:
+def _settle_names(recorder: Recorder, taken: set[str]) -> None:
     """Every equation gets its variable's name; one that is unpacked those of its parts, joined by `_`."""
     for equation in recorder.equations:
-        if not equation.name and not equation.parts:
+        if not equation.name and not equation.parts and not equation.hidden:
             equation.name = _unused(equation.wish("value"), recorder, taken)
     for equation in recorder.equations:
-        if not equation.name:
+        if not equation.name and not equation.hidden:
             parts = [e.name for e in recorder.equations if e.part_of == equation.key]
             name = "_".join(parts) if len(parts) == equation.parts else "packed"
             while name in taken or any(e.name == name for e in recorder.equations):
                 name += "_"
             equation.name = name
+    for equation in recorder.equations:
+        if not equation.name:
+            equation.name = _unused(equation.wish("value"), recorder, taken, 1)
 
 
-def _unused(name: str, recorder: _Recorder, taken: set[str]) -> str:
+def _unused(name: str, recorder: Recorder, taken: set[str], count: int = 0) -> str:
     used = taken | {e.name for e in recorder.equations}
-    candidate, count = name, 0
+    candidate = name
     while candidate in used:
         count += 1
         candidate = f"{name}_{count}"
     return candidate
-
-
-def _expr(value: Any) -> ir.Expr:
-    from recurc.frontend.traced import lift
-
-    return lift(value)
 
 
 def _zero(dtype: DType) -> ir.Expr:
@@ -326,11 +242,20 @@ def _before(name: str, declared: Declared) -> ir.Expr | None:
         raise ShapeError(
             f"`{name}` is {show_dims(declared.dims)}, but its value before the first step is {show_dims(made.dims)}"
         )
+    number = made.value if isinstance(made, ir.Const) else None
+    if isinstance(number, float) and number.is_integer() and declared.dtype.kind is Kind.INT:
+        return ir.Const(int(number), declared.dtype)
+    if made.dtype.kind.value > declared.dtype.kind.value or (made.dtype.kind is not declared.dtype.kind is Kind.BOOL):
+        shown = f"{number!r}" if number is not None else made.dtype.value
+        raise ShapeError(
+            f"`{name}` holds {declared.dtype.value}, but its value before the first step is {shown}: declare another "
+            "element type, or convert the value with recurc.cast"
+        )
     return ops.convert(made, declared.dtype)
 
 
 def _all_dims(declared: Mapping[str, Declared], dims: Mapping[str, int | None] | None) -> dict[str, int | None]:
-    mentioned: Dims = tuple(dict.fromkeys(d for a in declared.values() for d in a.dims if literal_size(d) is None))
+    mentioned: Dims = tuple(dict.fromkeys(d for a in declared.values() for d in a.mentioned if literal_size(d) is None))
     if dims is None:
         return dict.fromkeys(mentioned)
     for dim in mentioned:

@@ -10,8 +10,9 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import numpy as np
 
@@ -20,15 +21,20 @@ from recurc.errors import ShapeError, TraceError
 from recurc.frontend.constants import fold
 from recurc.types import Dims, DType, literal_size, show_dims
 
+recording: ContextVar[Listener | None] = ContextVar("recording", default=None)  # the trace that runs now
 _created = itertools.count()
 _HIGHEST = 100  # operations within one expression: passes walk expressions by recursion
 
 
-class Recorder(Protocol):
-    """Who listens while a function is traced (`recurc.frontend.trace`)."""
+class Listener(Protocol):
+    """Who listens while a function is traced (`recurc.frontend.recorder`)."""
 
     def observe(self) -> None:
         """Called before an operation: names bound since the last one become equations."""
+        ...
+
+    def expr(self, value: Traced) -> ir.Expr:
+        """What a value means in this trace."""
         ...
 
     def packed(self, value: Traced) -> ir.Expr:
@@ -50,7 +56,7 @@ class Traced:
     __slots__ = ("created", "expr", "height", "recorder")
     __array_priority__ = 1000
 
-    def __init__(self, expr: ir.Expr, recorder: Recorder | None = None, height: int = 0) -> None:
+    def __init__(self, expr: ir.Expr, recorder: Listener | None = None, height: int = 0) -> None:
         self.expr, self.recorder, self.created = expr, recorder, next(_created)
         self.height = height  # operations within operations since the last read
 
@@ -187,11 +193,12 @@ class Traced:
             raise TraceError(
                 f"only a value whose first dim is a number can be unpacked, not {show_dims(self.dims)}{place(self)}"
             )
-        if self.recorder is None:
+        recorder = self.recorder or recording.get()
+        if recorder is None:
             return iter([Traced(part) for part in build.unpack(self.expr, count)])
-        self.recorder.observe()
-        packed = self.recorder.packed(self)
-        return iter([Traced(part, self.recorder) for part in build.unpack(packed, count)])
+        recorder.observe()
+        packed = recorder.packed(self)
+        return iter([Traced(part, recorder) for part in build.unpack(packed, count)])
 
     def __len__(self) -> int:
         count = literal_size(self.dims[0]) if self.dims else None
@@ -201,11 +208,26 @@ class Traced:
             )
         return count
 
-    def __getitem__(self, index: Any) -> NoReturn:
+    def __getitem__(self, index: Any) -> Traced:
+        """`table[i]`, `table[i, j]`: the element at traced places along the leading dims, as `recurc.lookup`; a number
+        picks one slice along a leading literal dim."""
+        places = cast("tuple[Any, ...]", index) if isinstance(index, tuple) else (index,)
+        if places and all(isinstance(p, Traced) for p in places):
+            return operate(build.lookup, self, *places)
+        count = literal_size(self.dims[0]) if self.dims else None
+        if isinstance(index, int) and not isinstance(index, bool) and count is not None and -count <= index < count:
+            return operate(partial(_slice, place=index % count, count=count), self)
         raise TraceError(
             f"a traced value has no positions to index with {index!r}: unpack a leading literal dim with "
-            f'`a, b = value`, reduce with recurc.sum(value, "D"), read earlier steps with recurc.lag(h, k){place(self)}'
+            f'`a, b = value`, look up with a traced integer, `table[i]`, reduce with recurc.sum(value, "D"), read '
+            f"earlier steps with recurc.lag(h, k){place(self)}"
         )
+
+    def lag(self, k: int) -> Traced:
+        """A state (the argument itself, `h[t-1]`) or an input, `k` steps before this one."""
+        from recurc.frontend.beyond import lag
+
+        return lag(self, k)
 
     # --- what a step cannot do
     def __bool__(self) -> NoReturn:
@@ -259,7 +281,7 @@ def elementwise(op: str, *operands: Any) -> Traced:
 
 def operate(make: Callable[..., ir.Expr], *operands: Any) -> Traced:
     """`make` on the IR of the operands; raises `ShapeError` if their dims or types do not fit."""
-    recorder: Recorder | None = None
+    recorder: Listener | None = None
     for operand in operands:
         if isinstance(operand, Traced) and operand.recorder is not None:
             if recorder is not None and operand.recorder is not recorder:
@@ -268,9 +290,11 @@ def operate(make: Callable[..., ir.Expr], *operands: Any) -> Traced:
                     f"state, not through variables outside the function{recorder.where()}"
                 )
             recorder = operand.recorder
+    if recorder is None:
+        recorder = recording.get()
     if recorder is not None:
         recorder.observe()
-    exprs = [lift(o) for o in operands]
+    exprs = [lift(o, recorder) for o in operands]
     height = 1 + max((_height(o) for o in operands), default=0)
     try:
         made = fold(make(*exprs))
@@ -289,16 +313,20 @@ def operate(make: Callable[..., ir.Expr], *operands: Any) -> Traced:
         ) from wrong
 
 
+def _slice(expr: ir.Expr, place: int, count: int) -> ir.Expr:
+    return build.unpack(expr, count)[place]
+
+
 def _height(operand: Any) -> int:
     if not isinstance(operand, Traced) or isinstance(operand.expr, ir.Read):
         return 0
     return operand.height
 
 
-def lift(value: Any) -> ir.Expr:
-    """The IR of a traced value or a number; anything else raises `TraceError`."""
+def lift(value: Any, recorder: Listener | None = None) -> ir.Expr:
+    """The IR of a traced value (as `recorder` knows it) or a number; anything else raises `TraceError`."""
     if isinstance(value, Traced):
-        return value.expr
+        return value.expr if recorder is None else recorder.expr(value)
     torch = sys.modules.get("torch")
     number: Any = value
     if getattr(number, "ndim", None) == 0 and (
