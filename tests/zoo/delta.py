@@ -119,3 +119,15 @@ def longhorn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
             S[d] = np.diag(1 - rate * x.k * x.k) @ S[d] + rate * x.x[d] * x.k
             y[d] = S[d] @ x.q + p.skip[d] * x.x[d]
         yield y * silu(x.z)
+
+
+@oracle("longhorn_exact", sizes={"D": 4, "N": 3})
+def longhorn_exact(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """Each row is the minimum of |s - s_before|^2 + b (s k - x)^2."""
+    S = np.zeros((4, 3))
+    for x in xs:
+        b = sigmoid(x.beta)
+        S = np.stack(
+            [np.linalg.solve(np.eye(3) + b[d] * np.outer(x.k, x.k), S[d] + b[d] * x.x[d] * x.k) for d in range(4)]
+        )
+        yield (S @ x.q + p.skip * x.x) * silu(x.z)

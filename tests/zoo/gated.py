@@ -236,3 +236,17 @@ def mlstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
             read = S[a].T @ x.q[a] / max(abs(n[a] @ x.q[a]), 1.0)
             out.append(sigmoid(x.o[a]) * p.scale[a] * layer_norm(read))
         yield np.stack(out)
+
+
+@oracle("mlstm_sigmoid", sizes={"H": 3, "K": 2, "V": 5})
+def mlstm_sigmoid(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    S, n = np.zeros((3, 2, 5)), np.zeros((3, 2))
+    for x in xs:
+        out = []
+        for a in range(3):
+            k = x.k[a] / np.sqrt(2)
+            S[a] = sigmoid(x.f[a]) * S[a] + sigmoid(x.i[a]) * np.outer(k, x.v[a])
+            n[a] = sigmoid(x.f[a]) * n[a] + sigmoid(x.i[a]) * k
+            read = S[a].T @ x.q[a] / max(abs(n[a] @ x.q[a]), 1.0)
+            out.append(sigmoid(x.o[a]) * p.scale[a] * layer_norm(read))
+        yield np.stack(out)

@@ -99,3 +99,59 @@ def abc(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         keys = sum(np.outer(y.k, w) for w, y in zip(weights, xs, strict=False))
         values = sum(np.outer(w, y.v) for w, y in zip(weights, xs, strict=False))
         yield values.T @ softmax(keys.T @ x.q / np.sqrt(2))
+
+
+@oracle("rwkv4_time_mixing", sizes={"D": 4, "E": 3})
+def rwkv4_time_mixing(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    ks: list[Any] = []
+    vs: list[Any] = []
+    for t, x in enumerate(xs):
+        before = xs[t - 1].x if t else np.zeros(4)
+        r, k, v = (
+            W @ (mix * x.x + (1 - mix) * before) for W, mix in ((p.Wr, p.mix_r), (p.Wk, p.mix_k), (p.Wv, p.mix_v))
+        )
+        weights = [np.exp(ks[s] - (t - 1 - s) * np.exp(p.omega)) for s in range(t)] + [np.exp(p.u + k)]
+        ks.append(k)
+        vs.append(v)
+        wkv = sum(w * y for w, y in zip(weights, vs, strict=True)) / sum(weights)
+        yield p.Wo @ (sigmoid(r) * wkv)
+
+
+def turned(u: Any, angle: Any) -> Any:
+    """Pairs `[2, M]` as complex numbers, turned; seen as one vector of 2 M numbers."""
+    z = (u[0] + 1j * u[1]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag])
+
+
+@oracle("retnet", sizes={"H": 3, "M": 4, "V": 5}, theta="positive")
+def retnet(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    S = np.zeros((3, 8, 5))
+    for t, x in enumerate(xs):
+        out = []
+        for h in range(3):
+            S[h] = (1 - 2.0 ** (-5 - h)) * S[h] + np.outer(turned(x.k[:, h], t * p.theta), x.v[h])
+            read = S[h].T @ turned(x.q[:, h], t * p.theta) / np.sqrt(8)
+            out.append((read - read.mean()) / np.sqrt(read.var() + 1e-6))
+        yield np.stack(out)
+
+
+@oracle("mesa_net", sizes=KV, g="log_gate", lam="positive")
+def mesa_net(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    A, B = np.zeros((2, 2)), np.zeros((2, 5))
+    for x in xs:
+        b = sigmoid(x.beta)
+        A = np.exp(x.g) * A + b * np.outer(x.k, x.k)
+        B = np.exp(x.g) * B + b * np.outer(x.k, x.v)
+        yield B.T @ np.linalg.inv(A + np.diag(p.lam)) @ x.q
+
+
+@oracle("jrt", sizes=KV)
+def jrt(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    def phi(u: Any) -> Any:
+        return np.where(u > 0, u, np.exp(u) - 1) + 1
+
+    prefix = [x for x in xs if x.prefix]
+    for t, x in enumerate(xs):
+        pairs = [(phi(y.ke), y.ve) for y in prefix] + [(phi(y.k), y.v) for y in xs[: t + 1]]
+        weights = [f @ phi(x.q) for f, _ in pairs]
+        yield sum(w * v for w, (_, v) in zip(weights, pairs, strict=True)) / sum(weights)

@@ -41,7 +41,8 @@ def oracle(name: str, *, sizes: dict[str, int] | None = None, **draw: Draw) -> C
 
 def drawn(rng: np.random.Generator, how: Draw, shape: tuple[int, ...]) -> np.ndarray:
     """Random values: `normal` (0, 0.7), `unit` (vectors of length 1 over the last dim), `gate` in (0, 1), `log_gate`
-    below 0, `small`, `positive`, `complex`, `bool`, `bool:P` (true with probability P), `int:Q` (0 to Q - 1); or by a
+    below 0, `small`, `positive`, `stable` (a matrix whose
+    exponential shrinks), `complex`, `bool`, `bool:P` (true with probability P), `int:Q` (0 to Q - 1); or by a
     function of the generator and the shape."""
     if not isinstance(how, str):
         return how(rng, shape)
@@ -60,6 +61,8 @@ def drawn(rng: np.random.Generator, how: Draw, shape: tuple[int, ...]) -> np.nda
             return rng.uniform(-0.4, 0.4, shape)
         case "positive":
             return rng.uniform(0.2, 1.5, shape)
+        case "stable":
+            return rng.normal(0, 0.5, shape) - 1.5 * np.eye(shape[-1])
         case "complex":
             return rng.normal(0, 0.5, shape) + 1j * rng.normal(0, 0.5, shape)
         case "bool":

@@ -132,3 +132,119 @@ def mamba2(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
             y[h] = S[h].T @ x.C + p.skip[h] * x.x[h]
         y = y * silu(x.z)
         yield p.scale * y / np.sqrt((y**2).mean() + 1e-5)
+
+
+@oracle("lssl", sizes={"D": 4, "N": 3}, A="stable", alpha="gate")
+def lssl(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    dt, one = np.exp(p.log_dt), np.eye(3)
+    left = np.linalg.inv(one - p.alpha * dt * p.A)
+    A, B = left @ (one + (1 - p.alpha) * dt * p.A), left @ (dt * p.B)
+    yield from convolved(p, xs, [A] * 4, [B] * 4)
+
+
+def convolved(p: SimpleNamespace, xs: list[SimpleNamespace], As: list[Any], Bs: list[Any]) -> Iterator[Any]:
+    """Channel by channel the convolution with the kernel C A^j B."""
+    kernel = [[p.C[d] @ np.linalg.matrix_power(As[d], j) @ Bs[d] for d in range(4)] for j in range(len(xs))]
+    for t in range(len(xs)):
+        yield sum(np.array(kernel[t - s]) * xs[s].u for s in range(t + 1)) + p.skip * xs[t].u
+
+
+@oracle("s4", sizes={"D": 4, "N": 3}, A="stable")
+def s4(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    As, Bs = [], []
+    for dt in np.exp(p.log_dt):
+        left = np.linalg.inv(np.eye(3) - dt / 2 * p.A)
+        As.append(left @ (np.eye(3) + dt / 2 * p.A))
+        Bs.append(left @ (dt * p.B))
+    yield from convolved(p, xs, As, Bs)
+
+
+def exponential(A: Any) -> Any:
+    """By its series, after halving often enough."""
+    small, term = np.eye(len(A)), np.eye(len(A))
+    for n in range(1, 20):
+        term = term @ A / 1024 / n
+        small = small + term
+    return np.linalg.matrix_power(small, 1024)
+
+
+@oracle("s4_zoh", sizes={"D": 4, "N": 3}, A="stable")
+def s4_zoh(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """The exponential of the matrix [[A, B], [0, 0]] holds both factors, whether A has an inverse or not."""
+    As, Bs = [], []
+    for dt in np.exp(p.log_dt):
+        both = np.zeros((4, 4))
+        both[:3, :3], both[:3, 3] = dt * p.A, dt * p.B
+        both = exponential(both)
+        As.append(both[:3, :3])
+        Bs.append(both[:3, 3])
+    yield from convolved(p, xs, As, Bs)
+
+
+def turned(u: Any, angle: Any) -> Any:
+    """Pairs `[2, M]` as complex numbers, turned; seen as one vector of 2 M numbers."""
+    z = (u[0] + 1j * u[1]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag])
+
+
+def rms(u: Any) -> Any:
+    return u / np.sqrt((u**2).mean() + 1e-6)
+
+
+MAMBA3 = {"dt_bias": "small", "rate": "positive"}
+
+
+@oracle("mamba3", sizes={"H": 3, "M": 4, "P": 5}, **MAMBA3)
+def mamba3(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """As one sum over the past: every pair is written at its own step and, by the trapezoid, at the next one."""
+    for t, now in enumerate(xs):
+        y = np.zeros((3, 5))
+        for h in range(3):
+            dts = [softplus(x.dt[h] + p.dt_bias[h]) for x in xs[: t + 1]]
+            angles = np.cumsum([dt * np.pi * np.tanh(x.angle[h]) for dt, x in zip(dts, xs, strict=False)], 0)
+            keep = [np.exp(-dt * x.rate[h]) for dt, x in zip(dts, xs, strict=False)]
+            lam = [sigmoid(x.trap[h]) for x in xs[: t + 1]]
+            q = turned(rms(now.q[:, h]) + p.q_bias[:, h], angles[t])
+            for s, x in enumerate(xs[: t + 1]):
+                k = turned(rms(x.k[:, h]) + p.k_bias[:, h], angles[s])
+                weight = lam[s] * dts[s] * np.prod(keep[s + 1 :])
+                if s < t:
+                    weight += (1 - lam[s + 1]) * dts[s + 1] * np.prod(keep[s + 1 :])
+                y[h] += weight * (q @ k) * x.v[h]
+            y[h] += p.skip[h] * now.v[h]
+        yield y * silu(now.z)
+
+
+@oracle("mamba3_mimo", sizes={"H": 3, "M": 4, "P": 5, "R": 2}, **MAMBA3)
+def mamba3_mimo(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    theta, S, stored = np.zeros((3, 4)), np.zeros((3, 8, 5)), np.zeros((3, 8, 5))
+    for x in xs:
+        o = np.zeros((3, 5))
+        for h in range(3):
+            dt, lam = softplus(x.dt[h] + p.dt_bias[h]), sigmoid(x.trap[h])
+            theta[h] += dt * np.pi * np.tanh(x.angle[h])
+            alpha = np.exp(-dt * x.rate[h])
+            keys = [turned(rms(x.k[:, h, r]) + p.k_bias[:, h, r], theta[h]) for r in range(2)]
+            written = sum(np.outer(keys[r], p.in_[h, r] * x.v[h]) for r in range(2))
+            S[h] = alpha * S[h] + (1 - lam) * dt * alpha * stored[h] + lam * dt * written
+            stored[h] = written
+            for r in range(2):
+                y = S[h].T @ turned(rms(x.q[:, h, r]) + p.q_bias[:, h, r], theta[h])
+                y = y + p.skip[h] * p.in_[h, r] * x.v[h]
+                o[h] += p.out[h, r] * y * silu(p.gate[h, r] * x.z[h])
+        yield o
+
+
+@oracle("mamba", sizes={"D": 5, "E": 6, "R": 2, "N": 3})
+def mamba(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h = np.zeros((6, 3))
+    inner = np.stack([np.zeros(6)] * 3 + [p.Wx @ x.u for x in xs])  # padded on the left
+    for t, now in enumerate(xs):
+        x = silu((p.taps * inner[t : t + 4]).sum(0) + p.taps_bias)
+        dt = softplus(p.Wdt @ p.Wr @ x + p.dt_bias)
+        B, C = p.WB @ x, p.WC @ x
+        y = np.zeros(6)
+        for e in range(6):
+            h[e] = np.exp(-dt[e] * np.exp(p.A_log[e])) * h[e] + dt[e] * B * x[e]
+            y[e] = C @ h[e] + p.skip[e] * x[e]
+        yield p.Wo @ (y * silu(p.Wz @ now.u))
