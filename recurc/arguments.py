@@ -77,12 +77,15 @@ def check_sizes(rec: ir.Recurrence, sizes: Mapping[str, Any]) -> Sizes:
     for name, size in sizes.items():
         if name not in known:
             raise ShapeError(f"{rec.name} has no dim `{name}`; {_suggest(name, known, 'its dims are')}")
-        whole = isinstance(size, int) or (hasattr(size, "__index__") and not isinstance(size, float))
-        if isinstance(size, bool) or not whole or not 1 <= int(size) < 2**31:
+        try:
+            whole = 0 if isinstance(size, bool) else operator.index(size)
+        except TypeError:
+            whole = 0
+        if not 1 <= whole < 2**31:
             shown = "NaN" if isinstance(size, float) and math.isnan(size) else repr(size)
-            below = " below 2**31" if whole and not isinstance(size, bool) and int(size) >= 1 else ""
+            below = " below 2**31" if whole >= 1 else ""
             raise ShapeError(f"the size of dim `{name}` should be a positive integer{below}, got {shown}")
-        out[name] = int(size)
+        out[name] = whole
     return out
 
 
@@ -126,7 +129,7 @@ def need_sizes(rec: ir.Recurrence, sizes: Mapping[str, int], purpose: str, how: 
     """Raises `ShapeError` naming the dims whose size is not known; `how` is how they are given, around `D=...`."""
     missing = [d.name for d in rec.dims if d.name not in sizes]
     if missing:
-        example = how.format((", " if how == "{}" else ",").join(f"{name}=..." for name in missing))
+        example = how.format(("," if how.startswith("--") else ", ").join(f"{name}=..." for name in missing))
         raise ShapeError(f"{purpose} needs the size of {', '.join(missing)}: give {example}")
 
 
@@ -309,6 +312,10 @@ def whole_numbers(name: str, value: Any, shape: tuple[int, ...] | None, wanted: 
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     except ValueError as wrong:  # lists of unequal lengths
         raise ShapeError(f"{name} should have shape {wanted}, got rows of unequal lengths") from wrong
+    except (TypeError, RuntimeError) as wrong:  # tensors of another kind, or without memory: on `meta`, under vmap
+        raise ShapeError(f"{name} should hold integers, got what NumPy cannot read: {wrong}") from wrong
+    if array.size == 0 and isinstance(value, (list, tuple)):
+        array = array.astype(np.int64)  # an empty list says nothing of its type
     if array.dtype.kind not in "iu":
         raise ShapeError(f"{name} should hold integers, got {array.dtype}")
     if array.shape != shape if shape is not None else array.ndim != 1:
@@ -341,10 +348,13 @@ def real_dtype(dtype: Any) -> DType | None:
 
 def check_count(what: str, value: object) -> int:
     """A number of things, 0 or more; raises `ShapeError` for anything else."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        count = -1 if isinstance(value, bool) else operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        count = -1
+    if count < 0:
         raise ShapeError(f"{what} should be an integer, 0 or more, got {value!r}")
-    count = operator.index(cast(SupportsIndex, value))
-    if not 0 <= count < 2**48:
+    if count >= 2**48:
         raise ShapeError(f"{what} should be an integer from 0 to 2**48, got {count}")
     return count
 

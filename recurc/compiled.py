@@ -6,7 +6,6 @@ kernel -> publish. Calls that look like an earlier one take the way of `recurc.r
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,6 +39,7 @@ from recurc.runtime import bound, torch_ops
 from recurc.runtime.host import HostKit, published
 from recurc.runtime.kit import Kit
 from recurc.runtime.memory import enough
+from recurc.runtime.results import result_type
 from recurc.runtime.run import Run
 from recurc.runtime.specialize import STEP, Builder, Built, Value
 from recurc.types import DType, literal_size
@@ -120,10 +120,13 @@ class Compiled:
         self._fast: dict[Any, bound.BoundCall] = {}
         self._result: Any = None
         if len(rec.outputs) > 1:
-            # its fields are known here only
-            self._result = namedtuple(rec.name, rec.outputs, rename=True)  # pyright: ignore[reportUntypedNamedTuple]
+            self._result = result_type(rec.name, rec.outputs)
         if options.schedule != "auto":
             self._builder.check_schedule()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled as what it was compiled from: kernels belong to a process and lie in the cache."""
+        return Compiled, (self._rec, self._options, self._defaults), {"_sizes": self._sizes}
 
     # --- calling ---------------------------------------------------------------------------------------------
 
@@ -325,10 +328,12 @@ class Compiled:
         real = real_dtype(dtype) or self._options.dtype or DType.F32
         several = isinstance(batch, (tuple, list))
         shape = tuple(check_count("batch", n) for n in (cast(Sequence[int], batch) if several else (batch,)))
-        sizes = self._known_sizes("init_state")
+        sizes = self._known_sizes("init_state()")
         spec = Specialization(tuple(sorted(sizes.items())), real)
         kit = HostKit(tensors=False)
         params = {**self._defaults, **params}
+        if any(name not in self._slots for name in params):
+            check_names(self._rec, self._slots, params)
         state: dict[str, Any] = {}
         for name, value in self._builder.continuable.items():
             needed: dict[str, Any] = {}
@@ -337,6 +342,10 @@ class Compiled:
                     raise ShapeError(f"the initial value of `{name}` is computed from `{param}`: pass it to init_state")
                 slot = self._slots[param]
                 array, seen = kit.receive(slot, params[param])
+                found = settle(self._rec, {param: slot}, {param: seen}, "BT", sizes, None, 0, "the sizes known so far")
+                lead = (1,) * (len(shape) - len(found.batch)) + found.batch
+                if len(lead) > len(shape) or any(b not in (1, s) for b, s in zip(lead, shape, strict=True)):
+                    raise ShapeError(f"{slot.title} has batch dims {found.batch}, init_state() was asked for {shape}")
                 dims = tuple(literal_size(d) or sizes[d] for d in slot.dims)
                 want = slot.dtype.settled(real)
                 needed[param] = kit.prepare(slot, array, seen.dtype, want, shape, 0, dims, "BT")
@@ -356,6 +365,8 @@ class Compiled:
                 f"an output of {self._rec.name} reads a final state, `S[T]`, which is not known before the last step: "
                 "step() cannot give it; call it over all steps"
             )
+        if not isinstance(cast(object, state), Mapping):
+            raise ShapeError(f"step() takes the state as init_state() or step() gave it, got {type(state).__name__}")
         check_initial(self._rec, self._builder.continuable, state)
         for name in self._builder.continuable:
             if name not in state:
@@ -397,7 +408,7 @@ class Compiled:
     # --- looking inside --------------------------------------------------------------------------------------
 
     def _known_sizes(self, purpose: str) -> dict[str, int]:
-        need_sizes(self._rec, self._sizes, purpose + "()" if purpose.isidentifier() else purpose)
+        need_sizes(self._rec, self._sizes, purpose, "compile(sizes=dict({}))")
         return self._sizes
 
     def _latest(self) -> Built:

@@ -67,6 +67,10 @@ class Jitted:
         """As `Compiled.step`."""
         return self.compiled.step(state, **arrays)
 
+    def __reduce__(self) -> str:
+        """Pickled and copied as functions are: by name, the one in its module."""
+        return self.function.__qualname__
+
     def __repr__(self) -> str:
         traced = f": {self.recurrence!r}" if "recurrence" in vars(self) else ""  # a trace may fail, a repr must not
         return f"<jit of {self.function.__name__}{traced}>"

@@ -20,6 +20,12 @@ def _ema(**options: Any) -> Any:
     return recurc.zoo.load("ema").compile(**options)
 
 
+def _learned() -> Any:
+    """A state whose initial value is a param."""
+    source = "recurrence R(D):\n    input x[D]\n    param h0[D]\n    state h[D] = h0\n    h = h[t-1] + x\n    output h"
+    return recurc.load(text=source).compile(sizes={"D": 4})
+
+
 @pytest.fixture
 def x(rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal((6, 4))
@@ -62,7 +68,11 @@ def test_a_batch_that_is_no_count(batch: Any) -> None:
     [
         (lambda x: _ema()(x=x, alpha=0.5, lengths=[6], cu_seqlens=[0, 6]), ShapeError, "not both"),
         (lambda x: _ema()(x=x, alpha=0.5, initial={1: 2}), ShapeError, "no state `1`"),
-        (lambda x: _ema().step(None, x=x[0], alpha=0.5), ShapeError, "should map states to arrays"),
+        (
+            lambda x: _ema().step(None, x=x[0], alpha=0.5),
+            ShapeError,
+            r"as init_state\(\) or step\(\) gave it, got None",
+        ),
         (lambda x: _ema().step({"h": x[0]}, x=[[1], [2, 3]], alpha=0.5), ShapeError, "unequal lengths"),
         (lambda x: _ema(schedule=3), UnsupportedError, "schedule=3"),
         (lambda x: _ema(device="foo"), UnsupportedError, "device='foo'"),
@@ -80,11 +90,28 @@ def test_a_batch_that_is_no_count(batch: Any) -> None:
         (lambda x: _ema().step({"h": x[0]}, x=x[0], alpha=0.5, initial={}), ShapeError, "no option `initial`"),
         (lambda x: _ema(backend=["cpu"]), UnsupportedError, "no backend"),
         (lambda x: recurc.load("a\0b"), RecurcError, "null character"),
+        (lambda x: _ema(sizes={"D": np.array([4])}), ShapeError, r"dim `D` should be a positive integer, got array"),
+        (lambda x: _ema().init_state(2), ShapeError, r"size of D: give compile\(sizes=dict\(D=\.\.\.\)\)"),
+        (lambda x: _ema(sizes={"D": 4}).init_state(2, alfa=x), ShapeError, "no input or param `alfa`; did you mean"),
+        (lambda x: _learned().init_state(2, h0=x[0, :3]), ShapeError, r"param `h0`.* D = 4 .*got D = 3"),
+        (
+            lambda x: _learned().init_state(2, h0=x[:3]),
+            ShapeError,
+            r"param `h0` has batch dims \(3,\).*asked for \(2,\)",
+        ),
+        (lambda x: _learned().init_state(2, h0=[1, True, "a", None]), ShapeError, "param `h0` should be an array"),
     ],
 )
 def test_misuse_is_named(call: Callable[[np.ndarray], Any], error: type[Exception], words: str, x: np.ndarray) -> None:
     with pytest.raises(error, match=words):
         call(x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lists_of_nothing_are_lengths_of_no_rows(backend: str, x: np.ndarray) -> None:
+    f = _ema(backend=backend)
+    y, final = f(x=x[None][:0], alpha=0.5, lengths=[], return_final=True)
+    assert y.shape == (0, 6, 4) and final["h"].shape == (0, 4)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
