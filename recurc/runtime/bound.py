@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurc.backends.base import BindableKernel
+from recurc.runtime import torch_ops
 from recurc.runtime.host import HostKit, storage
 from recurc.runtime.memory import empty
 from recurc.runtime.specialize import STEP
@@ -32,7 +33,7 @@ def signature(
     """A key equal for two calls only if the checks of one answer for the other; None if there is no such key."""
     key: list[Any] = [return_final, reverse]
     torch = sys.modules.get("torch")
-    if initial is not None and not isinstance(initial, dict):
+    if (initial is not None and not isinstance(initial, dict)) or torch_ops.forward_mode():
         return None
     for group in (arrays, initial) if initial else (arrays,):
         for name, value in group.items():
@@ -156,7 +157,8 @@ class BoundCall:
         addresses, stored = scratch
         for place, group, name, offset, tensor in self._direct:
             value = groups[group][name]
-            addresses[place] = (value.data_ptr() if tensor else value.__array_interface__["data"][0]) + offset
+            start = torch_ops.address_of(name, value) if tensor else value.__array_interface__["data"][0]
+            addresses[place] = start + offset
         for i, group, name in self._stores:
             stored[i][()] = groups[group][name]
         alive: list[Any] = []

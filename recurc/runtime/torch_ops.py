@@ -49,11 +49,40 @@ def library() -> Any:
 
 def refuse_gradients(slot: Slot, tensor: Tensor) -> None:
     """A tensor whose gradient is wanted is refused rather than detached behind the caller's back."""
-    if tensor.requires_grad and _torch().is_grad_enabled():
+    torch = _torch()
+    if tensor.requires_grad and torch.is_grad_enabled():
         raise UnsupportedError(
             f"{slot.title} requires a gradient; gradients through a recurrence are not supported yet: "
             "call it under torch.no_grad(), or pass detached tensors"
         )
+    if forward_mode() and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+        raise UnsupportedError(f"{slot.title} carries a tangent; forward-mode derivatives are not supported yet")
+    if torch.jit.is_tracing():
+        raise UnsupportedError("torch.jit.trace does not see into a recurrence: it would keep one result for all calls")
+
+
+def forward_mode() -> bool:
+    """Whether torch has been told to carry tangents along, which nothing else about a tensor shows."""
+    torch = sys.modules.get("torch")
+    return torch is not None and getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
+
+
+def address_of(name: str, tensor: Tensor) -> int:
+    """Where the elements of a tensor are; raises `UnsupportedError` for one that stands for others and has none."""
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:
+        address = 0
+    if address == 0 and tensor.numel() > 0:
+        raise _without_memory(name)
+    return address
+
+
+def _without_memory(name: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"`{name}` has no memory of its own, as inside torch.func.vmap and jvp, under FakeTensorMode or with its "
+        "storage freed; this is not supported yet (a recurrence takes any batch dims as they are)"
+    )
 
 
 def dtype_of(slot: Slot, tensor: Tensor) -> DType:
@@ -80,13 +109,27 @@ def torch_dtype(dtype: DType) -> Any:
 
 def to_host(slot: Slot, tensor: Tensor) -> tuple[Array, Seen]:
     """A CPU tensor as a NumPy array over the same memory (bf16 as the uint16 of its bits)."""
+    dtype = _checked(slot, tensor)
+    return host_view(tensor), Seen(tuple(tensor.shape), dtype)
+
+
+def _checked(slot: Slot, tensor: Tensor) -> DType:
+    """The element type of a tensor of the plain kind: dense, with memory, and no derivative wanted."""
     refuse_gradients(slot, tensor)
     if tensor.is_nested:
         raise ShapeError(f"{slot.title} is a nested tensor: pad it, and give the rows' lengths with `lengths=`")
     if tensor.layout is not _torch().strided:
         raise ShapeError(f"{slot.title} should be a dense tensor, got layout {tensor.layout}; use `.to_dense()`")
     dtype = dtype_of(slot, tensor)
-    return host_view(tensor), Seen(tuple(tensor.shape), dtype)
+    plain = tensor.detach()  # inside a transform of torch.func, every new tensor is wrapped
+    try:
+        fake = plain.untyped_storage().device.type == "meta"
+    except RuntimeError:
+        fake = True
+    if fake:
+        raise _without_memory(slot.name)
+    address_of(slot.name, plain)
+    return dtype
 
 
 def host_view(tensor: Tensor) -> Array:
@@ -117,10 +160,10 @@ def receive(slot: Slot, value: Any, device: Any) -> tuple[Tensor, Seen]:
         plain = host.converted(array, seen.dtype, seen.dtype)  # tensors know the machine's byte order only
         tensor = from_host(np.require(plain, requirements=["C", "W"]), seen.dtype)
         return tensor.to(device), Seen(seen.shape, seen.dtype, weak)
-    refuse_gradients(slot, value)
     if value.device != device and not (value.device.type == "cpu" and value.ndim == 0):
         raise ShapeError(f"{slot.title} is on {value.device}, other arrays of the call are on {device}")
-    return value.detach().to(device), Seen(tuple(value.shape), dtype_of(slot, value))
+    dtype = _checked(slot, value)
+    return value.detach().to(device), Seen(tuple(value.shape), dtype)
 
 
 def prepare(
