@@ -21,15 +21,18 @@ def loaded(array: Any) -> Array:
 
 def bf16_bits(value: Array) -> NDArray[np.uint16]:
     """The bits of `value` rounded to bf16 (to nearest even, through f32, as hardware does)."""
-    single = np.asarray(value, np.float32, order="C")  # `ascontiguousarray` would give a number an axis
+    with np.errstate(over="ignore"):  # as in `store`
+        single = np.asarray(value, np.float32, order="C")  # `ascontiguousarray` would give a number an axis
     bits = single.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.where(np.isnan(single), np.uint32(0x7FC0), rounded).astype(np.uint16)
 
 
 def store(target: Array, value: Array) -> None:
-    """Writes `value` into a stored array in place, rounding to what it holds."""
+    """Writes `value` into a stored array in place, rounding to what it holds; beyond its range that is infinity, as
+    in native kernels, which do not warn of it either."""
     if target.dtype == np.uint16:
         target[...] = bf16_bits(value)
     else:
-        target[...] = value
+        with np.errstate(over="ignore"):
+            target[...] = value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import cast
@@ -77,7 +78,9 @@ def run(arguments: Sequence[str]) -> int:
         say("error: standard output is closed, so there is no place for the result")
         return WRONG
     try:
-        result: object = cli.main(args=list(arguments), prog_name="recurc", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            result: object = cli.main(args=list(arguments), prog_name="recurc", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else OK
     except click.exceptions.Exit as stop:
@@ -103,6 +106,11 @@ def run(arguments: Sequence[str]) -> int:
         return WRONG
     except Exception as bug:
         return _bug(bug)
+
+
+def _show(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning without the line of ours that gave it."""
+    say(f"note: {message}")
 
 
 def say(text: str) -> None:

@@ -10,12 +10,12 @@ import hashlib
 import os
 import stat
 import tempfile
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 from recurc.errors import BackendError
+from recurc.runtime.notice import notice
 
 
 def cache_directory() -> Path:
@@ -42,11 +42,9 @@ def _usable(wanted: str) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: `~` of nobody
         problem = getattr(error, "strerror", None) or str(error)
     private = Path(tempfile.mkdtemp(prefix="recurc-kernels-"))
-    warnings.warn(
+    notice(
         f"the kernel cache {folder} cannot be used ({problem}); kernels of this process go to {private} and are built "
-        "again next time. Set RECURC_CACHE_DIR to a folder of your own.",
-        RuntimeWarning,
-        stacklevel=2,
+        "again next time. Set RECURC_CACHE_DIR to a folder of your own."
     )
     return private
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -11,6 +10,7 @@ from recurc import targets
 from recurc.backends.base import Backend
 from recurc.errors import BackendError, UnsupportedError
 from recurc.runtime.machine import cpu_target
+from recurc.runtime.notice import notice
 from recurc.targets import Target
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def candidates(asked: str, on_device: bool) -> tuple[str, ...]:
 def first_able(asked: str, on_device: bool, attempt: Callable[[str], T], announced: dict[str, None]) -> T:
     """The first candidate for which `attempt` (which builds) succeeds; `announced` collects what was said.
 
-    With `auto`, a candidate that cannot is announced once through `warnings` and the next one is tried; a backend
+    With `auto`, a candidate that cannot is announced once and the next one is tried; a backend
     asked for by name raises its own error."""
     names = candidates(asked, on_device)
     for name in names[:-1]:
@@ -59,7 +59,7 @@ def first_able(asked: str, on_device: bool, attempt: Callable[[str], T], announc
             text = f"recurc runs on the `{names[names.index(name) + 1]}` backend instead of `{name}`: {reason}"
             if text not in announced:
                 announced[text] = None
-                warnings.warn(text, RuntimeWarning, stacklevel=4)
+                notice(text)
     return attempt(names[-1])
 
 

@@ -111,7 +111,8 @@ def _links(command: tuple[str, ...], flags: tuple[str, ...], text: str) -> bool:
 
 def build_shared(compiler: Compiler, source: Path, library: Path) -> None:
     """Compile one C file into a shared library. Raises `BackendError` with the compiler's words."""
-    command = [*compiler.command, *compiler.flags, str(source), "-o", str(library), *compiler.libraries]
+    # A C++ compiler named by CC would take the file for C++, and change the names of its functions.
+    command = [*compiler.command, *compiler.flags, "-x", "c", str(source), "-o", str(library), *compiler.libraries]
     done = _run(command)
     if done.returncode != 0:
         words = (done.stderr or done.stdout).strip()

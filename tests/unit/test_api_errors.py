@@ -211,8 +211,9 @@ def test_auto_announces_a_detour_and_a_named_backend_refuses(monkeypatch: pytest
     monkeypatch.setattr(cpu.CpuBackend, "unavailable", lambda self: "no C compiler was found")
     call = {"x": np.zeros((2, 5, 3)), "alpha": 0.5}
     f = EMA.compile()
-    with pytest.warns(RuntimeWarning, match=r"`numpy` backend instead of `cpu`.*no C compiler"):
+    with pytest.warns(RuntimeWarning, match=r"`numpy` backend instead of `cpu`.*no C compiler") as told:
         f(**call)
+    assert told[0].filename == __file__  # the line that can do something about it
     assert f.backend == "numpy" and "no C compiler" in f.explain()
     with pytest.raises(BackendError, match="no C compiler"):
         EMA.compile(backend="cpu")(**call)

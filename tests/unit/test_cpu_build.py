@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,27 @@ def test_two_processes_build_the_same_kernel_at_once(fresh: Path) -> None:
     assert [p.wait(timeout=120) for p in both] == [0, 0]
     assert len(list(fresh.glob("*.so"))) == 1
     assert not list(fresh.glob("build-*"))
+
+
+@NATIVE
+def test_another_library_in_the_place_of_a_kernel_is_built_again(fresh: Path, rng: np.random.Generator) -> None:
+    runs(rng)
+    (library,) = fresh.glob("*.so")
+    other = fresh / "other.c"
+    other.write_text("int other(void) { return 1; }\n", encoding="utf-8")
+    found = compiler.find_compiler()
+    library.unlink()  # loaded libraries keep their file
+    subprocess.run([*found.command, "-shared", "-fPIC", str(other), "-o", str(library)], check=True, timeout=60)
+    library.with_suffix(".sha256").write_text(hashlib.sha256(library.read_bytes()).hexdigest(), encoding="ascii")
+    runs(rng)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
+def test_a_compiler_for_cpp_is_told_that_it_gets_c(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setenv("CC", "g++")
+    runs(rng)
 
 
 def test_threads_follow_the_environment_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:

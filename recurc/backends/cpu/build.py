@@ -29,12 +29,12 @@ def build(plan: Plan, spec: Specialization) -> CpuKernel:
     library = cached_file(key, suffix, make)
     try:
         return CpuKernel(plan, spec, module, library, file)
-    except OSError:  # cut short by a crash, or of another machine: built once more
+    except (OSError, AttributeError):  # cut short by a crash, of another machine, or another library: built once more
         library.unlink(missing_ok=True)
     library = cached_file(key, suffix, make)
     try:
         return CpuKernel(plan, spec, module, library, file)
-    except OSError as error:
+    except (OSError, AttributeError) as error:
         raise BackendError(f"the built kernel {library} cannot be loaded: {error}") from error
 
 
