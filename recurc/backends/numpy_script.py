@@ -157,11 +157,12 @@ class _Writer:
         rec = self.rec
         lines: list[str] = []
         if rec.inputs:
-            arrays = ", ".join(f"{self._array(i.name)}.shape[0]" for i in rec.inputs)
-            lines.append(f"B, T = max({arrays}, 1), {self._array(rec.inputs[0].name)}.shape[1]")
+            arrays = ", ".join(f"{self._array(i.name)}.shape[:2]" for i in rec.inputs)
+            lines.append(f"B, T = np.broadcast_shapes({arrays})")
         else:
             raise UnsupportedError("the numpy target needs an input: without one the number of steps is not known")
-        lines += [f"{self.names(p.name)} = {self.names(p.name)}[None]  # one for every sequence" for p in rec.params]
+        params = [self.names(p.name) for p in rec.params]
+        lines += [f"{param} = np.asarray({param})[None]  # one for every sequence" for param in params]
         for state in rec.states:
             lines += self._start(state.name, state.dims, state)
         for i in rec.inputs:

@@ -33,7 +33,7 @@ TARGETS = ("numpy", "cpu", "triton", "cuda")
 @batch_option
 @steps_option
 @dtype_option
-@click.option("--arch", default="sm_90", show_default=True, help="The GPU: sm_80, sm_90 or sm_100.")
+@click.option("--arch", metavar="ARCH", help="The GPU: sm_80, sm_90 (the default) or sm_100.")
 @schedule_option
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="A directory; made if missing."
@@ -46,7 +46,7 @@ def command(
     batch: int,
     steps: int,
     dtype: str | None,
-    arch: str,
+    arch: str | None,
     schedule: str,
     out: Path,
 ) -> int:
@@ -54,12 +54,14 @@ def command(
     Sizes of dims are fixed in the kernels; batch and steps stay free, -B and -T only guide the choice of schedule."""
     from recurc.cli.load import load
 
+    if arch is not None and target not in ("triton", "cuda"):
+        raise click.BadParameter(f"the target {target!r} is no GPU; it takes no architecture", param_hint="--arch")
     rec = load(file, name).ir
-    manifest = export_kernels(rec, target, sizes, out, dtype or "f32", arch, schedule, batch, steps)
+    manifest = export_kernels(rec, target, sizes, out, dtype or "f32", arch or "sm_90", schedule, batch, steps)
     test = manifest["self_test"]
     say(f"self-test: {test['status']}" + (f" ({test['detail']})" if test["detail"] else ""))
-    for path in sorted(out.iterdir()):
-        click.echo(path)
+    for written in [*manifest["files"], "manifest.json"]:
+        click.echo(out / str(written))
     return OK
 
 
@@ -93,6 +95,7 @@ def export_kernels(
     plan = make_plan(rec, known, batch, steps, real, machine, schedule)
     spec = Specialization(tuple(sorted(known.items())), real)
     writable_directory(out)
+    there = _contents(out)
     described = _export(target, plan, spec, out, arch)
     manifest: dict[str, Any] = {
         "recurrence": rec.name,
@@ -104,11 +107,21 @@ def export_kernels(
         "reasons": [str(r) for r in plan.reasons],
     }
     manifest = {**manifest, **{k: v for k, v in described.items() if k not in manifest}}
-    manifest["files"] = {p.name: _digest(p) for p in sorted(out.iterdir()) if p.is_file() and p.name != "manifest.json"}
-    manifest["self_test"] = _self_test(target, out, described)
+    test = _self_test(target, out, described)
+    written = [
+        path for path, what in _contents(out).items() if there.get(path) != what and path.name != "manifest.json"
+    ]
+    manifest["files"] = {path.name: _digest(path) for path in written}
+    manifest["self_test"] = test
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
     (out / "manifest.json").write_text(text, encoding="utf-8")
     return manifest
+
+
+def _contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The files of a folder, and what changes about one that is written anew."""
+    found = {path: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
+    return {path: (info.st_mtime_ns, info.st_ino) for path, info in found.items()}
 
 
 def _digest(path: Path) -> str:

@@ -33,7 +33,10 @@ _LONG = 1 << 22  # elements of input from which a bar is worth it
 @click.option("--params", "params", multiple=True, metavar="P.npz", help="Params: an .npz of all, or NAME=FILE.")
 @click.option("--initial", type=click.Path(path_type=Path), metavar="S.npz", help="Initial states.")
 @click.option(
-    "--init-seed", type=int, metavar="N", help="Make the missing params by their initialisers from this seed."
+    "--init-seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Make the missing params by their initialisers from this seed.",
 )
 @sizes_option
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
@@ -84,11 +87,11 @@ def command(
     if out is not None:
         from recurc.cli.files import write
 
-        everything = outputs | {f"{k}@final": v for k, v in finals.items()}
+        everything = {k: _readable(v) for k, v in (outputs | {f"{k}@final": v for k, v in finals.items()}).items()}
         write(out, lambda path: np.savez(path, **everything))  # pyright: ignore[reportArgumentType]
-        say(f"wrote {out}: {', '.join(everything)}")
+        say(f"wrote {out}: {', '.join(everything)}" + (" (bf16 as f32)" if dtype == "bf16" else ""))
     for key, value in outputs.items():
-        click.echo(_summary(key, value))
+        click.echo(_summary(key, value, _readable(value)))
     return OK
 
 
@@ -205,8 +208,13 @@ def _with_bar(pieces: range, what: str) -> Iterator[int]:
             progress.advance(task)
 
 
-def _summary(name: str, value: np.ndarray) -> str:
-    shown = f"{name}  {value.shape}  {value.dtype}"
+def _readable(value: np.ndarray) -> np.ndarray:
+    """bf16 as f32: .npz files know no bf16, and NumPy does no sums in it."""
+    return value.astype("float32") if value.dtype.name == "bfloat16" else value
+
+
+def _summary(name: str, stored: np.ndarray, value: np.ndarray) -> str:
+    shown = f"{name}  {stored.shape}  {stored.dtype}"
     if value.size == 0:
         return shown
     flat = value.reshape(-1)

@@ -17,6 +17,7 @@ from recurc.plan import Plan
 from recurc.types import Dims, DType, Kind
 
 _BATCH, _STEPS = 2, 33
+_PATIENCE_S = 300
 # What rounding allows after 33 steps of contracting recurrences with inputs around 1: a few hundred units of the type.
 _TOLERANCE = {DType.F64: 1e-12, DType.F32: 2e-4, DType.BF16: 8e-2, DType.F16: 1e-2}
 
@@ -82,9 +83,7 @@ def _initial(rec: Recurrence, state: str, spec: Specialization, arrays: Arrays) 
 
 def run_program(folder: Path, command: Sequence[str]) -> dict[str, str]:
     """Run a written program on its example, in a process of its own that cannot see recurc."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-B", *command], cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = _run([sys.executable, "-I", "-B", *command], folder)
     if done.returncode != 0:
         raise BackendError(f"the self-test of {command[0]} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
     return {"status": "passed", "detail": done.stdout.strip()}
@@ -121,6 +120,15 @@ def write_check(folder: Path, module: str) -> None:
 
 def build_program(folder: Path) -> None:
     """Run the build script of exported C. Raises `BackendError` with the compiler's words."""
-    done = subprocess.run(["sh", "build.sh"], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    done = _run(["sh", "build.sh"], folder)
     if done.returncode != 0:
         raise BackendError(f"building the exported C failed: {done.stderr.strip()[-2000:]}")
+
+
+def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False
+        )
+    except subprocess.TimeoutExpired as slow:
+        raise BackendError(f"`{' '.join(command)}` in {folder} took longer than {_PATIENCE_S} s") from slow

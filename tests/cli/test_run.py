@@ -239,6 +239,66 @@ def test_gpu_kernels_are_written_where_there_is_no_gpu(recurc: Invoke, tmp_path:
         assert "import recurc" not in program.read_text(encoding="utf-8")
 
 
+def test_what_was_in_the_folder_before_is_not_what_compile_wrote(recurc: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    for _ in range(2):  # the second time, all files are there already
+        got = recurc("compile", "zoo:ema", "--target", "numpy", "--sizes", "D=3", "--out", tmp_path)
+        assert {Path(line).name for line in got.out.splitlines()} == {"ema.py", "example.npz", "manifest.json"}
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert set(manifest["files"]) == {"ema.py", "example.npz"}
+
+
+def _python(folder: Path, code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+    return done.stdout + done.stderr.strip().rpartition("\n")[2]
+
+
+def test_the_numpy_program_takes_numbers_and_empty_batches(recurc: Invoke, tmp_path: Path) -> None:
+    recurc("compile", "zoo:ema", "--target", "numpy", "--sizes", "D=3", "--out", tmp_path)
+    code = "import numpy as np\nfrom ema import ema\nfor B, T in (2, 1), (0, 3), (2, 0):\n    "
+    code += "out = ema(np.ones((B, T, 3)), 0.5)\n    print(out['h'].shape, out['h@final'].shape)"
+    assert _python(tmp_path, code).splitlines() == ["(2, 1, 3) (2, 3)", "(0, 3, 3) (0, 3)", "(2, 0, 3) (2, 3)"]
+
+
+@pytest.mark.skipif(why_no_compiler() is not None, reason="no C compiler here")
+def test_the_runner_of_c_names_what_is_missing_or_unknown(recurc: Invoke, tmp_path: Path) -> None:
+    recurc("compile", "zoo:ema", "--target", "cpu", "--sizes", "D=3", "--out", tmp_path)
+    call = "from ema import run; run(x=[[[1.0, 2.0, 3.0]]], h_initial=[[0, 0, 0]], "
+    assert "alpha (param) is missing; run() takes x, alpha, h_initial" in _python(tmp_path, call + ")")
+    assert "there is no beta; run() takes x, alpha" in _python(tmp_path, call + "alpha=0.5, beta=1)")
+    assert "[[[0.5 1." in _python(tmp_path, call.replace("; run(", "; print(run(") + "alpha=0.5)['h'])")
+
+
+def test_an_architecture_is_for_gpus(recurc: Invoke, tmp_path: Path) -> None:
+    got = recurc("compile", "zoo:ema", "--target", "cpu", "--sizes", "D=3", "--arch", "sm_90", "--out", tmp_path / "k")
+    assert got.code == 2 and "'cpu' is no GPU" in got.err
+
+
+def test_bf16_results_are_written_so_that_numpy_reads_them(
+    recurc: Invoke, tmp_path: Path, ema: Path, data: np.ndarray
+) -> None:
+    out = tmp_path / "out.npz"
+    spec = f"x={tmp_path / 'x.npy'}"
+    given = ["run", ema, "--input", spec, "--params", tmp_path / "p.npz", "--backend", "numpy"]
+    got = recurc(*given, "--dtype", "bf16", "--out", out)
+    assert got.code == 0 and "bfloat16  min" in got.out and "(bf16 as f32)" in got.err
+    with np.load(out) as stored:
+        assert {stored[k].dtype for k in stored} == {np.dtype(np.float32)}
+
+
+def test_a_negative_seed_is_a_usage_error(recurc: Invoke, ema: Path) -> None:
+    assert recurc("run", ema, "--init-seed", "-1").code == 2
+
+
+def test_a_detour_is_a_note_without_a_line_of_ours(
+    recurc: Invoke, tmp_path: Path, ema: Path, data: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    got = recurc("run", ema, "--input", f"x={tmp_path / 'x.npy'}", "--params", tmp_path / "p.npz")
+    assert got.code == 0 and got.err.startswith("note: recurc runs on the `numpy` backend instead of `cpu`")
+    assert ".py" not in got.err
+
+
 def test_compile_wants_every_size(recurc: Invoke, tmp_path: Path) -> None:
     got = recurc("compile", "zoo:lstm", "--target", "numpy", "--sizes", "D=3", "--out", tmp_path / "k")
     assert got.code == 1 and "H" in got.err

@@ -83,7 +83,7 @@ cd "$(dirname "$0")"
 CC="${{CC:-cc}}"
 OPENMP=-fopenmp
 echo 'int main(void) {{ return 0; }}' | $CC -fopenmp -x c - -o /dev/null 2>/dev/null || OPENMP=
-$CC {flags} $OPENMP {name}.c -o lib{name}.so {libraries}
+$CC {flags} $OPENMP -x c {name}.c -o lib{name}.so {libraries}
 """
 
 _RUNNER = '''"""Runs the kernel of {name}.c with NumPy arrays: `sh build.sh`, then `from {name} import run`."""
@@ -112,8 +112,13 @@ def run(threads=None, **given):
     """Inputs (batch, steps, *dims), params (*dims), initial states `NAME_initial` (batch, *dims); gives the outputs and
     `NAME_final` in a dict."""
     threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1
-    first = next(a for a in ARRAYS if a["role"] == "input")
-    batch, steps = given[first["argument"]].shape[:2]
+    wanted = {{a["argument"]: a["role"] for a in ARRAYS if a["role"] not in ("output", "final")}}
+    for name in [*wanted, *given]:
+        if name not in given:
+            raise TypeError(f"{{name}} ({{wanted[name]}}) is missing; run() takes {{', '.join(wanted)}}")
+        if name not in wanted:
+            raise TypeError(f"there is no {{name}}; run() takes {{', '.join(wanted)}}")
+    batch, steps = np.shape(given[next(a for a in wanted if wanted[a] == "input")])[:2]
     slots, kept, results = (_Array * len(ARRAYS))(), [], {{}}
     for slot, want in zip(slots, ARRAYS):
         name, lead = want["argument"], (batch, steps) if want["time"] else (batch,)
@@ -121,8 +126,6 @@ def run(threads=None, **given):
         if want["role"] in ("output", "final"):
             array = results[name] = np.empty(shape, want["dtype"])
         else:
-            if name not in given:
-                raise TypeError(f"{{name}} is missing: {{want['role']}} of shape {{shape}}")
             array = np.asarray(given[name], want["dtype"])
             if want["role"] == "param" and array.ndim == len(want["shape"]):
                 array = array[None]
