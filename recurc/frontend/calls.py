@@ -51,6 +51,8 @@ class Calls:
             )
         if name == "iterate":
             return self._iterate(node, env)
+        if name == "window":
+            return self.lowerer.expansions.window(node, env)
         if name == "cast":
             return self._cast(node, env)
         if name == "part":

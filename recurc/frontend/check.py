@@ -84,13 +84,17 @@ class _Recurrence:
         states = [self._state(s) for s in self.scope.of_kind(Kind.STATE)]
         good = [d for d in self.scope.definitions if self.names.check(d.value)]
         ordered = self.names.order(good)
-        equations: list[ir.Equation] = []
+        more = self.lowerer.expansions
+        more.before = {i.name: i.before for i in inputs if i is not None and i.before is not None}
+        more.before |= {s.name: s.initial for s in states if s is not None}
+        equations = more.equations
         stopped = False
         for definition in ordered or []:
             try:
                 equations += self._equations(definition)
             except Stop:
                 stopped = True
+        more.settle()
         if self.scope.reset is not None:
             resets.check(self.lowerer, self.scope.reset, equations)
         self._outputs()
@@ -106,7 +110,7 @@ class _Recurrence:
             ),
             tuple(i for i in inputs if i is not None),
             tuple(p for p in params if p is not None),
-            tuple(s for s in states if s is not None),
+            (*(s for s in states if s is not None), *more.hidden),
             tuple(equations),
             tuple(o.name for o in self.scope.outputs),
             self.rec.doc,

@@ -127,13 +127,10 @@ def _table() -> dict[str, Function]:
         table[name] = Function(name, Form.REDUCTION, make=getattr(build, name), options=("eps",))
     for name in ("max", "min"):
         table[name] = Function(name, Form.ORDER, 2)
-    for name in ("cast", "iterate", "part", "permute"):
+    for name in ("cast", "iterate", "part", "permute", "window"):
         table[name] = Function(name, Form.SPECIAL)
     table |= {function.name: function for function in _shaped()}
-    for code, names, what in (
-        ("E0901", "grad", "derivatives inside a recurrence"),
-        ("E0905", "window", "windows over past inputs"),
-    ):
+    for code, names, what in (("E0901", "grad", "derivatives inside a recurrence"),):
         for name in names.split():
             table[name] = Function(name, Form.UNSUPPORTED, code=code, what=what)
     return table

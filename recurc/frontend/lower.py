@@ -11,6 +11,7 @@ from recurc.frontend import ast, clocks
 from recurc.frontend.calls import MAX_ROUNDS, Calls
 from recurc.frontend.constants import fold
 from recurc.frontend.environment import Environment
+from recurc.frontend.expansions import Expansions
 from recurc.frontend.problems import Problems, Stop
 from recurc.frontend.symbols import RESERVED, Block, Kind, Scope, Symbol, literal_dim
 from recurc.source import Span
@@ -48,6 +49,7 @@ class Lowerer:
         self.initial = False  # inside an initial value or initialiser: only params, consts and sizes may be read
         self.block: Block | None = None  # the block of the equation that is being lowered
         self.calls = Calls(self)
+        self.expansions = Expansions(self)
         self._depth = 0
         self._measured: dict[int, tuple[ir.Expr, int, int]] = {}
 

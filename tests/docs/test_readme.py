@@ -104,7 +104,7 @@ def test_what_is_said_to_be_refused_is_a_limitation_of_the_language_page() -> No
     table = (ROOT / "docs" / "language.md").read_text(encoding="utf-8").split("## Not supported yet")[1]
     forms = "\n".join(line for line in table.splitlines() if line.startswith("|"))
     words = re.findall(r"`(\w+)`", refused)
-    assert len(words) >= 7
+    assert words
     for word in words:
         assert re.search(rf"`[^`]*\b{word}\b", forms), f"{word} is not in the table of docs/language.md"
 

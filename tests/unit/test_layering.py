@@ -71,7 +71,9 @@ def _files(where: str) -> list[Path]:
     return [p for p in FILES if _under(_dotted(p), where)]
 
 
-CORE = tuple(f"recurc.{m}" for m in ("types", "source", "errors", "ir", "ops", "build", "facts", "plan", "irtext"))
+CORE = tuple(
+    f"recurc.{m}" for m in ("types", "source", "errors", "ir", "ops", "build", "windows", "facts", "plan", "irtext")
+)
 BACKENDS = ("reference", "plan_numpy", "cpu", "triton", "cuda")
 SHARED = ("recurc.backends.base", "recurc.backends.emit", "recurc.backends.storage")
 
