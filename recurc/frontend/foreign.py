@@ -32,7 +32,10 @@ _ALIASES = {
     "special_log1p": "log1p", "special_expm1": "expm1",
 }  # fmt: skip
 # Arguments that torch.nn.functional passes on even where the caller did not.
-_DEFAULTS = {"inplace": False, "alpha": 1.0, "_stacklevel": 3, "approximate": "none", "beta": 1, "threshold": 20}
+_DEFAULTS = {
+    "inplace": False, "alpha": 1.0, "_stacklevel": 3, "approximate": "none", "beta": 1, "threshold": 20,
+    "norm_type": 2.0, "scale_grad_by_freq": False, "sparse": False,
+}  # fmt: skip
 _SWAPPED = {"rsub", "__rsub__", "__rtruediv__", "__rdiv__", "__rpow__", "__rmod__", "__rfloordiv__", "__rmatmul__"}
 
 
