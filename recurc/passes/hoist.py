@@ -125,7 +125,8 @@ class _Hoister:
     def _once(self, expr: Expr) -> Expr:
         what = expr.op if isinstance(expr, Apply | Reduce) else type(expr).__name__.lower()
         params = [r.name for r in reads(expr)]
-        name = self._fresh(f"{what}_{params[0]}" if params else what)
+        hint = f"{what}_{params[0]}" if params else what
+        name = self._fresh(f"{expr.name}_once" if isinstance(expr, Read) else hint)
         self.named[expr] = name
         self.out.once[name] = expr
         return Read(name, 0, expr.dims, expr.dtype, expr.span)
@@ -146,7 +147,8 @@ class _Hoister:
     def _matmul(self, node: Contract, consumer: int | None, own_name: str | None) -> Expr:
         weight_left = self.steady(node.left)
         weight, moving = (node.left, node.right) if weight_left else (node.right, node.left)
-        if not isinstance(weight, Read):
+        # A matmul reads buffers only: what is computed from params is stored first, be it only a slice with a name.
+        if not isinstance(weight, Read) or weight.name in self.out.equations:
             weight = (
                 self._once(weight)
                 if weight not in self.named

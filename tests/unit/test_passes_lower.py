@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import recurc
 from recurc import targets
 from recurc.errors import CompilerBug
 from recurc.ir import Expr, Read, reads
@@ -74,6 +75,23 @@ def test_an_expression_of_params_is_computed_once_per_call() -> None:
     plan = plan_of("selective_scan", "sequential", {"D": 64, "N": 16})
     assert of_role(plan, Role.ONCE) == ["exp_A_log"]
     assert isinstance(plan.stages[0], Map) and plan.stages[0].writes == ("exp_A_log",)
+
+
+def test_a_weight_that_is_a_named_slice_of_a_param_is_stored_for_the_matmul(rng: np.random.Generator) -> None:
+    rec = recurc.load(
+        text="""
+recurrence Sliced(D, H):
+    input x[D]
+    param W[2, H, D]
+    state h[H] = 0
+    a, b = W
+    h = 0.5 * h[t-1] + a @ x
+    output h, a, y = b @ x
+"""
+    ).ir
+    plan = make_plan(rec, BIG, 3, 9, DType.F64, targets.named("cpu"), "auto")
+    assert kinds(plan).count("Matmul") == 2
+    agree(rec, plan, random_arrays(rec, rng, 3, 9, BIG), 3, 9, BIG)
 
 
 def test_a_projection_between_two_layers_splits_the_loop_and_an_output_projection_is_sunk() -> None:

@@ -161,6 +161,22 @@ def decayed_max(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         yield np.max([p.decay ** (t - s) * abs(xs[s].x) for s in range(t + 1)], 0)
 
 
+@oracle("segmented_sum", sizes={"D": 4}, start="bool:0.2")
+def segmented_sum(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    begin = 0
+    for t, x in enumerate(xs):
+        begin = t if x.start else begin
+        yield np.sum([y.x for y in xs[begin : t + 1]], 0)
+
+
+@oracle("segmented_max", sizes={"D": 4}, start="bool:0.2")
+def segmented_max(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    begin = 0
+    for t, x in enumerate(xs):
+        begin = t if x.start else begin
+        yield np.max([y.x for y in xs[begin : t + 1]], 0)
+
+
 def _worst_sum(steps: list[Any]) -> Any:
     """The largest sum over the last few steps, or 0 over none: what max(0, w + x) unrolls to."""
     return np.max([np.sum(steps[len(steps) - n :], 0) if n else 0 * steps[0] for n in range(len(steps) + 1)], 0)

@@ -80,6 +80,41 @@ def auto_conditioned_lstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iter
 # --- clocks -----------------------------------------------------------------------------------------------------------
 
 
+@oracle("clockwork_rnn", sizes={"D": 4, "H": 3})
+def clockwork_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """All groups as one network with a block-triangular matrix, of which the rows that do not tick are left alone."""
+    ff, fm, fs, mm, ms, ss = p.U
+    none = np.zeros((3, 3))
+    whole, W = np.block([[ff, fm, fs], [none, mm, ms], [none, none, ss]]), np.concatenate(list(p.W))
+    h = np.zeros(9)
+    for t, x in enumerate(xs):
+        new = np.tanh(W @ x.x + np.concatenate(list(p.b)) + whole @ h)
+        ticks = np.repeat([True, t % 2 == 0, t % 4 == 0], 3)
+        h = np.where(ticks, new, h)
+        yield h[:3], h[3:6], h[6:]
+
+
+@oracle("multirate_rnn", sizes={"D": 4, "H": 3, "R": 2})
+def multirate_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h, slow = np.zeros(3), np.zeros(2)
+    for t, x in enumerate(xs):
+        if t % 4 == 0:
+            slow = np.tanh(p.Wr @ h + p.Ur @ slow)
+        h = np.tanh(p.W @ x.x + p.U @ h + p.V @ slow)
+        yield h, slow
+
+
+@oracle("boundary_rnn", sizes={"D": 4, "H": 3, "R": 2}, boundary="bool:0.3")
+def boundary_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h, context = np.zeros(3), np.zeros(2)
+    for x in xs:
+        h = np.tanh(p.W @ x.x + p.U @ h)
+        if x.boundary:
+            context = np.tanh(p.Wr @ h + p.Ur @ context)
+        yield h, context
+        h = np.zeros(3) if x.boundary else h
+
+
 # --- thresholds -------------------------------------------------------------------------------------------------------
 
 
