@@ -111,7 +111,7 @@ def call(name: str, backend: str, schedule: str, arrays: Mapping[str, Any], real
     if not load(name).ir.inputs:
         options["steps"] = options.get("steps", LENGTHS[-1])
     try:
-        return load(name).compile(backend=backend, schedule=schedule)(**typed, **options)
+        return load(name).compile(backend=backend, schedule=schedule, sizes=ORACLES[name].sizes)(**typed, **options)
     except UnsupportedError as refused:
         excuse(name, backend, refused)
         raise

@@ -77,6 +77,14 @@ for _name in ("biquad", "biquad_direct_form_1", "biquad_direct_form_2"):
     oracle(_name, sizes={"D": 4}, a1="small", a2="small")(_biquad)
 
 
+@oracle("linear_recurrence", sizes={"K": 3}, c="small")
+def linear_recurrence(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    ys: list[Any] = []
+    for x in xs:
+        ys.append(x.x + sum(c * y for c, y in zip(p.c, reversed(ys), strict=False)))
+        yield ys[-1]
+
+
 @oracle("holt_winters", sizes={"D": 4}, alpha="gate", beta="gate", gamma="gate")
 def holt_winters(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     level, trend, seasons = np.ones(4), np.zeros(4), [np.zeros(4)] * 4
@@ -153,6 +161,13 @@ def running_argmin(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[An
     for t in range(1, len(xs) + 1):
         seen = np.array([x.x for x in xs[:t]])
         yield seen.min(0), t - 1 - seen[::-1].argmin(0)
+
+
+@oracle("top_k", sizes={"D": 5, "K": 3}, x=_ties)
+def top_k(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    for t in range(1, len(xs) + 1):
+        seen = [np.full(5, -np.inf)] * 3 + [x.x for x in xs[:t]]
+        yield np.sort(seen, 0)[::-1][:3]
 
 
 @oracle("decayed_max", sizes={"D": 4}, decay="gate")
@@ -252,6 +267,19 @@ def normalised_lms(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[An
         err = x.d - sum(w * x.x)
         w = w + p.rate * err * x.x / (1 + sum(x.x**2))
         yield err
+
+
+@oracle("recursive_least_squares", sizes={"D": 4}, forget=lambda rng, shape: rng.uniform(0.85, 0.98, shape))
+def recursive_least_squares(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """The weighted normal equations, solved from the beginning at every step."""
+    w = np.zeros(4)
+    for t, x in enumerate(xs):
+        err = x.d - x.x @ w
+        fade = [p.forget ** (t - s) for s in range(t + 1)]
+        moment = p.forget ** (t + 1) * 2 * np.eye(4)
+        moment = moment + sum(f * np.outer(y.x, y.x) for f, y in zip(fade, xs, strict=False))
+        w = np.linalg.solve(moment, sum(f * y.d * y.x for f, y in zip(fade, xs, strict=False)))
+        yield err, w
 
 
 # --- maps without a scan, and fractions -------------------------------------------------------------------------------

@@ -67,6 +67,15 @@ def seq2seq_decoder(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[A
         yield y
 
 
+@oracle("greedy_decoder", sizes={"C": 4, "H": 3, "V": 5})
+def greedy_decoder(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h, word = np.zeros(3), 0
+    for x in xs:
+        h = np.tanh(p.Wc @ x.context + p.embed[word] + p.U @ h)
+        word = int(np.argmax(p.E @ h))
+        yield word, p.E @ h
+
+
 @oracle("auto_conditioned_lstm", sizes={"D": 4, "H": 3})
 def auto_conditioned_lstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     h, c, y = np.zeros(3), np.zeros(3), np.zeros(4)
