@@ -3,63 +3,16 @@ expression."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import pytest
 
-from recurc.backends.base import Arrays, Kernel, Specialization
-from recurc.backends.cuda import BACKEND
-from recurc.plan import Plan
-from recurc.runtime import choose
-from recurc.runtime.torch_ops import host_view
-from tests.gpu.cuda_shim import ShimKernel, has_compiler
+from tests.gpu.cuda_shim import has_compiler
+from tests.gpu.cuda_stand_in import OnCpu
 from tests.gpu.grid import PAIRS, check, sample, whole_grid
 from tests.numerics.test_expressions import REAL, agree
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="g++ is not on PATH")
-
-
-class TensorKernel:
-    """A kernel on the CPU that takes tensors, as those for a GPU do."""
-
-    def __init__(self, kernel: ShimKernel) -> None:
-        self.kernel, self.source, self.calls = kernel, kernel.source, 0
-
-    def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
-        self.calls += 1
-        self.kernel({name: host_view(tensor) for name, tensor in arrays.items()}, batch, steps)  # no copies
-
-
-class OnCpu:
-    """The backend, with kernels built for the CPU, once for every plan."""
-
-    name = "cuda"
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.kernels: dict[Any, TensorKernel] = {}
-
-    def unavailable(self) -> str | None:
-        return None
-
-    def limitations(self, plan: Plan, spec: Specialization) -> list[str]:
-        return BACKEND.limitations(plan, spec)
-
-    def build(self, plan: Plan, spec: Specialization) -> Kernel:
-        key = replace(plan, candidates=()), spec
-        if key not in self.kernels:
-            self.kernels[key] = TensorKernel(ShimKernel(plan, spec, self.seed))
-        return self.kernels[key]
-
-
-@pytest.fixture
-def on_cpu(seed: int, monkeypatch: pytest.MonkeyPatch) -> OnCpu:
-    known, stand_in = choose.backend, OnCpu(seed)
-    monkeypatch.setattr(choose, "backend", lambda name: stand_in if name == "cuda" else known(name))
-    return stand_in
 
 
 @pytest.mark.parametrize("form", REAL)

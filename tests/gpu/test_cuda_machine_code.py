@@ -57,7 +57,7 @@ def _cubin(key: tuple[str, str], real: DType, arch: str) -> tuple[bytes, str]:
     return compile_cubin(emit(plans()[key], Specialization(SIZES[key[0]], real)).source, arch)
 
 
-def _usage(cubin: bytes, folder: Path) -> tuple[dict[str, Usage], str]:
+def usage_of(cubin: bytes, folder: Path) -> tuple[dict[str, Usage], str]:
     """What each kernel takes, and the machine code."""
     dump, disassemble = _tool("cuobjdump"), _tool("nvdisasm")
     if dump is None or disassemble is None:
@@ -77,7 +77,7 @@ def test_kernels_compile_and_keep_everything_in_registers(key: tuple[str, str], 
         program = emit(plans()[key], Specialization(SIZES[key[0]], real))
         cubin, report = _cubin(key, real, arch)
         assert "warning" not in report, report
-        usage, code = _usage(cubin, tmp_path)
+        usage, code = usage_of(cubin, tmp_path)
         launches = [launch for step in program.steps for launch in step.launches]
         assert set(usage) == {launch.kernel for launch in launches}
         for launch in launches:
@@ -94,7 +94,7 @@ def test_kernels_compile_and_keep_everything_in_registers(key: tuple[str, str], 
 def test_recurrent_weights_stay_in_registers(tmp_path: Path) -> None:
     """4 gates x 256 / 32 weights per lane, held across the loop over t: the step itself reads none from memory."""
     cubin, _ = _cubin(("lstm", "sequential"), DType.F32, "sm_90")
-    usage, code = _usage(cubin, tmp_path)
+    usage, code = usage_of(cubin, tmp_path)
     (section,) = re.findall(r"\.text\.lstm_loop_1_batch1:(.*?)(?=\n\.text\.|\Z)", code, re.DOTALL)
     before, loop = section.split("MEMBAR", 1)  # the first grid barrier: the loop over t follows
     assert usage["lstm_loop_1_batch1"].registers >= 32

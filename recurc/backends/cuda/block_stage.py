@@ -8,11 +8,22 @@ from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
 from recurc.backends.cuda.body import Body, Local, contract_places
-from recurc.backends.cuda.flatten import flatten
+from recurc.backends.cuda.flatten import flatten, is_matrix_operation
+from recurc.backends.cuda.matrices import together, work_bytes
 from recurc.backends.cuda.program import Launch, Step, Term, Workspace
-from recurc.backends.cuda.scalars import C_TYPE, Index, accumulate, arithmetic, beats, by_axis, c_type, identity_of
+from recurc.backends.cuda.scalars import (
+    C_TYPE,
+    Index,
+    accumulate,
+    arithmetic,
+    beats,
+    by_axis,
+    c_type,
+    identity_of,
+    product_of,
+)
 from recurc.backends.cuda.scope import Scope, flat, product, sizes_of
-from recurc.ir import Contract, Equation, Expr, Reduce
+from recurc.ir import Contract, Equation, Expr, Linalg, Reduce
 from recurc.plan import Buffer, Carry, Loop, Map, Plan
 from recurc.types import Dims, DType, axis_ids
 
@@ -77,7 +88,8 @@ def _bytes(dims: Dims, dtype: DType, spec: Specialization) -> int:
 
 
 def _memory(equations: list[Equation], carries: dict[str, Carry], spec: Specialization) -> int:
-    return sum(_bytes(dims, dtype, spec) for _, dims, dtype in _slots(equations, carries))
+    kept = sum(_bytes(dims, dtype, spec) for _, dims, dtype in _slots(equations, carries))
+    return kept + -(-work_bytes(equations, spec) // _CELL) * _CELL
 
 
 def _carve(scope: Scope, equations: list[Equation], carries: dict[str, Carry]) -> dict[str, Shared]:
@@ -89,7 +101,14 @@ def _carve(scope: Scope, equations: list[Equation], carries: dict[str, Carry]) -
         held[key] = Shared(scope.names(key), dims, (), scope.spec)
         scope.line(f"{kind}* const {held[key].name} = ({kind}*)(memory + {offset});")
         offset += _bytes(dims, dtype, scope.spec)
+    if work_bytes(equations, scope.spec):
+        scope.line(f"unsigned char* const {_work(scope)} = memory + {offset};")
     return held
+
+
+def _work(scope: Scope) -> str:
+    """The memory for operations on matrices."""
+    return scope.names("matrices@work")
 
 
 def _loop(
@@ -123,7 +142,9 @@ def _step(
     for equation in equations:
         value = held[equation.name]
         scope.comment(equation.name, equation.span or equation.expr.span)
-        if isinstance(equation.expr, Reduce | Contract):
+        if isinstance(equation.expr, Linalg) and is_matrix_operation(equation.expr):
+            together(body, equation.expr, value, _work(scope), BLOCK)
+        elif isinstance(equation.expr, Reduce | Contract):
             _together(scope, body, equation.expr, value)
         else:
             with _each(scope, value.dims) as index:
@@ -185,18 +206,18 @@ def _together(scope: Scope, body: Body, expr: Reduce | Contract, value: Shared) 
             labels, summed = contract_places(scope, expr, places)
             left = body.scalar_at(expr.left, [labels[label] for label in expr.left_axes])
             right = body.scalar_at(expr.right, [labels[label] for label in expr.right_axes])
-            term = f"{left} * {right}"
+            term = product_of(left, right, expr.dtype)
         else:
             summed = [(scope.place(dim), spec.size(dim)) for dim in expr.over]
             term = body.scalar_at(expr.arg, by_axis(expr.arg.dims, places | {d: scope.place(d) for d in expr.over}))
         sizes = tuple(n for _, n in summed)
         with scope.block(f"for (int along = threadIdx.x & 31; along < {product(sizes)}; along += 32)"):
             split(scope, [name for name, _ in summed], sizes, "along")
-            scope.line(accumulate(op, "total", term))
+            scope.line(accumulate(op, "total", term, dtype))
         with scope.block("for (int offset = 16; offset >= 1; offset /= 2)"):
             other = "__shfl_xor_sync(0xffffffffu, {}, offset)"
             moved = f"bool({other.format('int(total)')})" if dtype is DType.BOOL else other.format("total")
-            scope.line(accumulate(op, "total", moved))
+            scope.line(accumulate(op, "total", moved, dtype))
         scope.line(f"if ((threadIdx.x & 31) == 0) {target} = total;")
 
 

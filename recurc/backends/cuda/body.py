@@ -6,9 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
-from recurc.backends.cuda.scalars import Index, accumulate, arithmetic, bare, beats, c_type, identity_of, scalar
+from recurc.backends.cuda.flatten import is_matrix_operation
+from recurc.backends.cuda.matrices import alone
+from recurc.backends.cuda.scalars import (
+    Index,
+    accumulate,
+    arithmetic,
+    bare,
+    beats,
+    by_axis,
+    c_type,
+    gathered,
+    identity_of,
+    product_of,
+    scalar,
+)
 from recurc.backends.cuda.scope import Scope, flat, product
-from recurc.ir import Contract, Equation, Expr, Read, Reduce, reads
+from recurc.ir import Contract, Equation, Expr, Gather, Linalg, Read, Reduce, reads, walk
 from recurc.plan import Buffer, Role
 from recurc.types import Dims, axis_ids
 
@@ -112,7 +126,13 @@ class Body:
         """Computes `expr` into `value`."""
         kind = c_type(expr.dtype, self.spec)
         places = self.places(value.dims)
-        simple = not isinstance(expr, Reduce | Contract)
+        if isinstance(expr, Linalg) and is_matrix_operation(expr):
+            if declare:
+                self.scope.line(f"{kind} {value.declarator};")
+            alone(self, expr, value)
+            return
+        picks = isinstance(expr, Gather) and any((r.name, r.lag) in self._values for r in reads(expr.arg))
+        simple = not picks and not isinstance(expr, Reduce | Contract)
         if simple and not value.inner:
             start = f"const {kind} {value.name}" if declare else value.name
             self.scope.line(f"{start} = {bare(self.scalar(expr, places))};")
@@ -125,7 +145,9 @@ class Body:
                 self.scope.line(f"{target} = {bare(self.scalar(expr, places))};")
             elif isinstance(expr, Reduce):
                 self._reduce(expr, target, places)
-            else:
+            elif isinstance(expr, Gather):
+                self._pick(expr, target, places)
+            elif isinstance(expr, Contract):
                 self._contract(expr, target, places)
 
     def _reduce(self, expr: Reduce, target: str, places: dict[str, str]) -> None:
@@ -145,7 +167,20 @@ class Body:
             return
         scope.line(f"{target} = {identity_of(expr.op, arithmetic(expr.dtype, self.spec))};")
         with scope.unrolled(axes):
-            scope.line(accumulate(expr.op, target, self.scalar(expr.arg, inside)))
+            scope.line(accumulate(expr.op, target, self.scalar(expr.arg, inside), expr.dtype))
+
+    def _pick(self, expr: Gather, target: str, places: dict[str, str]) -> None:
+        """One place of a value in registers, which have no addresses: every place is looked at."""
+        scope, dim = self.scope, expr.arg.dims[expr.axis]
+        index = by_axis(expr.dims, places)
+        asked, along = scope.names.fresh("asked"), scope.names.fresh("along@picked")
+        place = gathered(expr, index, self.spec, self.resolve)[expr.axis]
+        with scope.block(""):
+            scope.line(f"const int {asked} = {place};")
+            scope.line(f"{target} = {c_type(expr.dtype, self.spec)}(0);")
+            with scope.unrolled([(along, self.spec.size(dim))]):
+                element = self.scalar_at(expr.arg, gathered(expr, index, self.spec, self.resolve, along))
+                scope.line(f"if ({along} == {asked}) {target} = {bare(element)};")
 
     def _contract(self, expr: Contract, target: str, places: dict[str, str]) -> None:
         scope = self.scope
@@ -154,7 +189,7 @@ class Body:
         right = self.scalar_at(expr.right, [label_place[label] for label in expr.right_axes])
         scope.line(f"{target} = 0;")
         with scope.unrolled(summed):
-            scope.line(f"{target} += {left} * {right};")
+            scope.line(accumulate("sum", target, product_of(left, right, expr.dtype), expr.dtype))
 
     def scalar_at(self, expr: Expr, index: Index) -> str:
         return self.scalar(expr, dict(zip(axis_ids(expr.dims), index, strict=True)))
@@ -195,6 +230,11 @@ def time_reads(exprs: Sequence[Expr], buffers: Mapping[str, Buffer], hidden: fro
             if read.name not in hidden and read.name in buffers and buffers[read.name].has_time and read.lag == 0:
                 found.setdefault(read.name, buffers[read.name])
     return list(found.values())
+
+
+def gathered_reads(exprs: Sequence[Expr]) -> frozenset[str]:
+    """The names of which expressions pick places. They are read where they lie: registers have no addresses."""
+    return frozenset(r.name for e in exprs for n in walk(e) if isinstance(n, Gather) for r in reads(n.arg))
 
 
 def constant_reads(exprs: Sequence[Expr], buffers: Mapping[str, Buffer], hidden: frozenset[str]) -> list[Buffer]:

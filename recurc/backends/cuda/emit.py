@@ -25,13 +25,14 @@ def emit(plan: Plan, spec: Specialization) -> Program:
         texts.append(text)
     inside = [b for b in plan.buffers if b.role in (Role.SEQUENCE, Role.ONCE)]
     scratch = tuple(Scratch(b.name, storage_dtype(b, spec).value, sizes_of(b.dims, spec), b.has_time) for b in inside)
-    header = _header(plan, spec, steps)
-    return Program("\n".join([header, "", prelude(), *texts]), tuple(steps), scratch)
+    header, body = _header(plan, spec, steps), "\n".join(texts)
+    return Program("\n".join([header, "", prelude(matrices="<rc_" in body), body]), tuple(steps), scratch)
 
 
-def prelude() -> str:
-    """The helpers every generated file starts with."""
-    return "\n".join([_resource("prelude.cuh"), _resource("cooperation.cuh")])
+def prelude(matrices: bool = False) -> str:
+    """The helpers every generated file starts with; `matrices`: also those for small-matrix operations."""
+    names = ["prelude.cuh", "cooperation.cuh", *(["matrices.cuh"] if matrices else [])]
+    return "\n".join(_resource(name) for name in names)
 
 
 def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple[Step, str]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recurc.backends.base import Specialization
-from recurc.backends.cuda.body import Body, Local, constant_reads, inner_axes, time_reads
+from recurc.backends.cuda.body import Body, Local, constant_reads, gathered_reads, inner_axes, time_reads
 from recurc.backends.cuda.flatten import flatten
+from recurc.backends.cuda.matrices import IN_REGISTERS, largest_matrix
 from recurc.backends.cuda.program import Launch, Step, Term
 from recurc.backends.cuda.scalars import arithmetic, c_type
 from recurc.backends.cuda.scope import Scope, product
@@ -26,11 +27,18 @@ BLOCK = 64  # small blocks spread few lanes over many multiprocessors
 def fits_registers(stage: Map | Loop, plan: Plan, spec: Specialization) -> bool:
     """Whether one thread can hold what one lane of the stage needs."""
     lanes = lane_dims(stage)
-    shapes = [e.expr.dims for e in flatten(stage.body)]
+    equations = flatten(stage.body, _carried(stage))
+    shapes = [e.expr.dims for e in equations]
     if isinstance(stage, Loop):
         shapes += [c.dims for c in stage.carries] * 2
+    if largest_matrix([e.expr for e in equations], spec) > IN_REGISTERS:
+        return False
     inner = [product([n for _, n in inner_axes(dims, lanes, spec)]) for dims in shapes]
     return sum(n for n in inner if n > 1) <= REGISTER_BUDGET
+
+
+def _carried(stage: Map | Loop) -> list[str]:
+    return [c.name for c in stage.carries] if isinstance(stage, Loop) else []
 
 
 def emit_lanes(
@@ -91,7 +99,7 @@ def _map(stage: Map, plan: Plan, scope: Scope, lanes: Dims) -> tuple[str, ...]:
 
 
 def _loop(stage: Loop, plan: Plan, spec: Specialization, scope: Scope, lanes: Dims) -> tuple[str, ...]:
-    equations = flatten(stage.body)
+    equations = flatten(stage.body, _carried(stage))
     exprs = [e.expr for e in equations]
     carried = {c.name: c for c in stage.carries}
     hidden = frozenset(e.name for e in equations) | carried.keys()
@@ -105,7 +113,8 @@ def _loop(stage: Loop, plan: Plan, spec: Specialization, scope: Scope, lanes: Di
         body.load_local(plan.buffer(f"{carry.name}@initial"), states[carry.name])
 
     inputs = time_reads(exprs, buffers, hidden)
-    streamed = [b for b in inputs if not inner_axes(b.dims, lanes, spec)]
+    picked = gathered_reads(exprs)
+    streamed = [b for b in inputs if not inner_axes(b.dims, lanes, spec) and b.name not in picked]
     depth = max(1, min(8, PREFETCH_BUDGET // max(1, sum(_words(b, spec) for b in streamed))))
 
     arrivals = {b.name: body.bind(b.name, 0, body.local(b.name, b.dims)) for b in streamed}
@@ -113,7 +122,7 @@ def _loop(stage: Loop, plan: Plan, spec: Specialization, scope: Scope, lanes: Di
     scope.line()
     with scope.block(f"auto advance = [&]({', '.join(parameters)})", "};"):
         for buffer in inputs:
-            if buffer not in streamed:
+            if buffer not in streamed and buffer.name not in picked:
                 body.load_local(buffer, body.bind(buffer.name, 0, body.local(buffer.name, buffer.dims)))
         values = {e.name: body.equation(e, carried[e.name].dims if e.name in carried else None) for e in equations}
         for name in stage.writes:
@@ -141,7 +150,9 @@ def _words(buffer: Buffer, spec: Specialization) -> int:
 def load_constants(body: Body, equations: Sequence[Equation], hidden: frozenset[str]) -> None:
     """Params that fit the thread are loaded once; larger ones are read where they are used."""
     buffers = {b.name: b for b in body.scope.plan.buffers}
-    for buffer in constant_reads([e.expr for e in equations], buffers, hidden):
+    exprs = [e.expr for e in equations]
+    picked = gathered_reads(exprs)
+    for buffer in constant_reads(exprs, buffers, hidden | picked):
         elements = product([n for _, n in inner_axes(buffer.dims, body.lanes, body.spec)])
         if elements * _words(buffer, body.spec) <= KEPT_CONSTANTS and len(set(buffer.dims)) == len(buffer.dims):
             body.load_local(buffer, body.bind(buffer.name, 0, body.local(buffer.name, buffer.dims)), t="0")

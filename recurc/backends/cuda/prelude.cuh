@@ -140,7 +140,26 @@ template <class T> RC_INLINE T rc_whole_mod(T a, T b) {
     const T r = a % b;
     return r != 0 && (r < 0) != (b < 0) ? r + b : r;
 }
+// Integers wrap around, as in NumPy; signed ones may not overflow in C++, unsigned ones do.
+RC_INLINE int rc_wrapped_add(int a, int b) { return int(unsigned(a) + unsigned(b)); }
+RC_INLINE i64 rc_wrapped_add(i64 a, i64 b) { return i64(u64(a) + u64(b)); }
+RC_INLINE int rc_wrapped_sub(int a, int b) { return int(unsigned(a) - unsigned(b)); }
+RC_INLINE i64 rc_wrapped_sub(i64 a, i64 b) { return i64(u64(a) - u64(b)); }
+RC_INLINE int rc_wrapped_mul(int a, int b) { return int(unsigned(a) * unsigned(b)); }
+RC_INLINE i64 rc_wrapped_mul(i64 a, i64 b) { return i64(u64(a) * u64(b)); }
+template <class T> RC_INLINE T rc_wrapped_neg(T a) { return rc_wrapped_sub(T(0), a); }
 RC_INLINE int rc_floordiv(int a, int b) { return rc_whole_floordiv(a, b); }
 RC_INLINE i64 rc_floordiv(i64 a, i64 b) { return rc_whole_floordiv(a, b); }
 RC_INLINE int rc_mod(int a, int b) { return rc_whole_mod(a, b); }
 RC_INLINE i64 rc_mod(i64 a, i64 b) { return rc_whole_mod(a, b); }
+
+// --- places along an axis ------------------------------------------------------------------------------------------
+
+// The place asked for, or the nearest one there is.
+template <class I> RC_INLINE int rc_place(I place, int size) {
+    return place < I(0) ? 0 : (place >= I(size) ? size - 1 : int(place));
+}
+RC_INLINE int rc_wrapped_place(int place, int size) {
+    const int rest = place % size;
+    return rest < 0 ? rest + size : rest;
+}

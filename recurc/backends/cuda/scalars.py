@@ -7,11 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 from recurc.backends.base import Specialization
 from recurc.errors import CompilerBug
-from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Reduce, Size, Step
+from recurc.ir import (
+    Apply,
+    Broadcast,
+    Const,
+    Contract,
+    Expr,
+    Gather,
+    Iota,
+    Linalg,
+    Read,
+    Reaxis,
+    Reduce,
+    Size,
+    Step,
+    Unfold,
+)
 from recurc.ops import OPS
 from recurc.types import Dims, DType, Kind, axis_ids
 
-Index = Sequence[str]  # one C++ expression per axis
+Index = Sequence[str]  # one C++ expression per axis: a name, a number, a call, or in parentheses
 Resolve = Callable[[Read, Index], str]
 
 C_TYPE = {DType.BOOL: "bool", DType.I32: "int", DType.I64: "i64", DType.F32: "float", DType.F64: "double"}
@@ -19,6 +34,8 @@ STORAGE = {
     DType.BOOL: "unsigned char", DType.I32: "int", DType.I64: "i64", DType.F16: "rc_f16", DType.BF16: "rc_bf16",
     DType.F32: "float", DType.F64: "double",
 }  # fmt: skip
+
+_WRAPPING = frozenset(("add", "sub", "mul", "neg"))  # of integers: modulo 2^64 (2^32), where C++ promises nothing
 
 
 def arithmetic(dtype: DType, spec: Specialization) -> DType:
@@ -75,6 +92,16 @@ def _scalar(expr: Expr, index: Index, spec: Specialization, resolve: Resolve) ->
             for place, axis in enumerate(expr.axes):
                 inner[axis] = index[place]
             return _scalar(expr.arg, inner, spec, resolve)
+        case Iota():
+            return f"i64({index[0]})"
+        case Broadcast():
+            return scalar(expr.arg, dict(zip(axis_ids(expr.dims), index, strict=True)), spec, resolve)
+        case Gather():
+            return _scalar(expr.arg, gathered(expr, index, spec, resolve), spec, resolve)
+        case Unfold():
+            return _neighbour(expr, index, spec, resolve)
+        case Linalg(op="eye"):
+            return f"{c_type(expr.dtype, spec)}({index[0]} == {index[1]} ? 1 : 0)"
         case Apply(op="cast"):
             (arg,) = expr.args
             text = _scalar(arg, index, spec, resolve)
@@ -88,12 +115,37 @@ def _scalar(expr: Expr, index: Index, spec: Specialization, resolve: Resolve) ->
             places = dict(zip(axis_ids(expr.dims), index, strict=True))
             args = [_scalar(arg, by_axis(arg.dims, places), spec, resolve) for arg in expr.args]
             # C++ overloads choose by type, so no suffix is needed.
+            if expr.op in _WRAPPING and expr.dtype.kind is Kind.INT:
+                return f"rc_wrapped_{expr.op}({', '.join(args)})"
             text = spelling.replace("$", "").format(*args)
             return f"bool{text}" if expr.op in ("and", "or") else text  # `|` of two truth values is an int in C++
-        case Reduce() | Contract():
-            raise CompilerBug("a reduction inside an expression reached the printer; `flatten` names them first")
+        case Reduce() | Contract() | Linalg():
+            raise CompilerBug(f"{type(expr).__name__} inside an expression reached the printer; `flatten` names them")
         case _:
             raise CompilerBug(f"{type(expr).__name__} reached the CUDA backend, which cannot print it")
+
+
+def gathered(expr: Gather, index: Index, spec: Specialization, resolve: Resolve, along: str | None = None) -> Index:
+    """Where a gather whose result is wanted at `index` reads its operand; `along` stands for the place asked for."""
+    places = dict(zip(axis_ids(expr.dims), index, strict=True))
+    rest = list(by_axis(expr.arg.dims[: expr.axis] + expr.arg.dims[expr.axis + 1 :], places))
+    size = spec.size(expr.arg.dims[expr.axis])
+    asked = along or f"rc_place({bare(scalar(expr.index, places, spec, resolve))}, {size})"
+    return [*rest[: expr.axis], asked, *rest[expr.axis :]]
+
+
+def _neighbour(expr: Unfold, index: Index, spec: Specialization, resolve: Resolve) -> str:
+    inner, inside = list(index[: len(expr.arg.dims)]), list[str]()
+    for axis, tap, dim in zip(expr.axes, index[len(inner) :], expr.taps, strict=True):
+        size, middle = spec.size(expr.arg.dims[axis]), spec.size(dim) // 2
+        place = f"({inner[axis]} {'+' if expr.forward else '-'} ({tap} - {middle}))"
+        if expr.wrap:
+            place = f"rc_wrapped_place({bare(place)}, {size})"
+        else:
+            inside.append(f"{place} >= 0 && {place} < {size}")
+        inner[axis] = place
+    value = _scalar(expr.arg, inner, spec, resolve)
+    return f"({' && '.join(inside)} ? {value} : {c_type(expr.dtype, spec)}(0))" if inside else value
 
 
 def bare(text: str) -> str:
@@ -125,8 +177,14 @@ def beats(search: Reduce, term: str, best: str) -> str:
     return f"{larger} || ({term} != {term} && {best} == {best})"
 
 
-def accumulate(op: str, total: str, term: str) -> str:
+def product_of(left: str, right: str, dtype: DType) -> str:
+    return f"rc_wrapped_mul({left}, {right})" if dtype.kind is Kind.INT else f"{left} * {right}"
+
+
+def accumulate(op: str, total: str, term: str, dtype: DType) -> str:
     """The statement that adds one term to a reduction."""
+    if dtype.kind is Kind.INT and op in ("sum", "prod"):
+        return f"{total} = rc_wrapped_{'add' if op == 'sum' else 'mul'}({total}, {term});"
     match op:
         case "sum":
             return f"{total} += {term};"

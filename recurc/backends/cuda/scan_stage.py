@@ -66,7 +66,7 @@ class _Writer:
         self.warps = 8 if self.small else 4
         self.chunk = self.members * self.warps * ITEMS
         self.lifted = flatten([*stage.pre, *lift_equations(stage.monoid)])
-        self.post = flatten(stage.post)
+        self.post = flatten(stage.post, [c.name for c in stage.carries] + [e.name for e in stage.pre])
         self.held: dict[str, Local] = {}
         groups = (Term(self.tiles), Term(batch=True), Term(tile=self.chunk, steps=True))
         self.workspaces = (
