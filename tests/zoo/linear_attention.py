@@ -123,14 +123,14 @@ def turned(u: Any, angle: Any) -> Any:
     return np.concatenate([z.real, z.imag])
 
 
-@oracle("retnet", sizes={"H": 3, "M": 4, "V": 5}, theta="positive")
+@oracle("retnet", sizes={"H": 3, "M": 4, "V": 5})
 def retnet(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
-    S = np.zeros((3, 8, 5))
+    S, theta = np.zeros((3, 8, 5)), 10000.0 ** -np.array([0, 1 / 4, 2 / 4, 3 / 4])
     for t, x in enumerate(xs):
         out = []
         for h in range(3):
-            S[h] = (1 - 2.0 ** (-5 - h)) * S[h] + np.outer(turned(x.k[:, h], t * p.theta), x.v[h])
-            read = S[h].T @ turned(x.q[:, h], t * p.theta) / np.sqrt(8)
+            S[h] = (1 - 2.0 ** (-5 - h)) * S[h] + np.outer(turned(x.k[:, h], t * theta), x.v[h])
+            read = S[h].T @ turned(x.q[:, h], t * theta) / np.sqrt(8)
             out.append((read - read.mean()) / np.sqrt(read.var() + 1e-6))
         yield np.stack(out)
 
