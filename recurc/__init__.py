@@ -6,6 +6,7 @@ The public names; each is imported when it is first used, so that `import recurc
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is not None:
         value = getattr(import_module(home), name)
-    elif name.startswith("_"):
+    elif name.startswith("_") or find_spec(f"recurc.{name}") is not None:  # `from recurc import build` asks here first
         raise AttributeError(f"module 'recurc' has no attribute {name!r}")
     else:  # the functions of the language: recurc.sigmoid, recurc.sum, ...
         functions = import_module("recurc.functions").NAMED

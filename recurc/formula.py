@@ -64,6 +64,8 @@ def _spelled(expr: Expr) -> tuple[str, int]:
             return dim, _TIGHT
         case Step():
             return "t", _TIGHT
+        case Read(name=name) if name.endswith("@final"):
+            return f"{name.removesuffix('@final')}[T]", _TIGHT
         case Read(name=name, lag=lag):
             return (f"{name}[t-{lag}]" if lag else name), _TIGHT
         case Apply(op="select", args=(cond, yes, no)):

@@ -77,7 +77,7 @@ class Evaluator:
                 places = np.arange(self.spec.size(dims[0]))[np.newaxis, np.newaxis]
                 return lambda frame: places
             case ir.Final(name):
-                return lambda frame: frame.values[f"{name}@final", 0]
+                raise CompilerBug(f"a plan reads the final value of {name} from its buffer")
             case ir.Broadcast(arg, dims):
                 return self.aligned(arg, dims, full=True)
             case ir.Gather():
@@ -412,6 +412,7 @@ class PlanKernel:
                     call, np.concatenate([np.broadcast_to(v, (call.batch, *v.shape[1:])) for v in stored[name]], axis=1)
                 )
             for name, target in finals:
+                whole[target, 0] = now[name, 1]
                 store(call.arrays[target], np.broadcast_to(now[name, 1][:, 0], call.arrays[target].shape))
 
         return run
@@ -454,6 +455,7 @@ class PlanKernel:
             for name, write in writers.items():
                 write(call, values[name, 0])
             for name, target in finals:
+                values[target, 0] = values[name, 0][:, -1:]
                 store(call.arrays[target], values[name, 0][:, -1])
 
         return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recurc import build, ir, ops
 from recurc.errors import CompilerBug
-from recurc.frontend import ast, clocks, resets
+from recurc.frontend import ast, clocks, finals, resets
 from recurc.frontend.functions import FUNCTIONS, INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
@@ -97,6 +97,7 @@ class _Recurrence:
         more.settle()
         if self.scope.reset is not None:
             resets.check(self.lowerer, self.scope.reset, equations)
+        finals.check(self.lowerer, equations, self.scope.reset.name if self.scope.reset else None)
         self._outputs()
         if len(self.problems.found) > self.before:
             return None

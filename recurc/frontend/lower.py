@@ -219,12 +219,14 @@ class Lowerer:
                         node.span,
                         "use a state",
                     )
-                raise self.stop(
-                    "E0911",
-                    "final states inside an output, `S[T]`, are not supported yet",
-                    node.span,
-                    "ask for the final states in the call: return_final=True",
-                )
+                if self.initial:
+                    raise self.stop(
+                        "E0505",
+                        f"`{base.name}[T]` has no value before the first step",
+                        node.span,
+                        "an initial value reads params, consts and dims only",
+                    )
+                return ir.Final(base.name, symbol.dims, symbol.dtype, node.span)
             case _:
                 raise self.stop(
                     "E0405",

@@ -130,6 +130,8 @@ def _expr(expr: ir.Expr) -> _Text:
             return "t", _ATOM
         case ir.Read(name=name, lag=lag):
             return (f"{_identifier(name)}[t-{lag}]", _POSTFIX) if lag else (_identifier(name), _ATOM)
+        case ir.Final(name=name):
+            return f"{_identifier(name)}[T]", _POSTFIX
         case ir.Apply():
             return _apply(expr)
         case ir.Reduce():

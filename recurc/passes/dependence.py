@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
-from recurc.ir import Equation, Expr, Recurrence, reads
+from recurc.ir import Equation, Expr, Final, Read, Recurrence, reads, walk
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def _direct_states(equations: Iterable[Equation], states: frozenset[str]) -> dic
     through: dict[str, frozenset[str]] = {}
     for equation in equations:
         found: set[str] = set()
-        for read in reads(equation.expr):
+        for read in walk(equation.expr):
+            if not isinstance(read, Read | Final):
+                continue
             if read.name in states:
                 found.add(read.name)
             else:

@@ -27,7 +27,7 @@ from recurc.ops import OPS
 from recurc.passes.cost import Shape, contract_flops
 from recurc.passes.dependence import Dependence
 from recurc.passes.terms import fresh
-from recurc.passes.verify import used_names
+from recurc.passes.verify import final_values, used_names
 
 _SMALLEST_MATMUL = 512.0  # operations per step; below, a GEMM's extra buffer costs more than the loop does
 _COSTLY = 6  # operations per element from which an expression of params is worth a buffer
@@ -57,16 +57,20 @@ class _Hoister:
         self.states = {s.name for s in rec.states}
         self.varying = self.states | {i.name for i in rec.inputs}
         self.taken = used_names(rec)
+        self.late = final_values(rec)
         self.out = Hoisted()
         self.named: dict[Expr, str] = {}
         self.consumers = self._first_consumers()
         for equation in rec.equations:
-            if not self.steady(equation.expr):
+            if equation.name in self.late or not self.steady(equation.expr):
                 self.varying.add(equation.name)
 
     def run(self) -> Hoisted:
         for equation in self.rec.equations:
             name, expr = equation.name, equation.expr
+            if name in self.late:
+                self.out.equations[name] = expr  # it waits for the last step, so it leaves the loop as a whole
+                continue
             free_name = name not in self.rec.outputs and name not in self.states
             if free_name and self.steady(expr) and self._costly(expr):
                 self.out.once[name] = expr

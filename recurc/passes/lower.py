@@ -4,7 +4,8 @@ The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential 
 sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a value no stage has made. Elementwise
 terms are never stored for their own sake: what reads no state is computed inside each stage that uses it, what a later
 stage reads of a state is stored by the stage that has it. Stages are filled from the last to the first, so that when a
-stage is filled, everything later stages want from it is known.
+stage is filled, everything later stages want from it is known. What reads a final state, `S[T]`, is a map behind all
+other stages, which reads the buffer `S@final`.
 
 Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
 input is stored as `NAME@out`.
@@ -17,12 +18,13 @@ from dataclasses import dataclass, replace
 
 from recurc.errors import CompilerBug
 from recurc.facts import Analysis, Group, Monoid
-from recurc.ir import Equation, Expr, Read, Recurrence, reads
+from recurc.ir import Equation, Expr, Final, Read, Recurrence, reads, rewrite
 from recurc.passes.cost import Shape
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.hoist import Hoisted, hoist
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
+from recurc.passes.verify import final_values
 from recurc.passes.verify_plan import verify_plan
 from recurc.plan import Buffer, Carry, Loop, Map, Matmul, Plan, Role, Scan, Stage
 from recurc.types import Dims, DType
@@ -59,6 +61,7 @@ class _Lowering:
         self.rec, self.shape, self.hoisted, self.dep = rec, shape, hoisted, dep
         self.states = {s.name: s for s in rec.states}
         self.spans = {e.name: e.span for e in rec.equations}
+        self.late = final_values(rec)
         # Coefficients may have brought new expressions of params: rewrite them before anything is placed.
         self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g in analysis.groups if g.monoid is not None}
         self.order = self._stage_order(self._segments(analysis, choice))
@@ -170,6 +173,8 @@ class _Lowering:
             self.wanted[self.place[output]][output] = None
         elif output in self.hoisted.matmuls:
             self.used_matmuls[output] = None
+        elif output in self.late:
+            tail[output] = _of_buffers(self.hoisted.equations[output])
         elif output in self.hoisted.equations:
             at = self.position[output]
             if at >= 0 and isinstance(self.order[at], _Segment):
@@ -191,7 +196,9 @@ class _Lowering:
                 continue
             if self._from_buffer(name, index):
                 continue
-            body[name] = self.hoisted.equations[name]
+            body[name] = (
+                _of_buffers(self.hoisted.equations[name]) if name in self.late else self.hoisted.equations[name]
+            )
             pending.extend(reads(body[name]))
         return body
 
@@ -210,7 +217,9 @@ class _Lowering:
                 return True
             return False
         if name not in self.hoisted.equations:
-            return True  # an input or a param
+            return True  # an input, a param or a final state
+        if name in self.late:
+            return False
         if self.materialised.get(name, index + 1) <= index:
             return True
         at = self.position[name]
@@ -341,6 +350,11 @@ def stage_reads(stage: Stage) -> list[Read]:
     if isinstance(stage, Scan):
         exprs += stage.monoid.lift
     return [r for e in exprs for r in reads(e)]
+
+
+def _of_buffers(expr: Expr) -> Expr:
+    """`expr` with final states read from their buffers."""
+    return rewrite(expr, lambda n: Read(f"{n.name}@final", 0, n.dims, n.dtype, n.span) if isinstance(n, Final) else n)
 
 
 def _provides(item: str | _Segment) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ def verify_plan(plan: Plan) -> None:
             if not isinstance(stage, Matmul) and name not in {e.name for e in stage.body} and name not in carries:
                 _bug(plan, f"{where}: writes {name}, which it does not compute")
             ready.add(name)
+        ready |= {f"{name}@final" for name in carries} & set(buffers)
     states = {s.name for s in plan.recurrence.states}
     if carried != states:
         _bug(plan, f"states in no stage: {', '.join(sorted(states - carried))}")

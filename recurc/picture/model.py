@@ -151,7 +151,7 @@ def _stateful(plan: Plan, body: Iterable[Equation]) -> set[str]:
     while changed:
         changed = False
         for e in everything:
-            if e.name not in known and any(r.name in known for r in reads(e.expr)):
+            if e.name not in known and any(r.name.removesuffix("@final") in known for r in reads(e.expr)):
                 known.add(e.name)
                 changed = True
     return {e.name for e in body} & known
@@ -174,7 +174,7 @@ def _plain(key: str, kind: Kind, title: str, body: tuple[Equation, ...], note: s
 
 
 def _reads(body: Iterable[Equation], defines: frozenset[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    names = [r.name for e in body for r in reads(e.expr)]
+    names = [r.name.removesuffix("@final") for e in body for r in reads(e.expr)]
     return tuple(dict.fromkeys(n for n in (*names, *extra) if n not in defines))
 
 

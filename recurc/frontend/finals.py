@@ -1,0 +1,41 @@
+"""`S[T]`: only outputs, and equations that nothing but outputs read, may know what a state is after the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from recurc import ir
+from recurc.frontend.symbols import Kind
+
+if TYPE_CHECKING:
+    from recurc.frontend.lower import Lowerer
+
+
+def check(lowerer: Lowerer, equations: Sequence[ir.Equation], reset: str | None) -> None:
+    """Reports every state (and a reset) that depends on a final value, directly or through other equations."""
+    behind: dict[str, ir.Final] = {}
+    for equation in equations:
+        for node in ir.walk(equation.expr):
+            found = node if isinstance(node, ir.Final) else None
+            if isinstance(node, ir.Read) and not node.lag:
+                found = behind.get(node.name)
+            if found is not None:
+                behind.setdefault(equation.name, found)
+    for equation in equations:
+        symbol = lowerer.scope.symbols.get(equation.name)
+        state = symbol is not None and symbol.kind is Kind.STATE
+        if equation.name not in behind or not (state or equation.name == reset):
+            continue
+        final = behind[equation.name]
+        where = equation.span or equation.expr.span or final.span
+        assert where is not None
+        what = f"state {equation.name}" if state else "the condition of `reset when`"
+        read = () if final.span is None else ((final.span, f"{final.name}[T] is read here"),)
+        lowerer.problems.report(
+            "E0411",
+            f"{what} depends on `{final.name}[T]`, which is known after the last step only",
+            where,
+            f"read the step before, `{final.name}[t-1]`, or use `{final.name}[T]` in an output only",
+            ((where, f"{what} is worked out at every step"), *read),
+        )
