@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -310,3 +311,10 @@ def continued_fraction(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterato
     for x in xs:
         above, below = x.a * above + x.b * below, above
         yield above / below
+
+
+@oracle("kahan_sum", sizes={"D": 4})
+def kahan_sum(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """The sum without rounding, rounded once."""
+    for t in range(1, len(xs) + 1):
+        yield np.array([math.fsum(x.x[i] for x in xs[:t]) for i in range(4)])

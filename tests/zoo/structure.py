@@ -145,3 +145,11 @@ def lif_neuron_hard_reset(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iter
         spikes = u >= p.threshold
         u[spikes] = 0
         yield u.copy(), spikes
+
+
+@oracle("echo_state", sizes={"D": 4, "H": 3}, leak="gate")
+def echo_state(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h = np.zeros(3)
+    for x in xs:
+        h = h + p.leak * (np.tanh(p.W @ x.x + 0.9 * p.R @ h) - h)
+        yield h

@@ -23,6 +23,7 @@ KNOWN_DIFFERENCES: dict[str, str] = {
     "edit_distance": "NL-f",
     "fibonacci": "NL-b",
     "hypot_accumulator": "NL-d",
+    "kahan_sum": "BA",
     "kalman_scalar": "NL-d EA",
     "lcg": "NL-d",
     "lfsr": "NL-f",

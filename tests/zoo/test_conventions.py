@@ -1,5 +1,5 @@
-"""Conventions that public implementations disagree about: what the zoo's filters, clocks, memories and stacks do, and that
-the other choice would have been another model."""
+"""Conventions that public implementations disagree about: what the zoo's filters, clocks, memories and stacks do, and
+that the other choice would have been another model."""
 
 from __future__ import annotations
 
