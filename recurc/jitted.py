@@ -23,7 +23,7 @@ class Jitted:
         self,
         function: Callable[..., Any],
         name: str | None,
-        dims: Mapping[str, int | None] | None,
+        dims: Mapping[str, int | str | None] | None,
         options: Mapping[str, Any],
     ) -> None:
         from recurc.frontend.step_function import check_function
@@ -80,20 +80,21 @@ class Jitted:
 def jit(function: Callable[..., Any], /) -> Jitted: ...
 @overload
 def jit(
-    *, name: str | None = None, dims: Mapping[str, int | None] | Sequence[str] | None = None, **options: Any
+    *, name: str | None = None, dims: Mapping[str, int | str | None] | Sequence[str] | None = None, **options: Any
 ) -> Callable[[Callable[..., Any]], Jitted]: ...
 def jit(
     function: Callable[..., Any] | None = None,
     /,
     *,
     name: str | None = None,
-    dims: Mapping[str, int | None] | Sequence[str] | None = None,
+    dims: Mapping[str, int | str | None] | Sequence[str] | None = None,
     **options: Any,
 ) -> Any:
     """Makes a recurrence of a step function whose arguments say what they are, e.g. `h: recurc.State["D"]`.
 
     A state's argument is its value one step before; the new one is returned: `return h`, `return h, y` or
-    `return {"h": h, "c": c}, y`. `dims` gives the dims' order and default sizes, `options` go to `compile`."""
+    `return {"h": h, "c": c}, y`. `dims` gives the dims' order and default sizes, or, for a second name
+    of a dim, that one (`dims={"S": None, "R": "S"}`); `options` go to `compile`."""
     if dims is None or isinstance(dims, Mapping):
         header = dims
     elif isinstance(dims, (tuple, list)):

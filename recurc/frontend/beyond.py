@@ -5,15 +5,15 @@ Each gives the IR that the text front end makes of its spelling: `h[t-2]`, `t`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, overload
 
 from recurc import ir, ops
 from recurc.errors import TraceError
 from recurc.frontend.calls import MAX_ROUNDS
-from recurc.frontend.recorder import Recorder, recorder_for
+from recurc.frontend.recorder import recorder_for
 from recurc.frontend.traced import Traced, elementwise, lift, operate
-from recurc.types import DType
+from recurc.types import DType, show_dims
 
 
 def step_index(like: Traced | None = None) -> Traced:
@@ -89,11 +89,39 @@ def final(state: Traced | str) -> Traced:
     return Traced(ir.Final(name, declared.dims, declared.dtype), recorder)
 
 
-def in_order(recorder: Recorder, equations: Sequence[ir.Equation], reset: str | None) -> tuple[ir.Equation, ...]:
+def window(value: Traced, length: str | int) -> Traced:
+    """The last values of a state or an input, `[length, *dims]`, newest last. Of an input up to this step (or, of
+    `x.lag(k)`, k steps earlier), of a state's argument up to the step before, of its new value up to this step."""
+    name = str(length)
+    if not (name.isidentifier() or (name.isdigit() and int(name) > 0)):
+        raise TraceError(f"the length of a window is the name of a dim or a positive integer, got {length!r}")
+
+    def read(expr: ir.Expr) -> ir.Expr:
+        recorder = recorder_for("window")
+        declared = recorder.declared.get(expr.name) if isinstance(expr, ir.Read) else None
+        known = isinstance(expr, ir.Read) and (declared is None or declared.kind != "param")
+        if not isinstance(expr, ir.Read) or not known:
+            what = "a param" if isinstance(expr, ir.Read) else "an expression"
+            raise TraceError(
+                f"a window holds the last values of a state or an input, and this is {what}: make it a state"
+                f"{recorder.where()}"
+            )
+        if name in expr.dims:
+            raise ops.TypeProblem(
+                "E0313",
+                f"in a window over {name} of a value that is {show_dims(expr.dims)} it is not clear which {name} is "
+                "meant",
+                "give the window a dim of its own",
+            )
+        return recorder.window(expr, name)
+
+    return operate(read, value)
+
+
+def in_order(equations: Sequence[ir.Equation], states: Collection[str], reset: str | None) -> tuple[ir.Equation, ...]:
     """The equations with those first that decide over a reset; raises `TraceError` if it depends on earlier steps."""
     defined = {e.name: e for e in equations}
     pending, first = [reset] if reset is not None else [], set[str]()
-    states = {n for n, d in recorder.declared.items() if d.kind == "state"}
     while pending:
         name = pending.pop()
         if name in first or name not in defined:
@@ -104,7 +132,7 @@ def in_order(recorder: Recorder, equations: Sequence[ir.Equation], reset: str | 
                 what = f"{read.name}, a state" if read.name in states else f"an earlier step of {read.name}"
                 raise TraceError(
                     f"the condition of reset_when depends on {what}; a reset is decided before the step, by inputs, "
-                    f"params and the step index: choose with recurc.where{recorder.where()}"
+                    "params and the step index: choose with recurc.where"
                 )
             pending.append(read.name)
     return tuple(sorted(equations, key=lambda e: e.name not in first))

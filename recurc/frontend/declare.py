@@ -3,12 +3,15 @@
 Dims are strings, or positive integers for literal dims; `()` is a scalar. Behind the dims may stand, in any order, an
 element type (`int`, `bool`, `complex`, a `DType`, or `Int("Q")` for integers below the size of Q), for a state (or an
 input that is read at earlier steps) the value before the first step as a number (a float, or an integer behind the
-element type: `State[int, 1]`) or a traced value of params, and for a param its initialiser (`init.uniform(a, b)`).
+element type: `State[int, 1]`) or a function of params by their names (`lambda h0: 2 * h0`), and for a param its
+initialiser (`init.uniform(a, b)`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any, cast
 
 from recurc import ir
@@ -28,9 +31,15 @@ class Declared:
     kind: str
     dims: Dims = ()
     dtype: DType = DType.REAL
-    before: ir.Expr | None = None
+    before: ir.Expr | Callable[..., Any] | None = None
     init: ir.Initializer | None = None
     bound: str | None = None
+
+    @property
+    def first(self) -> ir.Expr | None:
+        """The value before the first step, once the params are known that it is computed from."""
+        assert self.before is None or not isinstance(self.before, FunctionType)
+        return cast("ir.Expr | None", self.before)
 
     @property
     def mentioned(self) -> Dims:
@@ -83,6 +92,8 @@ class _Kind:
                 return replace(found, init=item)
             case int() | float() | complex() | Traced() if cls.kind != "param":
                 return replace(found, before=lift(item))
+            case FunctionType() if cls.kind != "param":
+                return replace(found, before=item)
             case _:
                 more = (
                     "an initialiser such as init.zeros()" if cls.kind == "param" else "the value before the first step"

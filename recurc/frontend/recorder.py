@@ -17,6 +17,7 @@ from types import CodeType, FrameType
 from recurc import ir
 from recurc.errors import TraceError
 from recurc.frontend.declare import Declared
+from recurc.frontend.hidden import Hidden, Window, settle
 from recurc.frontend.step_function import StepFunction
 from recurc.frontend.tokens import KEYWORDS
 from recurc.frontend.traced import Traced, recording
@@ -57,6 +58,8 @@ class Recorder:
         self._clocks: dict[ir.Expr, ir.Expr] = {}
         self.declared: Mapping[str, Declared] = step.arguments
         self.equations: list[Recorded] = []
+        self.states: list[Hidden] = []
+        self.windows: list[Window] = []
         self.reset: ir.Read | None = None
 
     def observe(self) -> None:
@@ -89,7 +92,7 @@ class Recorder:
         """The equation that an expression reads as a whole at this step, if it is such a read."""
         if not isinstance(expr, ir.Read) or expr.lag or not expr.name.startswith("%"):
             return None
-        return next(e for e in self.equations if e.key == expr.name)
+        return next((e for e in self.equations if e.key == expr.name), None)
 
     def add(self, expr: ir.Expr, name: str) -> None:
         """An equation that has its name already."""
@@ -107,6 +110,28 @@ class Recorder:
         if fires not in self._clocks:
             self._clocks[fires] = self.hidden(fires, hint)
         return self._clocks[fires]
+
+    def window(self, value: ir.Read, length: str) -> ir.Read:
+        """The last values of a state or an input, `[length, *dims]`, as a hidden state read as late as `value` is."""
+        found = next((w for w in self.windows if (w.source, w.length) == (value.name, length)), None)
+        if found is None:
+            found = Window(f"%w{len(self.windows)}", value.name, length, (length, *value.dims), value.dtype)
+            self.windows.append(found)
+        if value.lag == 0 and found.reads_now is None:
+            found.reads_now = len(self.equations)
+        return found.read(value.lag)
+
+    def settle_windows(self, owners: Mapping[str, ir.State | ir.Input]) -> dict[str, str]:
+        """Makes hidden states of the windows, now that the values of the function have become states or not; which
+        keys are second names of others. `owners`: the declared states and inputs."""
+        homes = {e.key: e.name for e in self.equations if e.name in owners}
+        made, twins = settle(self.windows, homes, owners, self.where())
+        late = [item for item in made if item[2] is None]
+        for hidden, expr, place in (*sorted((i for i in made if i[2] is not None), key=lambda i: -(i[2] or 0)), *late):
+            equation = Recorded(hidden.key, hidden.hint, expr, None, hidden=True)
+            self.equations.insert(len(self.equations) if place is None else place, equation)
+        self.states += [hidden for hidden, _, _ in made]
+        return twins
 
     def restart(self, condition: ir.Expr) -> None:
         """The sequence starts anew where `condition` holds."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import CodeType
+from dataclasses import dataclass, replace
+from types import CodeType, FunctionType
 from typing import Any, cast
 
+from recurc import ir
 from recurc.errors import TraceError
 from recurc.frontend.declare import Declared
+from recurc.frontend.traced import Traced, lift
 
 RESERVED = ("t", "T")  # the step index and the number of steps, in the language
 _EXAMPLE = 'def step(h: recurc.State["D"], x: recurc.Input["D"])'
@@ -76,6 +78,7 @@ def step_function(function: Callable[..., Any]) -> StepFunction:
                 raise TraceError(
                     f"dim {dim} of `{name}` is also {what} of {title}: a name is a dim or a value, never both"
                 )
+    found = {name: _begun(title, name, declared, found) for name, declared in found.items()}
     code = inspect.unwrap(function).__code__
     return StepFunction(function, title, code, found, tuple(positional), defaults)
 
@@ -107,6 +110,22 @@ def _declared(title: str, name: str, annotation: Any, first: bool) -> Declared:
     if name in RESERVED:
         raise TraceError(f"`{name}` cannot be an argument: `t` is the step index and `T` the number of steps")
     return annotation
+
+
+def _begun(title: str, name: str, declared: Declared, arguments: Mapping[str, Declared]) -> Declared:
+    """With the value before the first step computed, if it is a function of params."""
+    function = declared.before
+    if not isinstance(function, FunctionType):
+        return declared
+    values: dict[str, Traced] = {}
+    for param in inspect.signature(function).parameters:
+        given = arguments.get(param)
+        if given is None or given.kind != "param":
+            raise TraceError(
+                f"the value of `{name}` before the first step is a function of `{param}`, which is no param of {title}"
+            )
+        values[param] = Traced(ir.Read(param, 0, given.dims, given.dtype))
+    return replace(declared, before=lift(function(**values)))
 
 
 def _default(title: str, name: str, declared: Declared, value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from recurc import build, ir, ops
@@ -22,19 +23,20 @@ from recurc.types import DimDecl, Dims, DType, Kind, literal_size, show_dims
 
 
 def trace(
-    function: Callable[..., Any], name: str | None = None, dims: Mapping[str, int | None] | None = None
+    function: Callable[..., Any], name: str | None = None, dims: Mapping[str, int | str | None] | None = None
 ) -> ir.Recurrence:
     """The recurrence whose step is `function`.
 
-    `dims`: the dims in the order of the header, with default sizes (None: no default); otherwise in the order in which
-    the arguments mention them. Raises `TraceError` or `ShapeError` for what has no meaning as a recurrence."""
+    `dims`: the dims in the order of the header, with default sizes (None: no default) or the name of a dim of the same
+    size; otherwise in the order in which the arguments mention them. Raises `TraceError` or `ShapeError` for what has
+    no meaning as a recurrence."""
     step = step_function(function)
     title = step.name if name is None else name
     _check_header(title, dims or {})
     return traced_twice(step.name, lambda: _trace(step, title, dims))
 
 
-def _check_reads(recorder: Recorder, declared: Mapping[str, Declared], dims: Mapping[str, int | None]) -> None:
+def _check_reads(recorder: Recorder, declared: Mapping[str, Declared], dims: Mapping[str, int | str | None]) -> None:
     """Every dim has its size from an argument, and every earlier step that is read has a value."""
     for equation in recorder.equations:
         line = f" (line {equation.span.line} of {equation.span.file})" if equation.span else ""
@@ -62,11 +64,14 @@ def _check_header(title: object, dims: Mapping[Any, object]) -> None:
         if not isinstance(word, str) or not word.isidentifier():
             raise TraceError(f"{word!r} cannot be the name of {what}: names are made of letters, digits and `_`")
     for dim, size in dims.items():
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        if isinstance(size, str):
+            if size not in dims or size == dim or isinstance(dims[size], str):
+                raise TraceError(f"dim {dim} should be of the size of another dim of the header, got {size!r}")
+        elif size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise TraceError(f"the default size of dim {dim} should be a positive integer or None, got {size!r}")
 
 
-def _trace(step: StepFunction, title: str, dims: Mapping[str, int | None] | None) -> ir.Recurrence:
+def _trace(step: StepFunction, title: str, dims: Mapping[str, int | str | None] | None) -> ir.Recurrence:
     declared = step.arguments
     recorder = Recorder(step)
     arguments = {n: Traced(ir.Read(n, int(d.kind == "state"), d.dims, d.dtype), recorder) for n, d in declared.items()}
@@ -83,28 +88,39 @@ def _trace(step: StepFunction, title: str, dims: Mapping[str, int | None] | None
         _define_state(recorder, state, declared[state], value)
     taken = {*declared, *_all_dims(declared, dims), *RESERVED}
     outputs = tuple(_define_output(recorder, key, value, taken, declared) for key, value in returned)
+    inputs = tuple(
+        ir.Input(n, d.dims, d.dtype, _before(n, d), bound=d.bound) for n, d in declared.items() if d.kind == "input"
+    )
+    own = tuple(ir.State(n, d.dims, d.dtype, _before(n, d) or _zero(d.dtype), bound=d.bound) for n, d in states.items())
+    twins = recorder.settle_windows({v.name: v for v in (*own, *inputs)})
     _settle_names(recorder, taken)
     names = {e.key: e.name for e in recorder.equations}
+    names |= {twin: names[key] for twin, key in twins.items()}
 
     def settled(node: ir.Expr) -> ir.Expr:
-        return (
-            ir.Read(names[node.name], 0, node.dims, node.dtype)
-            if isinstance(node, ir.Read) and node.name in names
-            else node
-        )
+        match node:
+            case ir.Read(name=name) | ir.Final(name=name) if name in names:
+                return replace(node, name=names[name])
+            case _:
+                return node
 
     _check_reads(recorder, declared, _all_dims(declared, dims))
     equations = [ir.Equation(e.name, ir.rewrite(e.expr, settled), e.span) for e in recorder.equations]
+    hidden = tuple(
+        ir.State(names[h.key], h.dims, h.dtype, ir.rewrite(h.initial or _zero(h.dtype), settled), bound=h.bound)
+        for h in recorder.states
+    )
     reset = None if recorder.reset is None else names[recorder.reset.name]
     return ir.Recurrence(
         title,
-        tuple(DimDecl(d, size) for d, size in _all_dims(declared, dims).items()),
         tuple(
-            ir.Input(n, d.dims, d.dtype, _before(n, d), bound=d.bound) for n, d in declared.items() if d.kind == "input"
+            DimDecl(d, same_as=size) if isinstance(size, str) else DimDecl(d, size)
+            for d, size in _all_dims(declared, dims).items()
         ),
+        inputs,
         tuple(ir.Param(n, d.dims, d.dtype, d.init) for n, d in declared.items() if d.kind == "param"),
-        tuple(ir.State(n, d.dims, d.dtype, _before(n, d) or _zero(d.dtype), bound=d.bound) for n, d in states.items()),
-        in_order(recorder, equations, reset),
+        (*own, *hidden),
+        in_order(equations, {*states, *(h.name for h in hidden)}, reset),
         outputs,
         inspect.getdoc(step.function) or "",
         reset=reset,
@@ -194,8 +210,10 @@ def _define_output(
         if not equation.name and key not in taken:
             equation.name = key
             return key
-    elif key is None and isinstance(expr, ir.Read) and declared[expr.name].kind == "input" and expr.lag == 0:
-        return expr.name
+    elif key is None and isinstance(expr, ir.Read) and expr.lag == 0:
+        argument = declared.get(expr.name)
+        if argument is not None and argument.kind == "input":
+            return expr.name
     name = _unused(key or "y", recorder, taken)
     if key is not None and name != key:
         raise TraceError(f"no output can be called `{key}`: an argument, a dim or another value bears that name")
@@ -235,7 +253,7 @@ def _zero(dtype: DType) -> ir.Expr:
 
 def _before(name: str, declared: Declared) -> ir.Expr | None:
     """The value before the first step, in the argument's type."""
-    made = declared.before
+    made = declared.first
     if made is None:
         return None
     if any(d not in declared.dims for d in made.dims):
@@ -254,7 +272,9 @@ def _before(name: str, declared: Declared) -> ir.Expr | None:
     return ops.convert(made, declared.dtype)
 
 
-def _all_dims(declared: Mapping[str, Declared], dims: Mapping[str, int | None] | None) -> dict[str, int | None]:
+def _all_dims(
+    declared: Mapping[str, Declared], dims: Mapping[str, int | str | None] | None
+) -> dict[str, int | str | None]:
     mentioned: Dims = tuple(dict.fromkeys(d for a in declared.values() for d in a.mentioned if literal_size(d) is None))
     if dims is None:
         return dict.fromkeys(mentioned)

@@ -185,6 +185,38 @@ def lags(
     return {"h": h, "z": z, "n": n, "up": up}, h, z, n, up, {"phase": np.angle(z), "kind": recurc.cast(h, int)}
 
 
+@case(
+    """recurrence recent(D, W, M):
+    input x[D] = 0.5, on: bool = true
+    param h0[D]
+    state h[D] = h0
+    past = max(window(h[t-1], W), W)
+    h = 0.5 * past + mean(window(x, W), W)
+    y = mean(window(x, 4), 4) - mean(window(x[t-2], 4), 4) + sum(window(h, W), W)
+    count = sum(if window(on, M) then 1 else 0, M)
+    output y, count
+""",
+    dims=["D", "W", "M"],
+)
+def recent(x: Input["D", 0.5], on: Input[bool, True], h: State["D", lambda h0: h0], h0: Param["D"]):
+    past = recurc.max(recurc.window(h, "W"), "W")
+    h = 0.5 * past + recurc.window(x, "W").mean("W")
+    y = recurc.window(x, 4).mean("4") - recurc.window(x.lag(2), 4).mean("4") + recurc.window(h, "W").sum("W")
+    count = recurc.sum(recurc.where(recurc.window(on, "M"), 1, 0), "M")
+    return h, y, count
+
+
+@case(
+    """recurrence pairs(D, E = D):
+    input x[D]
+    output y = x * (x as [E])
+""",
+    dims={"D": None, "E": "D"},
+)
+def pairs(x: Input["D"]):
+    return x * x.rename("E")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_both_spellings_are_one_recurrence(name: str) -> None:
     function, text = CASES[name]
@@ -312,6 +344,55 @@ def test_a_number_of_the_module_has_its_name_in_every_trace() -> None:
     rec = recurc.jit(step).recurrence
     assert [e.name for e in rec.ir.equations] == ["local", "y"]
     np.testing.assert_allclose(rec.compile(backend="reference")(x=np.ones((1, 4))), np.full((1, 4), 0.5))
+
+
+def test_windows_are_of_states_and_inputs() -> None:
+    def of_expression(x: Input["D", 0.0]):
+        return recurc.window(2 * x, "W")
+
+    def of_value(x: Input["D", 0.0]):
+        y = 2 * x
+        z = recurc.window(y, 3)
+        return z
+
+    def of_param(p: Param["D"]):
+        return recurc.window(p, 3)
+
+    def without_past(x: Input["D"]):
+        return recurc.window(x, 3)
+
+    def over_own_dim(x: Input["D", 0.0]):
+        return recurc.window(x, "D")
+
+    def of_length(x: Input["D", 0.0]):
+        return recurc.window(x, -1)
+
+    assert "this is an expression" in refusal(of_expression)
+    assert "another value of the step: return it as the new value of a state" in refusal(of_value)
+    assert "this is a param" in refusal(of_param)
+    assert "write `x: recurc.Input['D', 0.0]`" in refusal(without_past)
+    assert "which D is meant" in refusal(over_own_dim, recurc.ShapeError)
+    assert "positive integer, got -1" in refusal(of_length)
+
+
+def test_values_before_the_first_step_are_functions_of_params() -> None:
+    def other(h: State["D", lambda x: x], x: Input["D"]):
+        return h + x
+
+    def wide(h: State[lambda p: p], p: Param["D"]):
+        return h + 1
+
+    assert "a function of `x`, which is no param of other" in refusal(other)
+    assert "its value before the first step is [D]" in refusal(wide, recurc.ShapeError)
+
+
+def test_a_second_name_of_a_dim_names_another_dim() -> None:
+    def step(x: Input["D"]):
+        return x
+
+    for alias in ("E", "X"):
+        with pytest.raises(TraceError, match="should be of the size of another dim"):
+            recurc.jit(dims={"D": None, "E": alias})(step).recurrence  # noqa: B018
 
 
 def test_values_are_indexed_by_places_only() -> None:
