@@ -219,6 +219,17 @@ def slstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         yield h
 
 
+@oracle("slstm_exponential", sizes={"D": 4, "H": 3, "P": 2})
+def slstm_exponential(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h, c, n = np.zeros((3, 2)), np.zeros((3, 2)), np.zeros((3, 2))
+    for x in xs:
+        i, f, z, o = (np.stack([p.W[k, a] @ x.x + p.U[k, a] @ h[a] + p.b[k, a] for a in range(3)]) for k in range(4))
+        c = np.exp(f) * c + np.exp(i) * np.tanh(z)
+        n = np.exp(f) * n + np.exp(i)
+        h = sigmoid(o) * c / n
+        yield h
+
+
 def layer_norm(x: Any) -> Any:
     return (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean() + 1e-6)
 

@@ -23,6 +23,22 @@ def selective_scan(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[An
         yield y * silu(x.z)
 
 
+@oracle("selective_scan_complex", sizes={"D": 4, "N": 3})
+def selective_scan_complex(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """Both of each pair of eigenvalues, as the sum that it is."""
+    h = np.zeros((4, 6), complex)
+    for x in xs:
+        y = np.zeros(4)
+        B, C = np.concatenate([x.B, x.B.conj()]), np.concatenate([x.C, x.C.conj()])
+        for d in range(4):
+            dt, half = softplus(x.delta[d] + p.delta_bias[d]), -np.exp(p.A_log[d]) + 1j * p.A_imag[d]
+            h[d] = np.exp(dt * np.concatenate([half, half.conj()])) * h[d] + dt * B * x.x[d]
+            both = C @ h[d]
+            assert abs(both.imag) < 1e-9
+            y[d] = both.real + p.skip[d] * x.x[d]
+        yield y * silu(x.z)
+
+
 @oracle("s4d", sizes={"D": 4, "N": 3})
 def s4d(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     """The convolution with the kernel 2 Re sum C B exp(dt lambda j)."""
