@@ -6,6 +6,7 @@ Each command is one module, imported when it is used, so that `recurc check` sta
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -77,6 +78,9 @@ def run(arguments: Sequence[str]) -> int:
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # closed by the caller, as in `recurc >&-`
         say("error: standard output is closed, so there is no place for the result")
         return WRONG
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of few letters shows the others by number
+            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show
@@ -97,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
         told = isinstance(error, RecError | UnsupportedError) and error.diagnostics  # these say what kind they are
         say(str(error) if told else f"{kind_of(error)}: {error}")
         return WRONG
-    except BrokenPipeError:  # the reader of our stdout has gone, e.g. `recurc zoo | head -1`
+    except (BrokenPipeError, SystemExit):  # the reader of our stdout has gone, e.g. `recurc zoo | head -1`; click exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:

@@ -12,6 +12,7 @@ import click
 
 from recurc.cli import OK, say
 from recurc.cli.options import batch_option, dtype_option, file_argument, name_option, sizes_option, steps_option
+from recurc.cli.tables import print_table
 from recurc.errors import BackendError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -112,7 +113,6 @@ def _median(call: Callable[[], Any], budget: float) -> float:
 
 
 def _print(title: str, rows: list[_Row]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -123,4 +123,4 @@ def _print(title: str, rows: list[_Row]) -> None:
     for r in rows:
         figures = (f"{r.seconds * 1e3:.3f} ms", f"{r.seconds / best:.1f}x") if r.seconds else ("-", "")
         table.add_row(r.what, r.schedule, *figures, Text(r.note))
-    Console(highlight=False).print(table)
+    print_table(table)

@@ -14,6 +14,7 @@ import click
 
 from recurc.cli import OK
 from recurc.cli.options import json_option
+from recurc.cli.tables import print_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,6 @@ def command(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([asdict(f) for f in findings], indent=2, ensure_ascii=False))
         return OK
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -49,7 +49,7 @@ def command(as_json: bool) -> int:
             table.add_row(Text(f.topic, style="bold"))
             topic = f.topic
         table.add_row(Text(f"  {f.what}"), marks[f.ok], Text(f.detail))
-    Console(highlight=False).print(table)
+    print_table(table)
     return OK
 
 

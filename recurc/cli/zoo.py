@@ -11,6 +11,7 @@ import click
 
 from recurc.cli import OK, say
 from recurc.cli.options import json_option
+from recurc.cli.tables import print_table
 
 _DRAWN_BATCH, _DRAWN_STEPS = 8, 4096  # what `recurc graph` draws unless told otherwise
 
@@ -89,7 +90,6 @@ def _picture(name: str) -> str | None:
 
 
 def _table(rows: list[dict[str, object]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -99,7 +99,7 @@ def _table(rows: list[dict[str, object]]) -> None:
     for row in rows:
         listed = [", ".join(str(x) for x in _list(row[key])) or "-" for key in ("classes", "schedules")]
         table.add_row(*(Text(cell) for cell in (str(row["name"]), *listed, str(row["paper"] or row["about"]))))
-    Console(highlight=False).print(table)
+    print_table(table)
     say(f"{len(rows)} systems. `recurc zoo NAME` shows one, `recurc new my_cell --from NAME` starts a file from it.")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import recurc as package
 from recurc.runtime.compiler import why_no_compiler
 from tests.cli.conftest import Invoke, in_a_process
 
@@ -324,11 +325,30 @@ def test_the_module_runs_as_a_program_and_checks_fast(tmp_path: Path, ema: Path)
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m recurc zoo lstm | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "Traceback" not in done.stderr and done.stdout.startswith("#")
+    for arguments, reader in (("zoo lstm", "head -1"), ("explain zoo:ema", "true"), ("--help", "true")):
+        command = f"{sys.executable} -m recurc {arguments} | {reader}"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert "Traceback" not in done.stderr and done.returncode == 0, (command, done)
+        assert done.stdout.startswith("#" if "head" in reader else "")
+
+
+def test_tables_have_a_line_for_each_row_in_a_pipe_and_whole_words_on_a_narrow_terminal() -> None:
+    plain = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
+    piped = in_a_process("zoo", env=plain).out.splitlines()
+    assert len(piped) == len(package.zoo.names()) + 1
+    assert all(line == line.rstrip() for line in piped)
+    narrow = in_a_process("zoo", env={**plain, "COLUMNS": "1"}).out
+    assert "selective_scan " in narrow
+
+
+def test_a_terminal_of_few_letters_shows_the_others_by_number() -> None:
+    few = {**os.environ, "PYTHONIOENCODING": "latin1", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "recurc", "explain", "zoo:ema"]
+    done = subprocess.run(command, capture_output=True, encoding="latin1", timeout=120, check=False, env=few)
+    assert done.returncode == 0, done.stderr
+    assert "a\\u2082" in done.stdout  # a with a small 2 below
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
