@@ -393,7 +393,7 @@ _TABLE = (
     _unary("expm1", np.expm1, lambda x, y: add(y, _ONE), range=(-1.0, math.inf), flops=18),
     _unary("log", np.log, lambda x, y: div(_ONE, x), takes=_ANY, flops=15),
     _unary("log1p", np.log1p, lambda x, y: div(_ONE, add(_ONE, x)), flops=18),
-    _unary("sqrt", np.sqrt, lambda x, y: div(number(0.5), y), range=_POSITIVE, flops=6),
+    _unary("sqrt", np.sqrt, lambda x, y: div(number(0.5), y), takes=_ANY, range=_POSITIVE, flops=6),
     _unary("rsqrt", _np_rsqrt, lambda x, y: mul(number(-0.5), div(y, x)), range=_POSITIVE, flops=8),
     _binary(
         "logaddexp", np.logaddexp, lambda a, b, y: (apply("exp", sub(a, y)), apply("exp", sub(b, y))),

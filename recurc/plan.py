@@ -33,6 +33,12 @@ class Buffer:
     dims: Dims
     dtype: DType
     role: Role
+    part: tuple[str, int] | None = None  # 0, 1: the real, imaginary parts of a complex array of the caller, its name
+
+    @property
+    def spacing(self) -> int:
+        """How many real elements apart neighbours along the last dim lie, in memory the caller gives."""
+        return 1 if self.part is None else 2
 
     @property
     def has_time(self) -> bool:

@@ -32,7 +32,8 @@ class Kernel(Protocol):
     Called with one array for every buffer of the plan except ONCE and SEQUENCE (the kernel makes those):
     (B, T, *dims) with a time axis, (B, *dims) without. Any strides are allowed on the batch and time axes (0 for
     broadcasting, negative for reversed time); the dims after them are contiguous. OUTPUT and FINAL arrays are
-    written in place. B >= 1 and T >= 1. A bf16 buffer is a NumPy array of uint16 (its bits) or a bfloat16 tensor.
+    written in place. B >= 1 and T >= 1. A complex array is one array, also where the plan has a buffer for each part of
+    it. A bf16 buffer is a NumPy array of uint16 (its bits) or a bfloat16 tensor.
     """
 
     source: dict[str, str]  # file name -> generated text, empty for interpreters
@@ -42,6 +43,7 @@ class Kernel(Protocol):
 
 class Backend(Protocol):
     name: str
+    real_only: bool  # whether plans reach it with complex numbers split into their parts (`Buffer.part`)
 
     def unavailable(self) -> str | None:
         """Why this machine cannot run the backend, or None."""

@@ -470,6 +470,7 @@ class PlanBackend:
     """`backend="numpy"`."""
 
     name = "numpy"
+    real_only = False
 
     def unavailable(self) -> str | None:
         return None

@@ -306,6 +306,7 @@ class ReferenceBackend:
     """`backend="reference"`: no schedule, no storage dtype of its own."""
 
     name = "reference"
+    real_only = False
 
     def unavailable(self) -> str | None:
         return None

@@ -132,6 +132,7 @@ def _digest(path: Path) -> str:
 
 def _export(target: str, plan: Any, spec: Any, out: Path, arch: str) -> dict[str, Any]:
     from recurc.cli.selftest import write_check, write_example
+    from recurc.passes.complex_parts import split_complex
     from recurc.runtime.choose import backend
     from recurc.types import DType
 
@@ -141,10 +142,11 @@ def _export(target: str, plan: Any, spec: Any, out: Path, arch: str) -> dict[str
         write_example(plan, spec, out / "example.npz", DType.F64)
         return export(plan, spec, out)
     exporter: Any = backend(target)
+    real = split_complex(plan, spec.real) if exporter.real_only else plan
     if target != "cpu":
-        return dict(exporter.export(plan, spec, out, arch))
+        return dict(exporter.export(real, spec, out, arch))
     write_example(plan, spec, out / "example.npz", spec.real)
-    described = dict(exporter.export(plan, spec, out))
+    described = dict(exporter.export(real, spec, out))
     write_check(out, Path(described["runner"]).stem)
     return described
 

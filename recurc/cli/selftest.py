@@ -104,7 +104,8 @@ given = {{a["argument"]: data[a["name"]] for a in ARRAYS if a["role"] in ("input
 got, worst = run(**given), 0.0
 for a in ARRAYS:
     if a["role"] in ("output", "final"):
-        value, wanted = got[a["argument"]].astype(np.float64), data["expected " + a["name"]]
+        value, wanted = got[a["argument"]], data["expected " + a["name"]]
+        value = value.astype(np.result_type(value.dtype, np.float64))
         same = (value == wanted) | (np.isnan(value) & np.isnan(wanted))
         error = np.where(same, 0.0, np.abs(value - wanted) / (1 + np.abs(wanted)))
         worst = float(np.max(error, initial=worst))

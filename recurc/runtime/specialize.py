@@ -175,13 +175,19 @@ class Builder:
         spec = Specialization(settled.sizes, settled.real)
         if name == "reference":
             return self._reference(spec)
+        from recurc.passes.complex_parts import split_complex
+
         target, steps = choose.target_for(name, self._device), max(settled.steps, 1)
         plan = self._plan(dict(settled.sizes), batch, steps, settled.real, target)
-        limits = backend.limitations(plan, spec)
+        try:
+            real = split_complex(plan, settled.real) if backend.real_only else plan
+        except UnsupportedError as reason:
+            raise UnsupportedError(f"the `{name}` backend cannot run {self._rec.name}: {reason}") from reason
+        limits = backend.limitations(real, spec)
         if limits:
             raise UnsupportedError(f"the `{name}` backend cannot run {self._rec.name}: {'; '.join(limits)}")
         twin = next((b for b in self._built.values() if _same(b, name, plan, spec)), None)
-        kernel = twin.kernel if twin is not None else backend.build(plan, spec)
+        kernel = twin.kernel if twin is not None else backend.build(real, spec)
         built = Built(kernel, spec, name, plan, _outputs(plan), _initial(plan), _finals(plan), target, batch, steps)
         if twin is None and os.environ.get("RECURC_VERIFY", "0") not in ("", "0"):
             from recurc.runtime.verify import verify

@@ -87,16 +87,9 @@ def same(found: Any, wanted: Any, what: str = "") -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-11, err_msg=what)
 
 
-def runs(text: str, backend: str) -> None:
-    """Skips what native code cannot do yet."""
-    if backend == "cpu" and "complex" in text:
-        pytest.skip("complex numbers are not on this backend yet")
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", TEXTS)
 def test_steps_and_pieces_are_the_whole(name: str, backend: str, rng: np.random.Generator) -> None:
-    runs(TEXTS[name], backend)
     rec = recurc.load(text=TEXTS[name])
     inputs, params = arrays(rec, rng, (2,), T)
     wanted, last = whole(rec, inputs, params, T)
@@ -125,7 +118,6 @@ def test_steps_and_pieces_are_the_whole(name: str, backend: str, rng: np.random.
 @pytest.mark.parametrize("name", TEXTS)
 def test_rows_end_where_their_lengths_say(name: str, backend: str, reverse: bool, rng: np.random.Generator) -> None:
     """Few lengths, and more of them than are run one after another; what stands behind a row's end plays no role."""
-    runs(TEXTS[name], backend)
     rec = recurc.load(text=TEXTS[name])
     for batch in ((3,), (2, 5)):
         inputs, params = arrays(rec, rng, batch, T)
@@ -157,7 +149,6 @@ def test_rows_end_where_their_lengths_say(name: str, backend: str, reverse: bool
 def test_packed_sequences_go_on_each_from_its_own_state(
     name: str, backend: str, reverse: bool, rng: np.random.Generator
 ) -> None:
-    runs(TEXTS[name], backend)
     rec = recurc.load(text=TEXTS[name])
     inputs, params = arrays(rec, rng, (), 3 * T)
     bounds = np.array([0, *sorted(rng.integers(0, 3 * T, 9).tolist()), 3 * T])

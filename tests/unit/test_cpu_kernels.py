@@ -13,6 +13,7 @@ from recurc.backends.base import Specialization
 from recurc.backends.cpu import BACKEND
 from recurc.frontend import load_text
 from recurc.passes import core_form, make_plan
+from recurc.passes.complex_parts import split_complex
 from recurc.plan import Plan, Role
 from recurc.types import DType, Kind
 from tests.systems import SIZES, SYSTEMS, plans, random_arrays
@@ -320,11 +321,13 @@ def test_half_precision_computes_in_f32(rng: np.random.Generator) -> None:
     compare(got, want, 2.0**-11 * 1.5)  # one rounding to f16 at the end
 
 
-def test_complex_numbers_are_a_stated_limitation() -> None:
+def test_a_plan_whose_complex_numbers_were_not_split_is_refused() -> None:
     text = (
         "recurrence C(D):\n    input x[D]: complex\n    state h[D]: complex = 0\n"
         "    h = 0.5 * h[t-1] + x\n    output y = real(h)\n"
     )
     rec = core_form(load_text(text)[0])
     plan = make_plan(rec, {"D": 3}, 1, 4, DType.F32, targets.named("cpu"))
-    assert any("complex" in words for words in BACKEND.limitations(plan, Specialization((("D", 3),), DType.F32)))
+    spec = Specialization((("D", 3),), DType.F32)
+    assert any("complex" in words for words in BACKEND.limitations(plan, spec))
+    assert BACKEND.limitations(split_complex(plan, DType.F32), spec) == []

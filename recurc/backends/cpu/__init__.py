@@ -13,6 +13,7 @@ class CpuBackend:
     """Generated C: SIMD over lanes, OpenMP over sequences and lanes, matrix products through packed panels."""
 
     name = "cpu"
+    real_only = True
 
     def unavailable(self) -> str | None:
         """Why no kernel can be built on this machine, or None."""

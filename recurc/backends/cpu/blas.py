@@ -73,6 +73,8 @@ def _product(stage: Matmul, plan: Plan, spec: Specialization) -> Product | None:
     for (data, a), (weight, b) in ((left, right), (right, left)):
         if isinstance(data, Read) and isinstance(weight, Read) and plan.buffer(data.name).has_time:
             names = (stage.target, data.name, weight.name)
+            if any(plan.buffer(n).spacing != 1 for n in names):
+                return None
             if any(spec.dtype(plan.buffer(n).dtype).accumulator is not spec.real.accumulator for n in names):
                 return None
             return _as_gemm(stage.target, expr, data, weight, a, b, spec)

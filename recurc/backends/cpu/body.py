@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from recurc.backends.cpu.matrices import print_matrix
-from recurc.backends.cpu.names import Spelling, at, element, stride_of
+from recurc.backends.cpu.names import Spelling, at, element, offset, pairs, stride_of
 from recurc.backends.cpu.panels import print_sums
 from recurc.backends.cpu.program import Program
 from recurc.backends.cpu.weights import Weights
@@ -27,7 +28,7 @@ from recurc.backends.emit.nodes import (
 )
 from recurc.backends.emit.places import limits
 from recurc.backends.emit.text import Text
-from recurc.plan import Carry, Role
+from recurc.plan import Buffer, Carry, Role
 from recurc.types import Dims, DType, Kind, axis_ids
 
 _STACK_BYTES = 256 * 1024  # arrays of one function kept on the stack
@@ -252,11 +253,15 @@ class Body:
         place = self.place(load.index, buffer.dims)
         axis = self.lane_axis(load.index)
         if axis is None:
-            return element(pointer, place)
+            return element(pointer, offset(place, buffer))
         if axis != len(load.index) - 1:
-            stride = stride_of(axis, buffer.dims, self.spell)
-            return f"rc_gather_{self.suffix}({at(pointer, place)}, {stride}, {self.lane_count})"
-        return self._vector_at(at(pointer, place))
+            stride = stride_of(axis, buffer.dims, self.spell, buffer)
+            return f"rc_gather_{self.suffix}({at(pointer, offset(place, buffer))}, {stride}, {self.lane_count})"
+        if buffer.part is None:
+            return self._vector_at(at(pointer, place))
+        which = ("evens", "odds")[buffer.part[1]]
+        part = ("_part", ", lanes") if self.ragged else ("", "")
+        return f"rc_{which}{part[0]}_{self.suffix}({at(pointer, pairs(place))}{part[1]})"
 
     def contiguous(self, load: Load) -> bool:
         """Whether neighbours along the load's last axis lie side by side, as numbers arithmetic is done in."""
@@ -270,7 +275,8 @@ class Body:
             if self.compute(self.carries[load.name].dtype) is not self.program.real:
                 return False
         else:
-            return self.compute(self.spell.buffers[load.name].dtype) is self.program.real
+            buffer = self.spell.buffers[load.name]
+            return buffer.spacing == 1 and self.compute(buffer.dtype) is self.program.real
         return bool(array.order) and full[array.order[-1]] == load.index[-1]
 
     def _lane_axis_plain(self, load: Load) -> bool:
@@ -281,9 +287,18 @@ class Body:
 
     def pointer(self, name: str, lag: int = 0) -> str:
         """The pointer to the element of the current sequence and step."""
-        if self.spell.buffers[name].has_time:
-            return self.spell(f"{name}@before" if lag else f"{name}@t")
-        return self.spell(f"{name}@b")
+        buffer = self.spell.buffers[name]
+        home = buffer.part[0] if buffer.part else name
+        if buffer.has_time:
+            return self.spell(f"{home}@before" if lag else f"{home}@t")
+        return self.spell(f"{home}@b")
+
+    def homes(self, names: Iterable[str]) -> list[tuple[str, Buffer]]:
+        """One buffer for each array that holds some of those named, in the order of their names."""
+        found: dict[str, str] = {}
+        for name in sorted(names):
+            found.setdefault(self.spell.field(name), name)
+        return [(name, self.spell.buffers[name]) for name in found.values()]
 
     def buffers_read(self) -> dict[str, set[int]]:
         """Buffers the stage reads, with the lags."""
@@ -397,12 +412,13 @@ class Body:
             value = f"rc_spread_{self.suffix}({value})"
         text(f"const {self.c_type(stmt.value.dtype, vector)} {self.local(stmt)} = {value};{comment(stmt)}")
 
+    def _value(self, stmt: Stmt) -> str:
+        return f"{self.local(stmt)}[q]" if self.rows and self.in_weights(stmt) else self.local(stmt)
+
     def keep(self, stmt: Stmt, text: Text, value: str = "") -> None:
         """Store a value to the arrays that hold it: carry, scratch, output."""
         base, places = self.program.elements[stmt.name]
-        value = value or self.local(stmt)
-        if self.rows and self.in_weights(stmt):
-            value += "[q]"
+        value = value or self._value(stmt)
         if base in self.carries:
             array = self.carry_array(base, True)
             if array.dims:
@@ -413,6 +429,18 @@ class Body:
         if base in self.program.stage.writes:
             self._write_buffer(base, self._full_index(base, places, stmt.index), value, stmt, text)
 
+    def _other_part(self, name: str, stmt: Stmt) -> Stmt | None:
+        """The statement that makes the other part of the same elements of a complex array, at the same place."""
+        buffer, elements = self.spell.buffers[name], self.program.elements
+        nest = self.program.nests[self.made[stmt.name][0]]
+        for other in nest.stmts if buffer.part else ():
+            base, places = elements[other.name]
+            part = self.spell.buffers[base].part if base in self.program.stage.writes else None
+            if part and buffer.part and part[0] == buffer.part[0] and part[1] != buffer.part[1]:
+                same = places == elements[stmt.name][1] and other.index == stmt.index
+                return other if same and nest.accumulated(other) == nest.accumulated(stmt) else None
+        return None
+
     def _write_buffer(self, name: str, index: Index, value: str, stmt: Stmt, text: Text) -> None:
         buffer = self.spell.buffers[name]
         pointer = self.pointer(name)
@@ -420,23 +448,28 @@ class Body:
         lane = self.program.lane
         if lane is not None and lane in index:
             axis = index.index(lane)
-            if axis != len(index) - 1:
-                count = "lanes" if self.ragged else "LANES"
-                target, stride = at(pointer, place), stride_of(axis, buffer.dims, self.spell)
-                text(f"rc_scatter_{self.suffix}({target}, {stride}, {value}, {count});")
-            elif self.ragged:
-                text(f"rc_store_part_{self.suffix}({at(pointer, place)}, {value}, lanes);")
+            other = self._other_part(name, stmt) if axis == len(index) - 1 else None
+            if other is not None and buffer.part and not buffer.part[1]:
+                return  # stored together with the imaginary part
+            if axis != len(index) - 1 or (other is None and buffer.part):
+                target, stride = at(pointer, offset(place, buffer)), stride_of(axis, buffer.dims, self.spell, buffer)
+                text(f"rc_scatter_{self.suffix}({target}, {stride}, {value}, {self.lane_count});")
+                return
+            both, values = ("_pairs", f"{self._value(other)}, {value}") if other else ("", value)
+            target = at(pointer, pairs(place) if other else place)
+            if self.ragged:
+                text(f"rc_store{both}_part_{self.suffix}({target}, {values}, lanes);")
             elif self.streams(name):
-                target = at(pointer, place)
-                text(f"if ({self.spell(f'{name}@stream')}) rc_stream_{self.suffix}({target}, {value});")
-                text(f"else rc_store_{self.suffix}({target}, {value});")
+                stream = self.spell(f"{self.spell.field(name)}@stream")
+                text(f"if ({stream}) rc_stream{both}_{self.suffix}({target}, {values});")
+                text(f"else rc_store{both}_{self.suffix}({target}, {values});")
             else:
-                text(f"rc_store_{self.suffix}({at(pointer, place)}, {value});")
+                text(f"rc_store{both}_{self.suffix}({target}, {values});")
         else:
             once = "if (lane0 == 0) " if self.program.lanes_apart and not self.program.lanes_outside else ""
             if self.program.lanes_outside and lane is not None:
                 once = f"if ({self.spell.var(lane)} == 0) "
-            text(f"{once}{element(pointer, place)} = {value};")
+            text(f"{once}{element(pointer, offset(place, buffer))} = {value};")
 
     def streams(self, name: str) -> bool:
         """Whether an output may go around the caches: whole rows are written in order, and nothing here reads them."""
@@ -444,7 +477,8 @@ class Body:
         lane = program.lane
         if buffer.role is not Role.OUTPUT or lane is None or program.lanes_outside or program.tiled or self.ragged:
             return False
-        return bool(buffer.dims) and axis_ids(buffer.dims)[-1] == lane and name not in self.buffers_read()
+        read = {self.spell.field(n) for n in self.buffers_read()}
+        return bool(buffer.dims) and axis_ids(buffer.dims)[-1] == lane and self.spell.field(name) not in read
 
     # --- folds ------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from recurc.runtime.compiler import find_compiler
 from recurc.types import DType
 
 _NUMPY = {DType.BOOL: "uint8", DType.I32: "int32", DType.I64: "int64", DType.F32: "float32", DType.F64: "float64"}
+_COMPLEX = {DType.F32: "complex64", DType.F64: "complex128"}
 
 
 def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
@@ -30,27 +31,27 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
     if problems:
         raise UnsupportedError("the cpu backend cannot compile this plan: " + "; ".join(problems))
     compiler = find_compiler()
-    name, arguments = module_name(plan.recurrence.name), Names(frozenset({"threads"}))
+    stem, arguments = module_name(plan.recurrence.name), Names(frozenset({"threads"}))
     module = print_module(plan, spec, compiler.vector_bytes, standalone=True)
     arrays = [
         {
-            "name": b.name,
-            "argument": arguments(b.name),
+            "name": name,
+            "argument": arguments(name),
             "role": b.role.value,
             "time": b.has_time,
             "shape": [spec.size(d) for d in b.dims],
             "dims": list(b.dims),
-            "dtype": _NUMPY[spec.dtype(b.dtype).accumulator],
+            "dtype": _COMPLEX[spec.dtype(b.dtype)] if b.part else _NUMPY[spec.dtype(b.dtype).accumulator],
         }
-        for b in external_buffers(plan)
+        for name, b in external_buffers(plan).items()
     ]
     flags = [f for f in compiler.flags if f != "-fopenmp"]
-    build = _BUILD.format(name=name, flags=shlex.join(flags), libraries=shlex.join(compiler.libraries))
+    build = _BUILD.format(name=stem, flags=shlex.join(flags), libraries=shlex.join(compiler.libraries))
     files = {
-        f"{name}.c": module.text,
+        f"{stem}.c": module.text,
         "build.sh": build,
-        f"{name}.py": _RUNNER.format(
-            name=name, arrays=re.sub(r": (true|false)(?=,?$)", _python, json.dumps(arrays, indent=4), flags=re.M)
+        f"{stem}.py": _RUNNER.format(
+            name=stem, arrays=re.sub(r": (true|false)(?=,?$)", _python, json.dumps(arrays, indent=4), flags=re.M)
         ),
     }
     for file, text in files.items():
@@ -60,7 +61,7 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
     return {
         "sources": sorted(files),
         "build": "sh build.sh",
-        "runner": f"{name}.py",
+        "runner": f"{stem}.py",
         "entry": "recurc_run",
         "signature": "void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, "
         "int threads, char *workspace)",
@@ -133,7 +134,8 @@ def run(threads=None, **given):
                 raise ValueError(f"{{name}} should have shape {{shape}}, got {{array.shape}}")
             array = np.ascontiguousarray(array)
         kept.append(array)
-        strides = [s // array.itemsize for s in array.strides]
+        size = array.real.itemsize  # a complex number is two real ones
+        strides = [s // size for s in array.strides]
         slot.data = array.ctypes.data
         slot.batch = 0 if array.shape[0] == 1 else strides[0]
         slot.time = strides[1] if want["time"] else 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from recurc.backends.base import Arrays, Specialization
 from recurc.backends.cpu import blas
-from recurc.backends.cpu.module import Module
+from recurc.backends.cpu.module import Module, external_buffers
 from recurc.backends.cpu.work import step_flops, useful_threads
 from recurc.backends.storage import loaded, store
 from recurc.ir import reads
@@ -33,9 +33,10 @@ class CpuKernel:
         self.library = library
         self.arguments = tuple(module.arrays)
         self._step_flops = step_flops(plan, spec)
-        self._buffers = {name: plan.buffer(name) for name in module.arrays}
+        self._buffers = external_buffers(plan)
         # Params of which the kernel makes one packed copy, or one value per call, for all sequences.
-        self._made_once = frozenset((module.packed | _read_once(plan)) & self._buffers.keys())
+        homes = {b.name: b.part[0] for b in plan.buffers if b.part is not None}
+        self._made_once = frozenset({homes.get(n, n) for n in module.packed | _read_once(plan)} & self._buffers.keys())
         self._half = spec.real in (DType.F16, DType.BF16) or any(
             b.dtype in (DType.F16, DType.BF16) for b in self._buffers.values()
         )
@@ -75,10 +76,10 @@ class CpuKernel:
         described = array("q", [0] * (4 * (len(self.arguments) + len(self._products))))  # an `rc_array` each:
         for place, name in enumerate(self.arguments):  # data, batch, time, origin
             value = arrays[name]
-            strides = _address(value)[1]
-            described[4 * place + 1] = 0 if value.shape[0] == 1 else strides[0]
+            strides, each = _address(value)[1], self._buffers[name].spacing
+            described[4 * place + 1] = 0 if value.shape[0] == 1 else each * strides[0]
             if self._buffers[name].has_time:
-                described[4 * place + 2] = strides[1]
+                described[4 * place + 2] = each * strides[1]
         rooms: dict[tuple[int, int], int] = {}
         flops, last = self._step_flops, 4 * len(self.arguments)
 

@@ -13,7 +13,7 @@ def limitations(plan: Plan, spec: Specialization) -> list[str]:
     out: list[str] = []
     for buffer in plan.buffers:
         if buffer.dtype.kind is Kind.COMPLEX:
-            out.append(f"`{buffer.name}` is complex, and complex numbers have no C form yet")
+            out.append(f"`{buffer.name}` is complex: C code has complex numbers by their parts only")
     for stage in plan.stages:
         exprs = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
         if isinstance(stage, Scan):
@@ -23,5 +23,5 @@ def limitations(plan: Plan, spec: Specialization) -> list[str]:
                 if isinstance(node, Apply) and OPS[node.op].c is None:
                     out.append(f"the operator `{node.op}` has no C form yet")
                 elif node.dtype.kind is Kind.COMPLEX:
-                    out.append("complex numbers have no C form yet")
+                    out.append("C code has complex numbers by their parts only")
     return list(dict.fromkeys(out))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.matrices import scratch
-from recurc.backends.cpu.names import STORED, at, stride_of
+from recurc.backends.cpu.names import STORED, at, offset, stride_of
 from recurc.backends.emit.expr import C_TYPES
 from recurc.backends.emit.indexed import lower
 from recurc.backends.emit.nodes import Load, Matrix, loads
@@ -56,18 +56,17 @@ def _through_time(body: Body, text: Text) -> None:
 
 
 def _sequence_pointers(body: Body, text: Text) -> None:
-    spell = body.spell
-    for name, buffer in sorted(spell.buffers.items()):
-        lags = body.buffers_read().get(name, set())
-        if not lags or buffer.has_time:
+    spell, read = body.spell, body.buffers_read()
+    for name, buffer in body.homes(read):
+        if buffer.has_time:
             continue
         kind = spell.stored(name)
-        text(f"const {kind} *{body.pointer(name)} = ROW(call->{spell(name)}, {kind}, b);")
-    for name in body.program.stage.writes:
-        if body.streams(name):
-            kind = spell.stored(name)
-            size = f"call->batch * call->steps * {spell.count(spell.buffers[name].dims)}"
-            text(f"const int {spell(f'{name}@stream')} = rc_streams(&call->{spell(name)}, b, {size}, sizeof({kind}));")
+        text(f"const {kind} *{body.pointer(name)} = ROW(call->{spell.field(name)}, {kind}, b);")
+    for name, buffer in body.homes(n for n in body.program.stage.writes if body.streams(n)):
+        kind, field = spell.stored(name), spell.field(name)
+        whole = spell.count(buffer.dims) if buffer.spacing == 1 else f"2 * {spell.count(buffer.dims)}"
+        size = f"call->batch * call->steps * {whole}"
+        text(f"const int {spell(f'{field}@stream')} = rc_streams(&call->{field}, b, {size}, sizeof({kind}));")
     for carry in body.program.stage.carries:
         if carry.name not in body.program.stage.identity:
             source, kind = spell(f"{carry.name}@in"), _state_type(body, carry.name)
@@ -94,19 +93,21 @@ def step_pointers(
             continue
         if not spell.buffers[name].has_time:
             if name not in used:
-                field, kind = spell(name), spell.stored(name)
+                field, kind = spell.field(name), spell.stored(name)
                 text(f"{kind} *{body.pointer(name)} = ({kind} *)call->{field}.data;")
             continue
         used.setdefault(name, set())
-    for name in sorted(used):
-        field, kind = spell(name), spell.stored(name)
-        constant = "" if writes and name in body.program.stage.writes else "const "
-        if 0 in used[name] or name in body.program.stage.writes:
+    written = {spell.field(n) for n in body.program.stage.writes}
+    for name, _ in body.homes(used):
+        field, kind = spell.field(name), spell.stored(name)
+        lags = {lag for n in used if spell.field(n) == field for lag in used[n]}
+        constant = "" if writes and field in written else "const "
+        if 0 in lags or field in written:
             place = f"AT(call->{field}, {kind}, {sequence}, {step})"
             text(f"{constant}{kind} *{body.pointer(name)} = {place};")
-        if 1 in used[name]:
+        if 1 in lags:
             before = f"AT(call->{field}, {kind}, {sequence}, {step} - 1)"
-            initial = f"ROW(call->{spell(f'{name}@initial')}, {kind}, {sequence})"
+            initial = f"ROW(call->{spell.field(f'{name}@initial')}, {kind}, {sequence})"
             text(f"const {kind} *{body.pointer(name, 1)} = {step} > 0 ? {before} : {initial};")
 
 
@@ -209,16 +210,18 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
     axes = axis_ids(dims)
     array = body.carry_array(carry, False)
     pointer = spell(f"{carry}@{'out' if save else 'in'}")
-    place = spell.place(axes, dims)
+    given = spell.buffers.get(f"{carry}@initial")  # how what is copied from and to lies in memory
+    place = offset(spell.place(axes, dims), given)
     inner = Text()
     lane = program.lane
+    in_a_row = lane in axes and axes[-1] == lane and (given is None or given.spacing == 1)
     if save:
         value = body.array_read(array, axes)
-        if lane in axes and axes[-1] == lane:
+        if in_a_row:
             part = ", lanes" if body.ragged else ""
             inner(f"rc_store{'_part' if part else ''}_{body.suffix}({at(pointer, place)}, {value}{part});")
         elif lane in axes:
-            stride = stride_of(axes.index(lane), dims, spell)
+            stride = stride_of(axes.index(lane), dims, spell, given)
             count = "lanes" if body.ragged else "LANES"
             inner(f"rc_scatter_{body.suffix}({at(pointer, place)}, {stride}, {value}, {count});")
         else:
@@ -232,14 +235,14 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
             value = body.printer(lower(identity, (), {}))
             if lane in axes:
                 value = f"rc_spread_{body.suffix}({value})"
-        elif lane in axes and axes[-1] == lane:
+        elif in_a_row:
             value = (
                 f"rc_load_part_{body.suffix}({at(pointer, place)}, lanes)"
                 if body.ragged
                 else f"rc_load_{body.suffix}({at(pointer, place)})"
             )
         elif lane in axes:
-            stride = stride_of(axes.index(lane), dims, spell)
+            stride = stride_of(axes.index(lane), dims, spell, given)
             value = f"rc_gather_{body.suffix}({at(pointer, place)}, {stride}, {'lanes' if body.ragged else 'LANES'})"
         else:
             value = f"{pointer}[{place or '0'}]"

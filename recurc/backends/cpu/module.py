@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recurc.backends.base import Specialization
 from recurc.backends.cpu import tiles
@@ -54,16 +54,20 @@ class Module:
     products: tuple[Product, ...]  # what the caller may hand over ready made, in slots after the arrays
 
 
-def external_buffers(plan: Plan) -> tuple[Buffer, ...]:
-    """Buffers the caller gives, in the order the entry takes them."""
-    return tuple(b for b in plan.buffers if b.role in EXTERNAL)
+def external_buffers(plan: Plan) -> dict[str, Buffer]:
+    """The arrays the caller gives, in the order the entry takes them; of a complex one, the buffer of a part."""
+    found: dict[str, Buffer] = {}
+    for buffer in plan.buffers:
+        if buffer.role in EXTERNAL:
+            found.setdefault(buffer.part[0] if buffer.part else buffer.name, buffer)
+    return found
 
 
 def print_module(plan: Plan, spec: Specialization, vector_bytes: int, standalone: bool = False) -> Module:
     """The C file of a plan. A `standalone` one makes every product itself."""
     printer = _ModulePrinter(plan, spec, vector_bytes, () if standalone else hoisted_products(plan, spec))
     packed = frozenset(p for s in printer.stages for u in _all_units(s) for p in packed_params(u.body))
-    return Module(printer.file(), tuple(b.name for b in external_buffers(plan)), packed, printer.products)
+    return Module(printer.file(), tuple(external_buffers(plan)), packed, printer.products)
 
 
 class _ModulePrinter:
@@ -73,7 +77,7 @@ class _ModulePrinter:
         self.lanes = vector_bytes // self.real.itemsize
         self.names = Names(RESERVED)
         self.sizes = dict(spec.sizes)
-        self.loops = {k: scan_loops(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Scan)}
+        self.loops = {k: scan_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Scan)}
         extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
         self.spell = Spelling(self.names, spec, self.buffers)
@@ -173,9 +177,10 @@ class _ModulePrinter:
         lines.append("Stages: " + "; ".join(f"{_kind(s)} -> {', '.join(s.writes)}" for s in plan.stages) + ".")
         lines.append("")
         lines.append("Arrays the entry takes, in order (batch and time strides in elements, inner dims contiguous):")
-        for b in external_buffers(plan):
-            axes = ["batch", *(["steps"] if b.has_time else []), *b.dims]
-            lines.append(f"  {b.name}[{', '.join(axes)}]: {self.spec.dtype(b.dtype).accumulator.value}, {b.role.value}")
+        for name, b in external_buffers(plan).items():
+            axes = ["batch", *(["steps"] if b.has_time else []), *b.dims, *(["2"] if b.part else [])]
+            what = b.role.value if b.part is None else f"{b.role.value}, complex: pairs of a real and an imaginary part"
+            lines.append(f"  {name}[{', '.join(axes)}]: {self.spec.dtype(b.dtype).accumulator.value}, {what}")
         for product in self.products:
             axes = ["batch", "steps", *self.buffers[product.target].dims]
             about = f"{self.real.value}, product of {product.data} and {product.weight}"
@@ -194,8 +199,8 @@ class _ModulePrinter:
             f"void {name}(const rc_array *arrays, int64_t batch, int64_t steps, int threads, char *workspace)"
         ):
             text("struct call call = {.batch = batch, .steps = steps};")
-            for number, buffer in enumerate(external_buffers(self.plan)):
-                text(f"call.{self.spell(buffer.name)} = arrays[{number}];")
+            for number, name in enumerate(external_buffers(self.plan)):
+                text(f"call.{self.spell(name)} = arrays[{number}];")
             text("lay_out(&call, batch, steps, threads, workspace);")
             if self.products:
                 first = len(external_buffers(self.plan))
@@ -287,8 +292,8 @@ class _ModulePrinter:
             return
         for carry in unit.program.stage.carries:
             source, target = self.spell(f"{carry.name}@in"), self.spell(f"{carry.name}@out")
-            saved, final = self.spell(f"{carry.name}@saved"), self.spell(f"{carry.name}@final")
-            initial = f"self.{self.spell(f'{carry.name}@initial')}"
+            saved, final = self.spell(f"{carry.name}@saved"), self.spell.field(f"{carry.name}@final")
+            initial = f"self.{self.spell.field(f'{carry.name}@initial')}"
             end = f"self.{final}" if self.plan.has(f"{carry.name}@final") else "(rc_array){0}"
             if self.chunked and not unit.program.tiled:
                 text(f"self.{source} = t0 == 0 ? {initial} : self.{saved};")
@@ -371,7 +376,7 @@ class _ModulePrinter:
         # 2. the states before each segment
         with text.braces(""):
             for c in carry.program.stage.carries:
-                text(f"self.{self.spell(f'{c.name}@in')} = self.{self.spell(f'{c.name}@initial')};")
+                text(f"self.{self.spell(f'{c.name}@in')} = self.{self.spell.field(f'{c.name}@initial')};")
                 text(f"self.{self.spell(f'{c.name}@out')} = (rc_array){{0}};")
             self._items(carry, text, "batch", "item, item + 1", "0, segments")
         text(*barrier)
@@ -383,7 +388,11 @@ class _ModulePrinter:
                 source, target = self.spell(f"{c.name}@in"), self.spell(f"{c.name}@out")
                 inner(f"self.{source} = self.{field};")
                 inner(f"self.{source}.data = ({size} *)self.{field}.data + segment * self.{field}.time;")
-                end = f"self.{self.spell(f'{c.name}@final')}" if self.plan.has(f"{c.name}@final") else "(rc_array){0}"
+                end = (
+                    f"self.{self.spell.field(f'{c.name}@final')}"
+                    if self.plan.has(f"{c.name}@final")
+                    else "(rc_array){0}"
+                )
                 inner(f"self.{target} = to == steps ? {end} : (rc_array){{0}};")
             self._segments(run, text, inner, "from, to")
         text(*barrier)
@@ -463,7 +472,8 @@ class _ModulePrinter:
                 for carry in (
                     code.units[0].program.stage.carries if self.chunked and not code.units[0].program.tiled else ()
                 ):
-                    saved = Buffer(f"{carry.name}@saved", carry.dims, carry.dtype, Role.FINAL)
+                    like = self.buffers[f"{carry.name}@initial"]  # read by the same code as the initial value
+                    saved = replace(like, name=f"{carry.name}@saved", role=Role.FINAL)
                     self._take(saved, "batch", None, text)
                 for unit in _all_units(code):
                     text(*panel_room(unit.body), *thread_rooms(unit.body))
@@ -481,6 +491,7 @@ class _ModulePrinter:
 
     def _take(self, buffer: Buffer, rows: str, steps: str | None, text: Text) -> None:
         count, kind = self.spell.count(buffer.dims), self._stored(buffer)
+        count = f"2 * {count}" if buffer.spacing == 2 else count
         product = " * ".join(x for x in (rows, steps, count) if x)
         batch = "0" if rows == "1" else f"{steps} * {count}" if steps else count
         time = count if steps else "0"

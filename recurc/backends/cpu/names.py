@@ -61,6 +61,11 @@ class Spelling:
     def extent(self, dim: str) -> int:
         return extent(dim, self.sizes)
 
+    def field(self, name: str) -> str:
+        """The name of the array that holds a buffer: of a part, the caller's complex array."""
+        buffer = self.buffers.get(name)
+        return self(name if buffer is None or buffer.part is None else buffer.part[0])
+
     def padded(self, dim: str) -> str:
         """The size of a lane dim in local arrays: whole vectors."""
         return f"PADDED({self.size(dim)})"
@@ -108,8 +113,24 @@ class Spelling:
         return STORED[self.spec.dtype(self.buffers[name].dtype).accumulator]
 
 
-def stride_of(axis: int, dims: Dims, spelling: Spelling) -> str:
-    return " * ".join(spelling.size(d) for d in dims[axis + 1 :]) or "1"
+def stride_of(axis: int, dims: Dims, spelling: Spelling, buffer: Buffer | None = None) -> str:
+    """The distance along an axis, in elements; of a part of a complex array, in real ones."""
+    factors = [spelling.size(d) for d in dims[axis + 1 :]]
+    return " * ".join([*(["2"] if buffer and buffer.spacing == 2 else []), *factors]) or "1"
+
+
+def offset(place: str, buffer: Buffer | None) -> str:
+    """Where the element at `place` lies in the array that holds a buffer."""
+    if buffer is None or buffer.part is None:
+        return place
+    doubled = pairs(place)
+    which = str(buffer.part[1]) if buffer.part[1] or not doubled else ""
+    return " + ".join(t for t in (doubled, which) if t and t != "0")
+
+
+def pairs(place: str) -> str:
+    """Where the pair of the element at `place` starts in a complex array seen as real numbers."""
+    return f"2 * ({place})" if " " in place else f"2 * {place}" if place else ""
 
 
 def at(pointer: str, place: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from recurc.backends.cpu.names import at, stride_of
+from recurc.backends.cpu.names import at, offset, stride_of
 from recurc.backends.cpu.weights import Weights
 from recurc.backends.emit.indexed import substitute
 from recurc.backends.emit.nodes import Load, Stmt, Var, dim_of
@@ -66,7 +66,9 @@ def in_place(body: Body) -> bool:
                 return False
             if factor.index[-1:] != (weights.over,) or weights.over in factor.index[:-1]:
                 return False
-            if body.compute(buffer.dtype) is not body.program.real or not body.contiguous(factor):
+            if buffer.spacing != 1 or body.compute(buffer.dtype) is not body.program.real:
+                return False
+            if not body.contiguous(factor):
                 return False
     return bool(body.program.weights)
 
@@ -81,7 +83,7 @@ def print_in_place(body: Body, weights: Weights, local: Callable[[Stmt], str], t
         first = substitute(load, {weights.over: 0})
         assert isinstance(first, Load)
         place = spell.place(first.index, spell.buffers[load.name].dims)
-        source = at(f"(const {spell.stored(load.name)} *)call->{spell(load.name)}.data", place)
+        source = at(f"(const {spell.stored(load.name)} *)call->{spell.field(load.name)}.data", place)
         numbers = body.printer(substitute(factor, {weights.over: 0}))
         numbers = numbers.removesuffix("[0]") if numbers.endswith("[0]") else f"&{numbers}"
         target = local(body.made[into][1])
@@ -110,11 +112,11 @@ def pack_function(body: Body) -> str:
             with inner.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++)"):
                 for load in weights.params:
                     buffer = spell.buffers[load.name]
-                    source = f"(const {spell.stored(load.name)} *)call->{spell(load.name)}.data"
+                    source = f"(const {spell.stored(load.name)} *)call->{spell.field(load.name)}.data"
                     axis = load.index.index(lane)
-                    stride = stride_of(axis, buffer.dims, spell)
+                    stride = stride_of(axis, buffer.dims, spell, buffer)
                     count = "lanes" if body.ragged else "LANES"
-                    place = spell.place(load.index, buffer.dims)
+                    place = offset(spell.place(load.index, buffer.dims), buffer)
                     inner(f"*panel++ = rc_gather_{body.suffix}({at(source, place)}, {stride}, {count});")
             body.loops((*_outer_vars(weights, lane), lane), inner, text)
     body.packing = False

@@ -35,7 +35,8 @@ def as_input(stage: Stage, name: str) -> StageInput:
             raise TypeError("a Scan is three loops")
 
 
-def scan_loops(stage: Scan, name: str) -> ScanLoops:
+def scan_loops(stage: Scan, name: str, plan: Plan) -> ScanLoops:
+    """The three loops of a scan; the states before a segment lie in memory as initial values do."""
     monoid = stage.monoid
     steps = {c.name: f"{c.name}'step" for c in monoid.components}
     totals = {c.name: f"{monoid.states[0]}.{c.name}'total" for c in monoid.components}  # two scans may both have an `a`
@@ -82,8 +83,13 @@ def scan_loops(stage: Scan, name: str) -> ScanLoops:
         carry,
         run,
         tuple(Buffer(totals[c.name], c.dims, c.dtype, Role.SEQUENCE) for c in monoid.components),
-        tuple(Buffer(starts[s], carried[s].dims, carried[s].dtype, Role.SEQUENCE) for s in monoid.states),
+        tuple(_start(plan.buffer(f"{s}@initial"), starts[s]) for s in monoid.states),
     )
+
+
+def _start(initial: Buffer, name: str) -> Buffer:
+    part = None if initial.part is None else (name, initial.part[1])
+    return replace(initial, name=name, role=Role.SEQUENCE, part=part)
 
 
 def _needed(body: tuple[Equation, ...], roots: list[Expr]) -> tuple[Equation, ...]:

@@ -85,11 +85,10 @@ def _row_pointers(body: Body, text: Text, names: set[str], old: set[str], states
     """Pointers of row q to buffers, to states before the step (`old`) and to values of the step (`states`)."""
     sequence, step = _row(body)
     spell = body.spell
-    for name in sorted(names):
-        buffer = spell.buffers[name]
+    for name, buffer in body.homes(names):
         if not buffer.has_time:
             kind = spell.stored(name)
-            text(f"const {kind} *{body.pointer(name)} = ROW(call->{spell(name)}, {kind}, {sequence});")
+            text(f"const {kind} *{body.pointer(name)} = ROW(call->{spell.field(name)}, {kind}, {sequence});")
     step_pointers(body, text, sequence, step, only=names, writes=writes)
     for carry in body.program.stage.carries:
         if carry.name not in old | states:

@@ -20,6 +20,7 @@ class CudaBackend:
     """Fulfils `recurc.backends.base.Backend`, and writes kernels that run without recurc."""
 
     name: str = "cuda"
+    real_only: bool = False
 
     def unavailable(self) -> str | None:
         from recurc.backends.cuda.launch import unavailable

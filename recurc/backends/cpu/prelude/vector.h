@@ -174,6 +174,81 @@ static inline void rc_stream$(@T@ *p, @V@ x) {
 #endif
 }
 
+//@ choose:
+// elements of two vectors by their numbers: those of b follow those of a
+INLINE @V@ rc_choose$(@V@ a, @V@ b, @M@ which) {
+#if defined __clang__
+    @V@ out;
+    for (int i = 0; i < RC_LANES$; i++) out[i] = which[i] < RC_LANES$ ? a[which[i]] : b[which[i] - RC_LANES$];
+    return out;
+#else
+    return (@V@)__builtin_shuffle(a, b, which);
+#endif
+}
+
+//@ evens: load choose
+// the real parts of a vector of complex numbers from p on: every second element of two vectors
+static inline @V@ rc_evens$(const @T@ *p) {
+    const @V@ a = rc_load$(p), b = rc_load$(p + RC_LANES$);
+    @M@ which;
+    for (int i = 0; i < RC_LANES$; i++) which[i] = 2 * i;
+    return rc_choose$(a, b, which);
+}
+
+//@ odds: load choose
+// the imaginary parts
+static inline @V@ rc_odds$(const @T@ *p) {
+    const @V@ a = rc_load$(p), b = rc_load$(p + RC_LANES$);
+    @M@ which;
+    for (int i = 0; i < RC_LANES$; i++) which[i] = 2 * i + 1;
+    return rc_choose$(a, b, which);
+}
+
+//@ evens_part: load_part choose
+static inline @V@ rc_evens_part$(const @T@ *p, long lanes) {
+    const long more = 2 * lanes > RC_LANES$ ? 2 * lanes - RC_LANES$ : 0;
+    const @V@ a = rc_load_part$(p, 2 * lanes), b = rc_load_part$(p + (more ? RC_LANES$ : 0), more);
+    @M@ which;
+    for (int i = 0; i < RC_LANES$; i++) which[i] = 2 * i;
+    return rc_choose$(a, b, which);
+}
+
+//@ odds_part: load_part choose
+static inline @V@ rc_odds_part$(const @T@ *p, long lanes) {
+    const long more = 2 * lanes > RC_LANES$ ? 2 * lanes - RC_LANES$ : 0;
+    const @V@ a = rc_load_part$(p, 2 * lanes), b = rc_load_part$(p + (more ? RC_LANES$ : 0), more);
+    @M@ which;
+    for (int i = 0; i < RC_LANES$; i++) which[i] = 2 * i + 1;
+    return rc_choose$(a, b, which);
+}
+
+//@ mixed: choose
+// the first (second) half of the pairs of two vectors
+static inline @V@ rc_mixed$(@V@ re, @V@ im, int half) {
+    @M@ which;
+    for (int i = 0; i < RC_LANES$; i++) which[i] = (i + half * RC_LANES$) / 2 + i % 2 * RC_LANES$;
+    return rc_choose$(re, im, which);
+}
+
+//@ store_pairs: mixed store
+// a vector of complex numbers
+static inline void rc_store_pairs$(@T@ *p, @V@ re, @V@ im) {
+    rc_store$(p, rc_mixed$(re, im, 0));
+    rc_store$(p + RC_LANES$, rc_mixed$(re, im, 1));
+}
+
+//@ stream_pairs: mixed stream
+static inline void rc_stream_pairs$(@T@ *p, @V@ re, @V@ im) {
+    rc_stream$(p, rc_mixed$(re, im, 0));
+    rc_stream$(p + RC_LANES$, rc_mixed$(re, im, 1));
+}
+
+//@ store_pairs_part: mixed store_part
+static inline void rc_store_pairs_part$(@T@ *p, @V@ re, @V@ im, long lanes) {
+    rc_store_part$(p, rc_mixed$(re, im, 0), 2 * lanes);
+    if (2 * lanes > RC_LANES$) rc_store_part$(p + RC_LANES$, rc_mixed$(re, im, 1), 2 * lanes - RC_LANES$);
+}
+
 //@ load_part:
 // the first `lanes` elements, zeros after them
 static inline @V@ rc_load_part$(const @T@ *p, long lanes) {
