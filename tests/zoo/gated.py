@@ -140,12 +140,12 @@ def gru_diagonal(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]
 
 
 def convolved(W: Any, xs: list[SimpleNamespace], t: int) -> Any:
-    """A causal convolution over two steps, the later tap last."""
-    before = xs[t - 1].x if t else np.zeros(4)
-    return W[0] @ before + W[1] @ xs[t].x
+    """A causal convolution, the latest tap last, over zeros before the first step."""
+    past = [xs[s].x if s >= 0 else np.zeros(4) for s in range(t - len(W) + 1, t + 1)]
+    return sum(tap @ x for tap, x in zip(W, past, strict=True))
 
 
-@oracle("qrnn", sizes=DH)
+@oracle("qrnn", sizes=DH | {"L": 5})
 def qrnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     c = np.zeros(3)
     for t in range(len(xs)):
@@ -154,7 +154,7 @@ def qrnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         yield sigmoid(o) * c
 
 
-@oracle("qrnn_f", sizes=DH)
+@oracle("qrnn_f", sizes=DH | {"L": 5})
 def qrnn_f(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     h = np.zeros(3)
     for t in range(len(xs)):
@@ -163,7 +163,7 @@ def qrnn_f(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         yield h
 
 
-@oracle("qrnn_ifo", sizes=DH)
+@oracle("qrnn_ifo", sizes=DH | {"L": 5})
 def qrnn_ifo(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     c = np.zeros(3)
     for t in range(len(xs)):

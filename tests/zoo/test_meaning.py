@@ -158,12 +158,22 @@ def test_a_reset_of_rg_lru_drops_whatever_came_before_and_takes_the_input_whole(
     assert close(run("rg_lru", alone)[0, 0, 0], gate * alone["x"][0, 0, 0])
 
 
-@pytest.mark.parametrize("name", ["qrnn", "qrnn_f", "qrnn_ifo", "rwkv4_time_mixing"])
+@pytest.mark.parametrize("name", ["mamba", "qrnn", "qrnn_f", "qrnn_ifo", "rwkv4_time_mixing"])
 def test_a_short_convolution_does_not_see_the_future(name: str, rng: np.random.Generator) -> None:
     given = drawn(name, rng)
-    changed = given | {"x": given["x"].copy()}
-    changed["x"][:, 9:] += 1
+    (fed,) = load(name).inputs
+    changed = given | {fed: given[fed].copy()}
+    changed[fed][:, 9:] += 1
     assert np.array_equal(run(name, given)[:, :9], run(name, changed)[:, :9])
+
+
+def test_the_prefix_of_jrt_is_seen_in_full_by_every_step_and_only_the_prefix(rng: np.random.Generator) -> None:
+    given = drawn("jrt", rng)
+    given["prefix"][:] = np.arange(STEPS) < 6
+    for at, differs in ((5, True), (6, False)):
+        changed = given | {"ve": given["ve"].copy()}
+        changed["ve"][:, at] += 1
+        assert close(run("jrt", changed)[:, 0], run("jrt", given)[:, 0], 1e-6) is not differs
 
 
 def test_torch_has_the_same_gates(rng: np.random.Generator) -> None:

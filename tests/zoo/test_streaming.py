@@ -69,6 +69,14 @@ def test_a_few_systems_in_native_code(session_seed: int) -> None:
         _in_pieces(str(name), "cpu", schedules(str(name))[-1], session_seed)
 
 
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(CAUSAL)))
+def test_what_reads_its_final_state_has_no_steps(name: str) -> None:
+    """It sees the end of the sequence from its beginning."""
+    f = load(name).compile(backend="numpy", sizes=cases.ORACLES[name].sizes)
+    with pytest.raises(UnsupportedError, match="final state"):
+        f.step(f.init_state())
+
+
 def _by_steps(name: str, backend: str, seed: int) -> None:
     inputs, params = draw(name, generator(seed, name, 2), STEPS)
     wanted = looped(name, inputs, params, STEPS)
