@@ -99,3 +99,22 @@ def permutation_words(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator
     for x in xs:
         product = np.eye(5, dtype=int)[:, x.g] @ product  # column i has its one in row g[i]
         yield product.argmax(0)
+
+
+@oracle("bottleneck_paths", sizes={"N": 5}, w=lambda rng, shape: rng.uniform(0, 1, shape) * (rng.random(shape) < 0.4))
+def bottleneck_paths(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    width = [np.inf] + [0.0] * 4
+    for x in xs:
+        width = [max([width[j], *(min(width[i], x.w[i, j]) for i in range(5))]) for j in range(5)]
+        yield np.array(width)
+
+
+@oracle("dynamic_time_warping", sizes={"N": 6})
+def dynamic_time_warping(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    row = [0.0] + [np.inf] * 6
+    for x in xs:
+        new = [np.inf]
+        for j in range(6):
+            new.append(abs(x.x - p.template[j]) + min(row[j + 1], row[j], new[j]))
+        row = new
+        yield np.array(row[1:]), row[-1]

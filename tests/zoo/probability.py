@@ -40,3 +40,26 @@ def viterbi(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
 def _path_score(p: SimpleNamespace, xs: list[SimpleNamespace], path: tuple[int, ...]) -> float:
     moves = sum(p.A[i, j] for i, j in pairwise(path))
     return p.first[path[0]] + moves + sum(x.e[s] for x, s in zip(xs, path[1:], strict=False))
+
+
+def _labels(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Three labels of two kinds between four blanks."""
+    found = np.zeros(shape, dtype=np.int64)
+    found[1::2] = rng.integers(1, 3, shape[0] // 2)
+    return found
+
+
+@oracle("ctc_forward", sizes={"N": 7, "Q": 3}, logp="log_gate", label=_labels)
+def ctc_forward(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """Probabilities, carried from place to place as the paper's figure draws its arrows."""
+    a = [1.0, *[0.0] * 6]
+    for x in xs:
+        new = [0.0] * 7
+        for place, mass in enumerate(a):
+            for to in (place, place + 1, place + 2):
+                skip = to == place + 2
+                if to < 7 and (not skip or (to % 2 == 1 and p.label[to] != p.label[place])):
+                    new[to] += mass * np.exp(x.logp[p.label[to]])
+        a = new
+        with np.errstate(divide="ignore"):
+            yield np.log(a), np.log(a[-1] + a[-2])

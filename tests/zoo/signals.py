@@ -318,3 +318,9 @@ def kahan_sum(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     """The sum without rounding, rounded once."""
     for t in range(1, len(xs) + 1):
         yield np.array([math.fsum(x.x[i] for x in xs[:t]) for i in range(4)])
+
+
+@oracle("moving_average", sizes={"D": 4, "W": 3})
+def moving_average(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    for t in range(len(xs)):
+        yield sum(x.x for x in xs[max(0, t - 2) : t + 1]) / 3

@@ -153,3 +153,14 @@ def echo_state(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     for x in xs:
         h = h + p.leak * (np.tanh(p.W @ x.x + 0.9 * p.R @ h) - h)
         yield h
+
+
+@oracle("episodic_lstm", sizes={"D": 4, "H": 3}, first="bool:0.2")
+def episodic_lstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """Every episode by itself."""
+    begins = sorted({0, *(t for t, x in enumerate(xs) if x.first)})
+    for begin, end in zip(begins, [*begins[1:], len(xs)], strict=True):
+        h, c = np.zeros(3), np.zeros(3)
+        for x in xs[begin:end]:
+            h, c = _lstm(p.W, p.U, p.b, x.x, h, c)
+            yield h

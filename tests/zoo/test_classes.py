@@ -17,9 +17,12 @@ CODES = {
 
 # What the analysis says today where the header says more. Each line goes when the class is found.
 KNOWN_DIFFERENCES: dict[str, str] = {
+    "bottleneck_paths": "NL-f",
     "continued_fraction": "NL-d",
+    "ctc_forward": "NL-f",
     "decayed_max": "NL-d",
     "dfa": "NL-d",
+    "dynamic_time_warping": "NL-f",
     "edit_distance": "NL-f",
     "fibonacci": "NL-b",
     "hypot_accumulator": "NL-d",
@@ -32,6 +35,7 @@ KNOWN_DIFFERENCES: dict[str, str] = {
     "mamba": "SH DA EA",
     "mamba3": "NL-d SH EA",
     "mamba3_mimo": "NL-d SH SH EA",
+    "moving_average": "DA",
     "nfa": "NL-f",
     "p_norm_accumulator": "NL-d",
     "past_time_logic": "NL-d NL-d NL-d EA EA",
