@@ -201,6 +201,12 @@ _case("products of integers", {"q": ("D", INT), "M": ("D N", INT)}, {"B": ("N D"
       {"s": apply("mod", add(matmul(i("B", "N D"), i("q", "D")), mul(i("s", "N", 1), i("s", "N", 1))), whole(1000003)),
        "y": matmul(i("M", "D N"), i("s", "N"))}, "s y",
       draw={n: (lambda rng, shape: rng.integers(-(10**9), 10**9, shape)) for n in ("q", "B", "M")})  # fmt: skip
+_case("products of integers for all steps", {"q": ("D", INT)}, {"B": ("N D", INT)}, {"s": ("N", INT, 1)},
+      {"s": add(mul(i("s", "N", 1), whole(3)), matmul(i("B", "N D"), i("q", "D")))}, "s",
+      sizes=SIZES | {"D": 24, "N": 27}, draw={"q": _wide, "B": _wide})  # fmt: skip
+_case("a loop over integers with weights", {"q": ("N", INT)}, {"B": ("N N", INT)}, {"s": ("N", INT, 1)},
+      {"s": add(matmul(i("B", "N N"), i("s", "N", 1)), i("q", "N"))}, "s",
+      sizes=SIZES | {"N": 27}, draw={"q": _wide, "B": _wide})  # fmt: skip
 _case("remainders and quotients", {"q": ("D", INT), "d": ("D", INT)}, {}, {"s": ("D", INT, 7)},
       {"s": apply("mod", add(i("s", "D", 1), i("q", "D")), whole(11)), "y": apply("floordiv", i("q", "D"), i("d", "D")),
        "z": apply("mod", i("q", "D"), i("d", "D")), "big": apply("max", i("q", "D"), i("d", "D")),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
 from recurc.backends.cuda.program import Launch, Step, Term
-from recurc.backends.cuda.scalars import C_TYPE, arithmetic
+from recurc.backends.cuda.scalars import C_TYPE, accumulate, arithmetic, product_of
 from recurc.backends.cuda.scope import Scope, product
 from recurc.errors import CompilerBug
 from recurc.ir import Expr, Read
@@ -117,7 +117,8 @@ def emit_matmul(stage: Matmul, plan: Plan, spec: Specialization, kernel: str, sc
         scope.line("__syncthreads();")
         scope.line("#pragma unroll")
         with scope.block(f"for (int k = 0; k < {DEPTH}; ++k)"), scope.unrolled([("i", PER_THREAD), ("j", PER_THREAD)]):
-            scope.line("sum[i][j] += left[k][my_row + i] * right[k][my_column + j];")
+            term = product_of("left[k][my_row + i]", "right[k][my_column + j]", stage.expr.dtype)
+            scope.line(accumulate("sum", "sum[i][j]", term, stage.expr.dtype))
         scope.line("__syncthreads();")
     with scope.unrolled([("i", PER_THREAD), ("j", PER_THREAD)]):
         scope.line("const i64 row = first_row + my_row + i, column = first_column + my_column + j;")

@@ -13,7 +13,7 @@ from recurc.backends.cuda.body import Body, Local, inner_axes, time_reads
 from recurc.backends.cuda.flatten import flatten
 from recurc.backends.cuda.lane_stage import load_constants
 from recurc.backends.cuda.program import Launch, Step, Term, Workspace
-from recurc.backends.cuda.scalars import arithmetic, c_type
+from recurc.backends.cuda.scalars import accumulate, arithmetic, c_type, product_of
 from recurc.backends.cuda.scope import Scope, flat, product
 from recurc.backends.emit.lanes import crossed_dims
 from recurc.ir import Contract, Equation, Read, reads
@@ -376,7 +376,8 @@ class _Writer:
                 place = f"sequence * {self.padded[p.carry.name]} + (slot * 32 + lane) * {split.pack}"
                 scope.line(f"const {pack} part = *(const {pack}*)({staged} + {place});")
                 with scope.unrolled([("gate", total), ("element", split.pack)]):
-                    scope.line(f"{sums}[gate][sequence] += {weight}[element] * part.value[element];")
+                    term = product_of(f"{weight}[element]", "part.value[element]", p.expr.dtype)
+                    scope.line(accumulate("sum", f"{sums}[gate][sequence]", term, p.expr.dtype))
         value = body.bind(p.name, 0, body.local(p.name, p.dims))
         if not value.inner:
             scope.line(f"const {kind} {value.name} = rc_warp_sum_split({sums}[0]);")

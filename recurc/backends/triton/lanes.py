@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from recurc.backends.triton.kernel import Arg, KernelText, power_of_two
+from recurc.backends.triton.kernel import ALL_REGISTERS, Arg, KernelText, power_of_two
 from recurc.backends.triton.values import EXTENTS, ROW, SEQ, Context, TileCode, dim_of
 from recurc.types import Dims
 
@@ -111,4 +111,7 @@ def finish(
 ) -> KernelText:
     """The kernel with its parameters: pointers and strides first, then sizes, then compile-time values."""
     args = sorted(code.args.values(), key=lambda a: (a.type == "constexpr", not a.type.startswith("*")))
-    return KernelText(name, form, about, tuple(args), tuple(body), grid, num_warps)
+    # Named where a matrix is held and renewed: the assembler would spill to fit more programs on a multiprocessor.
+    matrices = any(f"{helper}(" in line for line in body for helper in ("rc_solve", "rc_cholesky", "rc_phi1"))
+    registers = ALL_REGISTERS if matrices else None
+    return KernelText(name, form, about, tuple(args), tuple(body), grid, num_warps, registers=registers)

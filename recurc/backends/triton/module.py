@@ -26,7 +26,9 @@ from recurc.backends.triton.scan import emit_scan
 from recurc.backends.triton.scope import Scope, plain
 from recurc.backends.triton.values import Context
 from recurc.errors import UnsupportedError
+from recurc.ir import Equation
 from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.types import Kind
 
 _IN_REGISTERS = 4096  # elements of recurrent weights a program can keep in registers
 _MADE_HERE = (Role.ONCE, Role.SEQUENCE)
@@ -70,6 +72,8 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
     match stage:
         case Map():
             return emit_map(context, stage, name)
+        case Matmul(target=target, expr=expr) if expr.dtype.kind is Kind.INT:  # tensor cores do not count so far
+            return emit_map(context, Map((Equation(target, expr),), (target,)), name)
         case Matmul():
             return emit_matmul(context, stage, name, options)
         case Loop():

@@ -115,17 +115,24 @@ def rc_round(x):
 ''',
     "rc_mod": '''
 def rc_mod(x, y):
-    """The remainder with the sign of the divisor."""
-    r = x % y
-    return tl.where((r != 0) & ((r < 0) != (y < 0)), r + y, r)
+    """The remainder with the sign of the divisor; 0 for an integer divisor 0, as in NumPy."""
+    if x.dtype.is_floating():
+        r = x % y
+        r = tl.where((r != 0) & ((r < 0) != (y < 0)), r + y, r)
+    else:
+        r = x % tl.where((y == 0) | (y == -1), 1, y)
+        r = tl.where((r != 0) & ((r < 0) != (y < 0)), r + y, r)
+    return r
 ''',
     "rc_floordiv": '''
 def rc_floordiv(x, y):
     if x.dtype.is_floating():
         q = tl.floor((x - rc_mod(x, y)) / y + 0.5)
     else:
-        q = x // y
-        q = tl.where((x % y != 0) & ((x < 0) != (y < 0)), q - 1, q)
+        by = tl.where((y == 0) | (y == -1), 1, y)
+        q = x // by
+        q = tl.where((x % by != 0) & ((x < 0) != (by < 0)), q - 1, q)
+        q = tl.where(y == 0, 0, tl.where(y == -1, 0 - x, q))
     return q
 ''',
     "rc_pow": '''
@@ -167,6 +174,75 @@ def rc_tanh(x):
 def rc_softplus(x):
     """max(x, 0) + log1p(exp(-|x|))."""
     return tl.maximum(x, 0.0) + rc_log1p(tl.exp(-tl.abs(x)))
+''',
+    "rc_solve": '''
+def rc_solve(a, b, row, column, size: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    """X with a X = b: Gauss-Jordan elimination with partial pivoting. `rows` and `columns` are the axes of a, `row` and
+    `column` the places along them; X has its rows on the axis `rows`. All of X is NaN where a has no inverse."""
+    found = tl.max(tl.max(tl.where(a == a, 1, 1), axis=columns, keep_dims=True), axis=rows, keep_dims=True)
+    for k in range(0, size):
+        here = tl.sum(tl.where(column == k, a, 0.0), axis=columns, keep_dims=True)
+        candidates = tl.where((row >= k) & (row < size), tl.abs(here), -1.0)
+        best = tl.argmax(candidates, axis=rows, keep_dims=True)
+        upper_a = tl.sum(tl.where(row == k, a, 0.0), axis=rows, keep_dims=True)
+        lower_a = tl.sum(tl.where(row == best, a, 0.0), axis=rows, keep_dims=True)
+        upper_b = tl.sum(tl.where(row == k, b, 0.0), axis=rows, keep_dims=True)
+        lower_b = tl.sum(tl.where(row == best, b, 0.0), axis=rows, keep_dims=True)
+        a = tl.where(row == k, lower_a, tl.where(row == best, upper_a, a))
+        b = tl.where(row == k, lower_b, tl.where(row == best, upper_b, b))
+        pivot = tl.sum(tl.where(column == k, lower_a, 0.0), axis=columns, keep_dims=True)
+        found = tl.where(pivot == 0.0, 0, found)
+        here = tl.sum(tl.where(column == k, a, 0.0), axis=columns, keep_dims=True)
+        factor = tl.where((row == k) | (row >= size), 0.0, here / pivot)
+        a = a - factor * lower_a
+        b = b - factor * lower_b
+    diagonal = tl.sum(tl.where(row == column, a, 0.0), axis=columns, keep_dims=True)
+    x = b / tl.where(row < size, diagonal, 1.0)
+    return tl.where(found == 0, float("nan"), x)
+''',
+    "rc_cholesky": '''
+def rc_cholesky(a, row, column, size: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    """The lower triangular factor, column by column; reads the lower triangle only. All NaN where there is none."""
+    found = tl.max(tl.max(tl.where(a == a, 1, 1), axis=columns, keep_dims=True), axis=rows, keep_dims=True)
+    factor = tl.zeros_like(a)
+    for k in range(0, size):
+        down = tl.sum(tl.where(column == k, a, 0.0), axis=columns, keep_dims=True)
+        pivot = tl.sum(tl.where(row == k, down, 0.0), axis=rows, keep_dims=True)
+        found = tl.where(pivot > 0.0, found, 0)
+        down = tl.where(row >= k, down / tl.sqrt(pivot), 0.0)
+        along = tl.sum(tl.where(row == column, down, 0.0), axis=rows, keep_dims=True)
+        factor = tl.where(column == k, down, factor)
+        a = a - down * along
+    return tl.where(found == 0, float("nan"), factor)
+''',
+    "rc_matrix_product": '''
+def rc_matrix_product(x, y, row, column, size: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    total = tl.zeros_like(x)
+    for k in range(0, size):
+        down = tl.sum(tl.where(column == k, x, 0.0), axis=columns, keep_dims=True)
+        total += down * tl.sum(tl.where(row == k, y, 0.0), axis=rows, keep_dims=True)
+    return total
+''',
+    "rc_phi1": '''
+def rc_phi1(a, row, column, size: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    """sum over k of a^k / (k+1)!: the series of a / 2^s, whose norm is at most 1/2, then s times
+    phi1(2 a) = (I + exp a) phi1(a) / 2 (Higham, Functions of Matrices, chapter 10)."""
+    norm = tl.max(tl.sum(tl.abs(a), axis=columns, keep_dims=True), axis=rows, keep_dims=True)
+    large = (norm > 0.5) & (norm < float("inf"))
+    squarings = tl.where(large, tl.ceil(tl.log2(tl.where(large, norm, 1.0))) + 1.0, 0.0)
+    small = a * tl.exp2(-squarings)
+    unit = tl.where((row == column) & (row < size), 1.0, tl.zeros_like(a))
+    phi = unit + small / 14.0
+    for k in range(0, 12):
+        phi = unit + rc_matrix_product(small, phi, row, column, size, rows, columns) / (13.0 - k)
+    power = unit + rc_matrix_product(small, phi, row, column, size, rows, columns)
+    most = tl.max(squarings).to(tl.int32)
+    for k in range(0, most):
+        again = squarings > k
+        half = rc_matrix_product(unit + power, phi, row, column, size, rows, columns) * 0.5
+        phi = tl.where(again, half, phi)
+        power = tl.where(again, rc_matrix_product(power, power, row, column, size, rows, columns), power)
+    return phi
 ''',
     "rc_times": '''
 def rc_times(x, y):

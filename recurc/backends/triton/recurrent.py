@@ -24,12 +24,13 @@ from recurc.backends.triton.kernel import (
 )
 from recurc.backends.triton.lanes import finish
 from recurc.backends.triton.matmul import dot_type
+from recurc.backends.triton.places import Place
 from recurc.backends.triton.recurrent_layout import ROWS, WARPS, Layout, Phase, sides
 from recurc.backends.triton.scope import Lines
 from recurc.backends.triton.values import SEQ, Code, Context, Ids, TileCode, dim_of, label_ids
 from recurc.errors import UnsupportedError
 from recurc.plan import Buffer, Loop, Role
-from recurc.types import DType, axis_ids
+from recurc.types import DType, Kind, axis_ids
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Product:
     data: ir.Read
     weight: ir.Expr
     summed: str  # axis id
-    labels: tuple[tuple[int, str | int], ...]
+    labels: tuple[tuple[int, str | int | Place], ...]
 
 
 def emit_recurrent(context: Context, stage: Loop, name: str, options: Options) -> tuple[Step, ...]:
@@ -149,7 +150,7 @@ class _PhaseCode(TileCode):
 
     # --- axes: the lanes are single positions, the phase's dim is tiled, others are whole ------------------------
 
-    def index(self, axis: str | int) -> str:
+    def index(self, axis: str | int | Place) -> str:
         if isinstance(axis, str) and axis in self.given:
             return self.given[axis]
         if isinstance(axis, str) and axis in self.layout.lanes:
@@ -160,6 +161,9 @@ class _PhaseCode(TileCode):
         if axis in self.layout.lanes:
             raise UnsupportedError(f"a reduction over the independent dim {axis} in a loop with a recurrent param")
         return super().position(axis)
+
+    def covered(self, axis: str | int | Place) -> frozenset[str]:
+        return super().covered(axis) - set(self.layout.lanes)
 
     def mask(self, axis: str) -> str | None:
         return None if axis in self.layout.lanes else super().mask(axis)
@@ -173,13 +177,18 @@ class _PhaseCode(TileCode):
     def _lane_free(self, code: Code) -> Code:
         return Code(code.text, code.covers - set(self.layout.lanes), code.literal)
 
+    def value(self, expr: ir.Expr, ids: Ids) -> Code:
+        if isinstance(expr, ir.Linalg) and expr.op != "eye":
+            raise UnsupportedError(f"`{expr.op}` in a loop with a large recurrent param")
+        return super().value(expr, ids)
+
     # --- values kept in scratch --------------------------------------------------------------------------------
 
     def _read(self, read: ir.Read, ids: Ids) -> Code:
         layout = self.layout
         if read.lag == 1 and read.name in layout.carries:
             return self._fetch_kept(read.name, ids, "now")
-        known = read.lag == 0 and read.name in layout.wanted and all(isinstance(i, str) for i in ids)
+        known = read.lag == 0 and read.name in layout.wanted and not any(isinstance(i, int) for i in ids)
         if known and (layout.wanted[read.name] != self.phase or ids != axis_ids(read.dims)):
             return self._fetch_kept(read.name, ids, "(1 - now)" if read.name in layout.carries else "")
         return self._lane_free(super()._read(read, ids))
@@ -212,7 +221,7 @@ class _PhaseCode(TileCode):
             hint = f"{name}_before" if place.startswith("now") else f"{name}_whole"
             text = self.scope(("load", *key), hint)
             self.step.add(f"{text} = tl.load({self._kept_pointer(name, ids, place)}{masked})")
-            covers = frozenset({SEQ, *(i for i in ids if isinstance(i, str))})
+            covers = frozenset({SEQ}).union(*(self.covered(i) for i in ids))
             self._loads[key] = self._lane_free(Code(text, covers))
         return self._loads[key]
 
@@ -242,14 +251,15 @@ class _PhaseCode(TileCode):
         if found is None:
             return None
         data, weight = found
-        if not isinstance(data, ir.Read):
+        if not isinstance(data, ir.Read) or expr.dtype.kind is Kind.INT:
             return None
         labels = label_ids(expr, ids)
         summed = next(k for k in labels if k not in expr.out_axes)
         data_axes = expr.left_axes if expr.left is data else expr.right_axes
         others = [labels[k] for k in data_axes if k != summed]
         tiles = [i for i in ids if isinstance(i, str) and i not in self.layout.lanes]
-        if any(o not in self.layout.lanes for o in others) or len(tiles) != 1:
+        computed = any(isinstance(i, Place) for i in ids)
+        if computed or any(o not in self.layout.lanes for o in others) or len(tiles) != 1:
             return None
         return Product(expr, ids, data, weight, str(labels[summed]), tuple(labels.items()))
 
@@ -342,7 +352,7 @@ class _PhaseCode(TileCode):
         expr = product.weight
         while not isinstance(expr, ir.Read):
             if isinstance(expr, ir.Reaxis):
-                inner: list[str | int] = [0] * len(expr.arg.dims)
+                inner: list[str | int | Place] = [0] * len(expr.arg.dims)
                 for axis, target in zip(expr.axes, ids, strict=True):
                     inner[axis] = target
                 if expr.at is not None and expr.index is not None:

@@ -6,6 +6,7 @@ import math
 
 from recurc import ir
 from recurc.backends.triton.kernel import Options, Scratch, Step, power_of_two
+from recurc.backends.triton.places import Place
 from recurc.backends.triton.scope import Scope
 from recurc.backends.triton.values import Context, Ids, label_ids
 from recurc.errors import UnsupportedError
@@ -200,11 +201,25 @@ def reads_on(expr: ir.Expr, ids: Ids, body: dict[str, ir.Equation]) -> list[tupl
             left = reads_on(expr.left, tuple(labels[k] for k in expr.left_axes), body)
             return left + reads_on(expr.right, tuple(labels[k] for k in expr.right_axes), body)
         case ir.Reaxis():
-            inner_ids: list[str | int] = [0] * len(expr.arg.dims)
+            inner_ids: list[str | int | Place] = [0] * len(expr.arg.dims)
             for axis, target in zip(expr.axes, ids, strict=True):
                 inner_ids[axis] = target
             if expr.at is not None and expr.index is not None:
                 inner_ids[expr.at] = expr.index
             return reads_on(expr.arg, tuple(inner_ids), body)
+        case ir.Broadcast():
+            where = dict(zip(axis_ids(expr.dims), ids, strict=True))
+            return reads_on(expr.arg, tuple(where[d] for d in expr.arg.dims), body)
+        case ir.Gather(arg=arg, axis=axis, index=index):
+            where = dict(zip(axis_ids(expr.dims), ids, strict=True))
+            rest = [where[i] for i in axis_ids(arg.dims[:axis] + arg.dims[axis + 1 :])]
+            rest.insert(axis, f"{arg.dims[axis]}'picked")
+            asked = reads_on(index, tuple(where[i] for i in axis_ids(index.dims)), body)
+            return asked + reads_on(arg, tuple(rest), body)
+        case ir.Unfold(arg=arg, axes=axes):
+            near = (f"{i}'near" if at in axes else i for at, i in enumerate(ids[: len(arg.dims)]))
+            return reads_on(arg, tuple(near), body)
+        case ir.Linalg(args=args):
+            return [r for a in args for r in reads_on(a, tuple(f"{i}'matrix" for i in axis_ids(a.dims)), body)]
         case _:
             return []

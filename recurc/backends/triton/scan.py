@@ -131,8 +131,10 @@ def scan_problems(stage: Scan) -> list[str]:
                     problems.append(f"a scan whose operator multiplies matrices (component `{component.name}`)")
                 case ir.Reduce():
                     problems.append(f"a scan whose operator reduces over {', '.join(node.over)}")
-                case ir.Reaxis():
+                case ir.Reaxis() | ir.Gather() | ir.Unfold():
                     problems.append(f"a scan whose operator renames or picks dims (component `{component.name}`)")
+                case ir.Iota() | ir.Linalg():
+                    problems.append(f"a scan whose operator works on places or matrices (component `{component.name}`)")
                 case _:
                     pass
         if not isinstance(identity, ir.Const | ir.Apply | ir.Size):

@@ -6,7 +6,7 @@ equation. Index tensors (`i_D`) carry the `[None, :]` that puts them on their ax
 
 An axis id is a dim's name, primed for a second axis of the same dim (`H'1`, the summed axis of `U[H, H] @ h[H]`); a
 number in its place fixes the axis to that position (unpacking). Renaming, transposing and unpacking are pushed down
-to the loads this way and cost nothing."""
+to the loads this way and cost nothing. A `Place` there is a tile of computed places (see `places.py`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ import numpy as np
 
 from recurc import ir
 from recurc.backends.base import Specialization
+from recurc.backends.triton import places
 from recurc.backends.triton.kernel import Arg, pointer_type, power_of_two, stored, triton_type
+from recurc.backends.triton.matrices import linalg
+from recurc.backends.triton.places import Place, fresh_axis
 from recurc.backends.triton.scope import Lines, Scope, place
 from recurc.errors import CompilerBug, UnsupportedError
 from recurc.ops import OPS
@@ -27,7 +30,7 @@ from recurc.types import Dims, DType, Kind, axis_ids
 
 SEQ, TIME, ROW = "@seq", "@time", "@row"
 EXTENTS = {SEQ: "BLOCK_SEQ", TIME: "BLOCK_T", ROW: "BLOCK_ROWS"}
-Ids = tuple[str | int, ...]
+Ids = tuple[str | int | Place, ...]
 _LONG = 240  # characters of an expression after which a part of it gets a name
 _REDUCE_PADDING = {"sum": "0", "prod": "1", "any": "0", "all": "1"}
 
@@ -39,6 +42,10 @@ class Code:
     text: str
     covers: frozenset[str]
     literal: bool = False  # a bare number, not a tensor
+
+    def of(self, text: str, covers: frozenset[str] | None = None) -> Code:
+        """A tensor made from this value, along the same axes if no others are named."""
+        return Code(text, self.covers if covers is None else covers)
 
 
 @dataclass(frozen=True)
@@ -101,11 +108,19 @@ class TileCode:
         at = self.position(axis)
         return f"{vector}[{', '.join(':' if i == at else 'None' for i in range(len(self.axes)))}]"
 
-    def index(self, axis: str | int) -> str:
+    def index(self, axis: str | int | Place) -> str:
         if isinstance(axis, int):
             return str(axis)
+        if isinstance(axis, Place):
+            return axis.text
         self.position(axis)
         return self.scope(("index", axis), f"i_{axis}")
+
+    def covered(self, axis: str | int | Place) -> frozenset[str]:
+        """The axes along which the index of an axis extends."""
+        if isinstance(axis, Place):
+            return axis.covers
+        return frozenset((axis,)) if isinstance(axis, str) else frozenset()
 
     def mask(self, axis: str) -> str | None:
         """The condition that a position of the axis exists; None where no padding is needed."""
@@ -142,12 +157,26 @@ class TileCode:
             case ir.Contract():
                 code = self._contract(expr, ids)
             case ir.Reaxis():
-                inner: list[str | int] = [0] * len(expr.arg.dims)
+                inner: list[str | int | Place] = [0] * len(expr.arg.dims)
                 for axis, target in zip(expr.axes, ids, strict=True):
                     inner[axis] = target
                 if expr.at is not None and expr.index is not None:
                     inner[expr.at] = expr.index
                 return self.value(expr.arg, tuple(inner))
+            case ir.Iota():
+                (axis,) = ids
+                text = self.index(axis)
+                if isinstance(axis, int):
+                    return Code(text, frozenset(), literal=True)
+                return Code(f"{text}.to(tl.int64)", self.covered(axis))
+            case ir.Broadcast():
+                return self.within(expr.arg, expr.dims, ids)
+            case ir.Gather():
+                code = places.gather(self, expr, ids)
+            case ir.Unfold():
+                code = places.unfold(self, expr, ids)
+            case ir.Linalg():
+                code = linalg(self, expr, ids)
             case _:
                 raise CompilerBug(f"an expression without Triton code: {expr}")
         return self.named(code, "term") if len(code.text) > _LONG else code
@@ -184,12 +213,24 @@ class TileCode:
             return code
         return Code(f"tl.full((), {code.text}, {triton_type(self.context.compute(dtype))})", code.covers)
 
+    def zero(self, dtype: DType) -> Code:
+        return self._number_like(0, dtype)
+
+    def one(self, dtype: DType) -> Code:
+        return self._number_like(1, dtype)
+
+    def _number_like(self, value: int, dtype: DType) -> Code:
+        text = self.literal(float(value) if dtype.kind is Kind.REAL else value, dtype)
+        return Code(text, frozenset(), not text.startswith("tl."))
+
     def _apply(self, expr: ir.Apply, ids: Ids) -> Code:
         where = dict(zip(axis_ids(expr.dims), ids, strict=True))
         args = [self.value(a, tuple(where[i] for i in axis_ids(a.dims))) for a in expr.args]
         covers = frozenset[str]().union(*(a.covers for a in args))
         if expr.op == "cast":
             return Code(self._cast(args[0].text, expr.args[0].dtype, expr.dtype), covers)
+        if expr.op == "stop_gradient":
+            return args[0]
         if expr.op == "pow" and (power := constant_value(expr.args[1], self.context.spec)) in (2, 3):
             base = args[0] if args[0].text.isidentifier() else self.named(args[0], "base")
             return Code(f"({' * '.join([base.text] * int(power))})", base.covers)
@@ -254,10 +295,18 @@ class TileCode:
 
     def _contract(self, expr: ir.Contract, ids: Ids) -> Code:
         labels = label_ids(expr, ids)
-        left = self.value(expr.left, tuple(labels[k] for k in expr.left_axes))
-        right = self.value(expr.right, tuple(labels[k] for k in expr.right_axes))
-        text, covers = f"({left.text} * {right.text})", left.covers | right.covers
-        summed = [str(i) for k, i in labels.items() if k not in expr.out_axes]
+        taps = places.tap_labels(self, expr)
+        text, covers = "", frozenset[str]()
+        for at in places.tap_places(self, expr, taps):
+            here = labels | at
+            left = self.value(expr.left, tuple(here[k] for k in expr.left_axes))
+            right = self.value(expr.right, tuple(here[k] for k in expr.right_axes))
+            text = f"{text} + {left.text} * {right.text}" if text else f"{left.text} * {right.text}"
+            covers |= left.covers | right.covers
+            if taps:
+                text = self.named(Code(text, covers), "taps").text
+        text = text if taps else f"({text})"
+        summed = [str(i) for k, i in labels.items() if k not in expr.out_axes and k not in taps]
         text = self.spread(Code(text, covers), summed).text
         neutral = "0" if expr.dtype.kind is Kind.INT else "0.0"
         for axis in summed:
@@ -288,7 +337,7 @@ class TileCode:
         code = self.values.get((read.name, read.lag))
         if code is None:
             return self.load(self.context.plan.buffer(read.name), read.lag, ids)
-        return self.moved(code, natural, ids)
+        return self.moved(code, natural, ids, read.dtype)
 
     def define(self, equation: ir.Equation) -> Code:
         """Writes `name = ...` once, after what it reads."""
@@ -305,10 +354,21 @@ class TileCode:
         self.values[key] = Code(name, code.covers)
         return self.values[key]
 
-    def moved(self, code: Code, natural: Ids, ids: Ids) -> Code:
-        """A value in registers with its axes moved from `natural` to `ids`; a fixed position is picked out."""
+    def moved(self, code: Code, natural: Ids, ids: Ids, dtype: DType) -> Code:
+        """A value in registers with its axes moved from `natural` to `ids`; fixed or computed places are picked out."""
         if natural == ids:
             return code
+        if any(isinstance(i, Place) for i in ids):
+            on: list[str | int | Place] = list(ids)
+            for at, (axis, target) in enumerate(zip(natural, ids, strict=True)):
+                if isinstance(target, Place):
+                    others = [*on[:at], *on[at + 1 :], *ids[:at], *ids[at + 1 :]]
+                    on[at] = fresh_axis(dim_of(str(axis)), others)
+            value = self.moved(code, natural, tuple(on), dtype)
+            for axis, target in zip(on, ids, strict=True):
+                if isinstance(target, Place):
+                    value = self.named(places.picked(self, value, str(axis), target, dtype), "picked")
+            return value
         if len({i for i in ids if isinstance(i, str)}) < sum(isinstance(i, str) for i in ids):
             raise UnsupportedError("the diagonal of a value computed in the same step")
         text, covers = code.text, set(code.covers)
@@ -369,10 +429,12 @@ class TileCode:
             return self._loads[key]
         fixed = "".join(f"_{i}" for i in ids if isinstance(i, int))
         primes = "".join(f"_{i[1:]}" for i in ids if isinstance(i, str) and "'" in i)
+        picked = any(isinstance(i, Place) for i in ids)
+        fixed += "_picked" if picked else ""
         hint = buffer.name + fixed + primes.replace("'", "") + ("_before" if lag else "")
         name = self.scope(("load", *key), hint)
-        lines = self.step if buffer.has_time else self.setup
-        covers = {i for i in ids if isinstance(i, str)}
+        lines = self.step if buffer.has_time or picked else self.setup
+        covers = set[str]().union(*(self.covered(i) for i in ids))
         masks = [m for i in dict.fromkeys(ids) if isinstance(i, str) and (m := self.mask(i))]
         if buffer.role not in (Role.PARAM, Role.ONCE):
             covers |= self.batch_axes
@@ -424,17 +486,9 @@ def dim_of(axis: str) -> str:
     return axis.partition("'")[0]
 
 
-def fresh_axis(dim: str, used: Any) -> str:
-    """An axis id of `dim` that is not used yet."""
-    taken, axis, prime = set(used), dim, 1
-    while axis in taken:
-        axis, prime = f"{dim}'{prime}", prime + 1
-    return axis
-
-
-def label_ids(expr: ir.Contract, ids: Ids) -> dict[int, str | int]:
+def label_ids(expr: ir.Contract, ids: Ids) -> dict[int, str | int | Place]:
     """The axis of every label: the output's are given, a summed one gets an axis of its own."""
-    labels: dict[int, str | int] = dict(zip(expr.out_axes, ids, strict=True))
+    labels: dict[int, str | int | Place] = dict(zip(expr.out_axes, ids, strict=True))
     sides = ((expr.left_axes, expr.left.dims), (expr.right_axes, expr.right.dims))
     for side, dims in sides:
         for label, dim in zip(side, dims, strict=True):

@@ -1,0 +1,40 @@
+"""Runs the cases of the language in Triton's interpreter, in a process of its own:
+`python -m tests.gpu.language_interpreted SEED FORM [CASE...]`; FORM is how a state meets a recurrent weight (`auto`,
+`dot`). Prints one JSON object per case and schedule.
+
+TRITON_INTERPRET must be set before Triton is imported, hence the process."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+
+
+def main(seed: int, form: str, names: list[str]) -> None:
+    from tests.gpu.interpreter_fixes import repair
+
+    repair()
+    from recurc.backends.triton import Options, TritonBackend
+    from recurc.errors import UnsupportedError
+    from recurc.runtime import choose
+    from tests.gpu.language_cases import PAIRS, agree
+
+    known, triton = choose.backend, TritonBackend(options=Options(recurrent=form, block_h=16))
+    choose.backend = lambda name: triton if name == "triton" else known(name)
+    for name, schedule in PAIRS:
+        if names and name not in names:
+            continue
+        wrong = refused = ""
+        try:
+            agree(name, schedule, "triton", np.random.default_rng(seed))
+        except UnsupportedError as limit:
+            refused = str(limit)
+        except AssertionError as far:
+            wrong = str(far)
+        print(json.dumps({"name": name, "schedule": schedule, "wrong": wrong, "refused": refused}), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
