@@ -37,9 +37,7 @@ for _module in pkgutil.iter_modules(tests.zoo.__path__):
         importlib.import_module(f"tests.zoo.{_module.name}")
 
 # What a backend does not do yet, by the system and the backend. Whatever is refused and not named here fails a test.
-NOT_YET: dict[tuple[str, str], str] = {
-    (name, "cpu"): "complex numbers have no C form" for name in ("hgrn", "lru", "s4d", "s5", "selective_scan_complex")
-}
+NOT_YET: dict[tuple[str, str], str] = {}
 
 
 @cache

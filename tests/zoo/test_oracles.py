@@ -12,8 +12,8 @@ from tests.zoo.cases import LENGTHS, NAMES, call, check, draw, generator, looped
 from tests.zoo.oracle import ORACLES
 
 
-def test_every_system_has_an_oracle() -> None:
-    assert set(NAMES) <= set(ORACLES)
+def test_every_system_has_an_oracle_and_every_oracle_a_system() -> None:
+    assert set(ORACLES) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
