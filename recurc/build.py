@@ -249,6 +249,14 @@ def one_hot(place: Expr, dim: str, span: Span | None = None) -> Expr:
     return apply("select", hit, Const(1.0, DType.REAL), Const(0.0, DType.REAL), span=span)
 
 
+def choose(condition: Expr, yes: Expr, no: Expr, dims: Dims, span: Span | None = None) -> Expr:
+    """`if condition then yes else no` with exactly the dims `dims`, in that order; the condition is a scalar."""
+    made = apply("select", condition, yes, no, span=span)
+    if made.dims == dims:
+        return made
+    return apply("select", condition, broadcast(yes, dims, span), broadcast(no, dims, span), span=span)
+
+
 def below(arg: Expr, bound: str, span: Span | None = None) -> Expr:
     """The integer `arg` modulo the size of the dim `bound`, as an `int(Q)` is; `arg` itself if it is that already."""
     literal = literal_size(bound)

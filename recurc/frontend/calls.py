@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from recurc import build, ir, ops
-from recurc.frontend import ast
+from recurc.frontend import ast, cells
 from recurc.frontend.environment import Bound, Environment
 from recurc.frontend.functions import FUNCTIONS, Form, Function, wanted
 from recurc.frontend.problems import Stop
@@ -33,12 +33,7 @@ class Calls:
         if name in self.lowerer.scope.functions:
             return self._inline(node, self.lowerer.scope.functions[name], env)
         if symbol is not None and symbol.kind is Kind.RECURRENCE:
-            raise self.lowerer.stop(
-                "E0907",
-                f"using a recurrence as a cell (`{name}(...)`) is not supported yet",
-                node.span,
-                f"write the equations of {name} out here",
-            )
+            raise cells.inside(self.lowerer, node)
         function = FUNCTIONS.get(name)
         if function is None:
             raise Stop(name)

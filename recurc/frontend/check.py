@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from recurc import build, ir, ops
 from recurc.errors import CompilerBug
-from recurc.frontend import ast, clocks, finals, resets
+from recurc.frontend import ast, cells, clocks, finals, resets
 from recurc.frontend.functions import FUNCTIONS, INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
 from recurc.frontend.problems import Enough, Problems, Stop
-from recurc.frontend.symbols import RESERVED, Collector, Definition, Kind, Scope, Symbol
+from recurc.frontend.symbols import RESERVED, Collector, Definition, Kind, Scope, Symbol, literal_dim
 from recurc.source import SourceFile, Span
 from recurc.types import DimDecl, literal_size, show_dims
 from recurc.types import Kind as Number
@@ -22,10 +22,13 @@ def check(module: ast.Module, source: SourceFile) -> list[ir.Recurrence]:
     made: list[ir.Recurrence | None] = []
     try:
         shared = _shared(module, problems)
-        for item in module.items:
-            if isinstance(item, ast.Recurrence):
-                made.append(_Recurrence(item, problems, shared).run())
-        if not made and not problems.found:
+        found = [item for item in module.items if isinstance(item, ast.Recurrence)]
+        checked: dict[int, ir.Recurrence | None] = {}
+        for at in cells.in_order(found, problems):
+            checked[at] = _Recurrence(found[at], problems, shared).run()
+            shared.cells.setdefault(found[at].name.name, checked[at])
+        made = [checked.get(at) for at in range(len(found))]
+        if not found and not problems.found:
             begin = Span(source.name, 1, 1, 1, 2)
             problems.report("E0119", "the file holds no recurrence", begin, "begin with `recurrence NAME(D):`")
     except Enough:
@@ -69,6 +72,7 @@ class _Recurrence:
         self.scope = Collector(problems, shared).run(rec)
         self.names = Names(problems, self.scope)
         self.lowerer = Lowerer(problems, self.scope)
+        self.dims: list[DimDecl] = []
 
     def run(self) -> ir.Recurrence | None:
         self._limitations(self.rec.body)
@@ -77,6 +81,11 @@ class _Recurrence:
             return None
         for function in self.scope.functions.values():
             self.names.check_function(function)
+        for d in self.rec.dims:
+            size = literal_dim(d.default.text) if d.default else None  # a wrong one has been reported
+            self.dims.append(
+                DimDecl(d.name.name, None if size is None else int(size), d.same_as.name if d.same_as else None)
+            )
         self._declared()
         self._consts()
         inputs = [self._input(s) for s in self.scope.of_kind(Kind.INPUT)]
@@ -105,10 +114,7 @@ class _Recurrence:
             raise CompilerBug(f"an equation of {self.rec.name.name} was refused without a message")
         return ir.Recurrence(
             self.rec.name.name,
-            tuple(
-                DimDecl(d.name.name, int(d.default.text) if d.default else None, d.same_as.name if d.same_as else None)
-                for d in self.rec.dims
-            ),
+            tuple(self.dims),
             tuple(i for i in inputs if i is not None),
             tuple(p for p in params if p is not None),
             (*(s for s in states if s is not None), *more.hidden),
@@ -296,9 +302,23 @@ class _Recurrence:
                 return [clocks.clock(self.lowerer, definition)]
             if definition.resets:
                 return [resets.condition(self.lowerer, definition)]
-            value = self.lowerer.expression(definition.value)
+            call = cells.called(self.scope, definition.value)
+            if call is not None:
+                return self._cell(definition, call)
+            return self._defined(definition, self.lowerer.expression(definition.value))
         finally:
             self.lowerer.block = None
+
+    def _cell(self, definition: Definition, call: ast.Call) -> list[ir.Equation]:
+        made = cells.lower(self.lowerer, definition, call, tuple(self.dims))
+        self.dims += made.dims
+        self.lowerer.expansions.hidden += made.states
+        if len(made.outputs) == 1:
+            return [*made.equations, *self._defined(definition, made.outputs[0])]
+        parts = zip(definition.names, made.outputs, strict=True)
+        return [*made.equations, *(self._equation(n.name, value, definition) for n, value in parts)]
+
+    def _defined(self, definition: Definition, value: ir.Expr) -> list[ir.Equation]:
         if len(definition.names) == 1:
             return [self._equation(definition.names[0].name, value, definition)]
         packed = self._packed(definition)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from recurc import ir, ops
 from recurc.frontend.problems import Problems, Stop
-from recurc.frontend.symbols import Definition, Symbol
+from recurc.frontend.symbols import Block, Definition, Symbol
 from recurc.source import Span
 from recurc.types import DType, show_dims
 
@@ -67,6 +67,11 @@ def check_truth(lowerer: Lowerer, value: ir.Expr, span: Span, what: str) -> None
             span,
             f"reduce it: `any(..., {dims})` or `all(..., {dims})`; to choose per element, write `if c then a else b`",
         )
+
+
+def clock_of(lowerer: Lowerer, block: Block) -> ir.Expr:
+    """The truth value at which a block fires. Raises `Stop` if its condition is wrong."""
+    return _clock(lowerer, block.clock.name)
 
 
 def held(lowerer: Lowerer, symbol: Symbol, value: ir.Expr, definition: Definition) -> ir.Expr:

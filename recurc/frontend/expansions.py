@@ -33,8 +33,8 @@ class Expansions:
 
     def fresh(self, hint: str) -> str:
         """A name that nothing has yet."""
-        name, count = hint, 1
-        while name in self.lowerer.scope.symbols or name in self.lowerer.values or name in FUNCTIONS:
+        name, count, taken = hint, 1, self.lowerer.scope.hidden
+        while name in self.lowerer.scope.symbols or name in self.lowerer.values or name in FUNCTIONS or name in taken:
             count += 1
             name = f"{hint}_{count}"
         return name

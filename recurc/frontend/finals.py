@@ -22,9 +22,9 @@ def check(lowerer: Lowerer, equations: Sequence[ir.Equation], reset: str | None)
                 found = behind.get(node.name)
             if found is not None:
                 behind.setdefault(equation.name, found)
+    states = {s.name for s in (*lowerer.scope.of_kind(Kind.STATE), *lowerer.expansions.hidden)}
     for equation in equations:
-        symbol = lowerer.scope.symbols.get(equation.name)
-        state = symbol is not None and symbol.kind is Kind.STATE
+        state = equation.name in states
         if equation.name not in behind or not (state or equation.name == reset):
             continue
         final = behind[equation.name]

@@ -63,14 +63,7 @@ class Lowerer:
         if self._depth > MAX_DEPTH:
             raise self._too_deep(node.span)
         self._depth += 1
-        self.problems.steps += 1
-        if self.problems.steps > MAX_STEPS:
-            raise self.stop(
-                "E0324",
-                f"with functions and rounds written out, this file takes more than {MAX_STEPS:,} steps to read",
-                node.span,
-                "use fewer rounds, and give repeated parts names, in equations of their own",
-            )
+        self.count(1, node.span)
         try:
             match node:
                 case ast.Number():
@@ -102,6 +95,17 @@ class Lowerer:
             self._depth -= 1
         self._measure(made, node.span)
         return made
+
+    def count(self, steps: int, span: Span) -> None:
+        """Counts work; what a file may ask for is bounded."""
+        self.problems.steps += steps
+        if self.problems.steps > MAX_STEPS:
+            raise self.stop(
+                "E0324",
+                f"with functions, rounds and cells written out, this file takes more than {MAX_STEPS:,} steps to read",
+                span,
+                "use fewer rounds, and give repeated parts names, in equations of their own",
+            )
 
     # --- leaves
     def _number(self, node: ast.Number) -> ir.Const:

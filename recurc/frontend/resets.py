@@ -35,6 +35,7 @@ def check(lowerer: Lowerer, reset: ast.Name, equations: Sequence[ir.Equation]) -
         clocks.report_outside(lowerer.problems, symbol, reset.span)
         return
     defined = {e.name: e.expr for e in equations}
+    states = {s.name for s in (*lowerer.scope.of_kind(Kind.STATE), *lowerer.expansions.hidden)}
     if reset.name not in defined:
         return  # its equation is wrong, which has been reported
     try:
@@ -44,8 +45,7 @@ def check(lowerer: Lowerer, reset: ast.Name, equations: Sequence[ir.Equation]) -
     pending, seen = [reset.name], {reset.name}
     while pending:
         for read in ir.reads(defined[pending.pop()]):
-            found = lowerer.scope.symbols.get(read.name)
-            if read.lag or (found is not None and found.kind is Kind.STATE):
+            if read.lag or read.name in states:
                 lowerer.problems.report(
                     "E0525",
                     f"the condition of {_WHAT} depends on `{read.name}`"

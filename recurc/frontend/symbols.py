@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from recurc import ir
 from recurc.frontend import ast
 from recurc.frontend.functions import FUNCTIONS
 from recurc.frontend.problems import Problems
@@ -84,6 +85,7 @@ class Scope:
     symbols: dict[str, Symbol] = field(default_factory=dict[str, Symbol])
     functions: dict[str, ast.Function] = field(default_factory=dict[str, ast.Function])
     consts: dict[str, ast.Binding] = field(default_factory=dict[str, ast.Binding])
+    cells: dict[str, ir.Recurrence | None] = field(default_factory=dict[str, "ir.Recurrence | None"])  # None: wrong
     definitions: list[Definition] = field(default_factory=list[Definition])
     outputs: list[ast.Name] = field(default_factory=list[ast.Name])
     reset: ast.Name | None = None  # the equation that starts the sequence anew
@@ -130,7 +132,7 @@ class Collector:
         self._defined: dict[str, ast.Name] = {}  # states that have an equation
         self._names: set[str] = set()  # every name of the recurrence
         self._reset: ast.Reset | None = None
-        self.scope = Scope(dict(shared.symbols), dict(shared.functions), dict(shared.consts))
+        self.scope = Scope(dict(shared.symbols), dict(shared.functions), dict(shared.consts), shared.cells)
 
     def run(self, rec: ast.Recurrence) -> Scope:
         for dim in rec.dims:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recurc.build import broadcast
+from recurc.build import choose
 from recurc.ir import Const, Equation, Expr, Input, Read, Recurrence, Size, rewrite
-from recurc.ops import apply, convert
+from recurc.ops import convert
 from recurc.passes.manager import Pass
 from recurc.passes.terms import fresh
 from recurc.passes.verify import used_names
@@ -44,11 +44,7 @@ def resets(rec: Recurrence) -> Recurrence:
     def chosen(node: Expr) -> Expr:
         if not isinstance(node, Read) or not node.lag:
             return node
-        value = begin[node.name]
-        made = apply("select", condition, value, node, span=node.span)
-        if made.dims == node.dims:
-            return made
-        return apply("select", condition, broadcast(value, node.dims), node, span=node.span)
+        return choose(condition, begin[node.name], node, node.dims, node.span)
 
     after = (replace(e, expr=rewrite(e.expr, chosen)) for e in rec.equations[at + 1 :])
     return replace(rec, equations=(*named, *rec.equations[: at + 1], *after), reset=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -65,11 +67,9 @@ def test_the_bound_stays_a_fact_and_remainders_are_written_once() -> None:
     ],
 )
 @pytest.mark.parametrize("backend", ["reference", "numpy"])
-def test_a_number_outside_the_range_is_named_with_its_place(
-    backend: str, change: dict[str, object], message: str
-) -> None:
+def test_a_number_outside_the_range_is_named_with_its_place(backend: str, change: dict[str, Any], message: str) -> None:
     f = recurc.load(text=TEXT).compile(backend=backend, sizes=SIZES)
-    given = {"i": np.zeros((2, 3), int), "j": np.zeros((2, 3), int), "start": 0}
+    given: dict[str, Any] = {"i": np.zeros((2, 3), int), "j": np.zeros((2, 3), int), "start": 0}
     f(**given)
     f(**given)
     with pytest.raises(recurc.ShapeError, match=message):

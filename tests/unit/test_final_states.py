@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ recurrence Last(D, V, N):
 SCHEDULES = ["auto", "sequential", "S=scan,h=sequential"]
 
 
-def arrays(rng: np.random.Generator, *lead: int) -> dict[str, np.ndarray]:
+def arrays(rng: np.random.Generator, *lead: int) -> dict[str, Any]:
     shapes = {"x": (*lead, 5), "v": (*lead, 3), "W": (3, 5), "U": (2, 3)}
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 

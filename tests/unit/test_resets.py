@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ recurrence Lags(D, N):
     reset when new
     output h, n, S
 """
-Values = dict[str, np.ndarray]
+Values = dict[str, Any]
 
 
 def in_segments(rec: ir.Recurrence, given: Values, new: np.ndarray, sizes: dict[str, int]) -> Values:
