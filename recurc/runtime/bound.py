@@ -102,7 +102,7 @@ class Counted:
     def after(self, initial: Mapping[str, Any] | None) -> NDArray[np.int64]:
         """After a call that starts from `initial`."""
         before = 0 if initial is None else initial.get(STEP, 0)
-        return np.asarray(before, np.int64) + np.full(self.batch, self.steps)
+        return np.asarray(np.asarray(before, np.int64) + np.full(self.batch, self.steps))  # + makes no 0-d arrays
 
 
 _Scratch = tuple[list[int], list[Any]]  # addresses, with those of the arrays behind them filled in

@@ -183,6 +183,44 @@ def test_a_forced_schedule_holds_for_rows_of_every_length(backend: str, rng: np.
         same(final[name], last[name], name)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", TEXTS)
+def test_options_of_a_call_go_together(name: str, backend: str, rng: np.random.Generator) -> None:
+    """Layout, library, direction, lengths, initial and last values in any combination, row by row, as plain calls."""
+    rec = recurc.load(text=TEXTS[name])
+    plain = rec.compile(backend="reference")
+    compiled = {layout: rec.compile(backend=backend, layout=layout) for layout in ("BT", "TB")}
+    for _ in range(6):
+        layout, batch = str(rng.choice(["BT", "TB"])), ((), (3,), (2, 3))[int(rng.integers(3))]
+        steps, reverse, tensors = int(rng.integers(1, 12)), bool(rng.integers(2)), bool(rng.integers(2))
+        ragged, starts = bool(rng.integers(2)) and bool(batch), bool(rng.integers(2))
+        print(f"{layout} batch={batch} T={steps} reverse={reverse} torch={tensors} lengths={ragged} initial={starts}")
+        inputs, params = arrays(rec, rng, batch, steps)
+        _, first = plain(**arrays(rec, rng, batch, 3)[0], **params, return_final=True) if starts else (None, {})
+        lengths = rng.integers(0, steps + 1, batch) if ragged else np.full(batch, steps)
+        given = {n: np.moveaxis(a, len(batch), 0) if layout == "TB" else a for n, a in inputs.items()}
+        options: dict[str, Any] = {"initial": first, "reverse": reverse, "return_final": True}
+        options |= {"lengths": lengths} if ragged else {}
+        if tensors:
+            given = {n: torch.from_numpy(a.copy()) for n, a in given.items()}
+            options["initial"] = {n: torch.from_numpy(np.array(a)) for n, a in first.items()}
+        outputs, final = compiled[layout](**given, **params, **options)
+        assert all(torch.is_tensor(a) == tensors for a in (*several(outputs), *final.values()))
+        for _ in range(2):  # by the short way, where there is one
+            again, end = compiled[layout](**given, **params, **options)
+            for one, other in zip((*several(again), *end.values()), (*several(outputs), *final.values()), strict=True):
+                np.testing.assert_array_equal(one, other)
+        for i in np.ndindex(batch):
+            row, own = {n: a[i][: lengths[i]] for n, a in inputs.items()}, {n: a[i] for n, a in first.items()}
+            wanted, last = plain(**row, **params, initial=own, reverse=reverse, return_final=True)
+            for j, output in enumerate(rec.outputs):
+                found = np.asarray(several(outputs)[j])
+                found = np.moveaxis(found, 0, len(batch)) if layout == "TB" else found
+                same(found[i][: lengths[i]], several(wanted)[j], f"{output}, row {i}")
+            for state, value in last.items():
+                same(final[state][i], value, f"{state}, row {i}")
+
+
 def test_the_step_index_is_given_and_returned_by_its_name(rng: np.random.Generator) -> None:
     f = recurc.load(text=TEXTS["position"]).compile(backend="numpy")
     x = rng.standard_normal((2, 5, D))
