@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from recurc import ir
 from recurc.backends.reference import evaluate
+from recurc.build import broadcast
 from recurc.errors import BackendError, ShapeError
-from recurc.types import Kind, literal_size
+from recurc.types import Dims, Kind, literal_size
 
 Values = NDArray[np.inexact[Any]]
 Shape = tuple[int, ...]
@@ -56,8 +57,17 @@ def _values(param: ir.Param, rng: np.random.Generator, sizes: Mapping[str, int],
     if param.init is None:
         bound = 1 / math.sqrt(shape[-1]) if len(shape) > 1 else 1.0
         return rng.uniform(-bound if len(shape) > 1 else 0.0, bound, shape)
+    if param.init.name == ir.EXPRESSION:
+        return _expression(param.dims, param.init.args[0], sizes, shape)
     args = tuple(float(evaluate(a, {}, sizes)[0]) for a in param.init.args)
     return _INITIALIZERS[param.init.name](param, rng, shape, args)
+
+
+def _expression(dims: Dims, expr: ir.Expr, sizes: Mapping[str, int], shape: Shape) -> Values:
+    if expr.dims and expr.dims != dims:
+        expr = broadcast(expr, dims)
+    with np.errstate(all="ignore"):
+        return np.broadcast_to(evaluate(expr, {}, sizes)[0], shape)
 
 
 def _stored(param: ir.Param, values: Values) -> NDArray[np.generic]:

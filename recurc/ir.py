@@ -204,10 +204,14 @@ Leaf = Const | Size | Step | Iota | Final | Read
 Expr = Leaf | Apply | Reduce | Contract | Reaxis | Broadcast | Gather | Unfold | Linalg
 
 
+EXPRESSION = "expression"
+
+
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """How a module fills a new parameter: a name of LANGUAGE (`uniform`, `zeros`, ...) and its arguments
-    (expressions of constants and dim sizes)."""
+    """How a module fills a new parameter: the name of an initialiser (`uniform`, `zeros`, ...) and its arguments,
+    expressions of constants and dim sizes; or EXPRESSION and one value over dims of the param, of places along dims
+    too."""
 
     name: str
     args: tuple[Expr, ...] = ()

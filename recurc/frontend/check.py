@@ -179,7 +179,7 @@ class _Recurrence:
     def _param(self, symbol: Symbol) -> ir.Param | None:
         declared = symbol.declaration
         assert declared is not None
-        init = self._initializer(declared.value) if declared.value is not None else None
+        init = self._initializer(symbol, declared.value) if declared.value is not None else None
         return ir.Param(symbol.name, symbol.dims, symbol.dtype, init, declared.span, symbol.bound)
 
     def _state(self, symbol: Symbol) -> ir.State | None:
@@ -244,25 +244,30 @@ class _Recurrence:
             )
         return build.below(value, symbol.bound, span)
 
-    def _initializer(self, value: ast.Expr) -> ir.Initializer | None:
+    def _initializer(self, symbol: Symbol, value: ast.Expr) -> ir.Initializer | None:
         call = isinstance(value, ast.Call)
         name = value.function.name if call else value.name if isinstance(value, ast.Name) else ""
         if name not in INITIALIZERS:
-            known = name in self.scope.symbols or name in (FUNCTIONS if call else RESERVED)
-            if name and not known:
+            if name and name not in self.scope.symbols and name not in (FUNCTIONS if call else RESERVED):
                 self.problems.report(
                     "E0507",
                     f"`{name}` is not an initialiser",
                     value.span,
                     f"the initialisers are {', '.join(INITIALIZERS)}",
                 )
-            else:
-                self.problems.report(
-                    "E0913",
-                    "initialisers given by an expression are not supported yet",
-                    value.span,
-                    f"use one of {', '.join(INITIALIZERS)}",
-                )
+                return None
+            made = self._initial(symbol, value)
+            if made is None:
+                return None
+            read = next(ir.reads(made), None)
+            if read is None:
+                return ir.Initializer(ir.EXPRESSION, (made,))
+            self.problems.report(
+                "E0507",
+                f"the initialiser of `{symbol.name}` reads `{read.name}`, which has no value yet",
+                value.span,
+                "it is made of constants, sizes of dims and places along them, as in `-index(N) - 1`",
+            )
             return None
         args = value.args if isinstance(value, ast.Call) else ()
         least, most = INITIALIZERS[name]
@@ -272,7 +277,7 @@ class _Recurrence:
                 "E0507", f"`{name}` takes {count}", value.span, f"write `~ {name}" + ("(a, b)`" if most == 2 else "`")
             )
             return None
-        made: list[ir.Expr] = []
+        numbers: list[ir.Expr] = []
         self.lowerer.initial = True
         try:
             for arg in args:
@@ -287,12 +292,12 @@ class _Recurrence:
                         "for example `uniform(-1/sqrt(H), 1/sqrt(H))`",
                     )
                     return None
-                made.append(lowered)
+                numbers.append(lowered)
         except Stop:
             return None
         finally:
             self.lowerer.initial = False
-        return ir.Initializer(name, tuple(made))
+        return ir.Initializer(name, tuple(numbers))
 
     # --- equations
     def _equations(self, definition: Definition) -> list[ir.Equation]:

@@ -90,6 +90,8 @@ class _Kind:
                 return replace(found, dtype=DType.I64, bound=str(below))
             case ir.Initializer() if cls.kind == "param":
                 return replace(found, init=item)
+            case Traced() if cls.kind == "param":
+                return replace(found, init=ir.Initializer(ir.EXPRESSION, (lift(item),)))
             case int() | float() | complex() | Traced() if cls.kind != "param":
                 return replace(found, before=lift(item))
             case FunctionType() if cls.kind != "param":

@@ -33,7 +33,7 @@ def to_text(rec: ir.Recurrence) -> str:
         before = "" if item.before is None else f" = {_initial(item.before, item.dtype)}"
         lines.append(f"    input {_declared(item)}{before}")
     for param in rec.params:
-        lines.append(f"    param {_declared(param)}{_initializer(param.init)}")
+        lines.append(f"    param {_declared(param)}{_initializer(param.init, param.dtype)}")
     for state in rec.states:
         initial = _initial(state.initial, state.dtype)
         lines.append(f"    state {_declared(state)} = {initial}")
@@ -67,9 +67,11 @@ def _declared(item: ir.Input | ir.Param | ir.State) -> str:
     return f"{_identifier(item.name)}{shape}" + ("" if item.dtype is DType.REAL else f": {kind}")
 
 
-def _initializer(init: ir.Initializer | None) -> str:
+def _initializer(init: ir.Initializer | None, dtype: DType) -> str:
     if init is None:
         return ""
+    if init.name == ir.EXPRESSION:
+        return f" ~ {_initial(init.args[0], dtype)}"
     return f" ~ {init.name}" + (f"({', '.join(expression(a) for a in init.args)})" if init.args else "")
 
 

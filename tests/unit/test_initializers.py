@@ -26,6 +26,20 @@ TEXT = """recurrence R(D, N = 6):
 """
 
 
+def test_an_initialiser_may_be_an_expression_of_sizes_and_places() -> None:
+    text = """recurrence Ramp(N, D):
+    input  x[N]
+    param  a[N] ~ 1/N, b[N, D] ~ 0.5*index(D) - index(N), e[N, N] ~ 2*eye(N), i[N]: int ~ index(N) % 3, s ~ -1
+    output y = a * x + sum(b, D) + e @ x + i + s
+"""
+    made = recurc.load(text=text).init_params(0, N=4, D=3)
+    np.testing.assert_array_equal(made["a"], np.full(4, 0.25, np.float32))
+    np.testing.assert_array_equal(made["b"], 0.5 * np.arange(3) - np.arange(4)[:, None])
+    np.testing.assert_array_equal(made["e"], 2 * np.eye(4))
+    np.testing.assert_array_equal(made["i"], [0, 1, 2, 0])
+    assert made["s"] == -1
+
+
 def test_each_initialiser_fills_as_the_language_says(rng: np.random.Generator) -> None:
     params = recurc.load(text=TEXT).init_params(rng, D=400)
     assert list(params) == list("abcdefghijkl")

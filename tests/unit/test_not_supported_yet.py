@@ -34,8 +34,6 @@ CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
     )),
     ("E0906", "use", f'use "cells.rec"\n\n{lines(_STEP)}'),
     ("E0906", "use", f'{lines(_STEP)}\nuse "../cells.rec"\n'),
-    *(("E0913", "initialiser", f"recurrence A(N):\n    input  x[N]\n    param  a[N] ~ {e}\n    output y = a * x\n")
-      for e in ("1/N", "N", "-1", "0.5", "sqrt(N)", "uniform(0, 1) + 1", "exp(-N)", "pi")),
 ]  # fmt: skip
 
 
