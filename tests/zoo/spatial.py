@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +78,15 @@ def scnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
 # --- graphs -----------------------------------------------------------------------------------------------------------
 
 
+@oracle("graph_rnn", sizes={"N": 5, "D": 2, "H": 3}, A="small")
+def graph_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h = np.zeros((5, 3))
+    for x in xs:
+        heard = np.stack([sum(p.A[i, j] * h[j] for j in range(5)) for i in range(5)])
+        h = np.tanh(np.stack([p.U.T @ heard[i] + p.W.T @ x.x[i] + p.b for i in range(5)]))
+        yield h
+
+
 def _averages(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.dirichlet(np.ones(shape[-1]), shape[:-1])
 
@@ -88,3 +97,26 @@ def graph_diffusion(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[A
     for x in xs:
         h = ((1 - p.rate) * np.eye(5) + p.rate * x.A) @ h + x.x
         yield h
+
+
+def _graph_gru(basis: Callable[[SimpleNamespace], list[Any]]) -> Callable[..., Iterator[Any]]:
+    def loop(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+        maps = basis(p)
+
+        def spread(u: Any, weights: Any, gate: int) -> Any:
+            return sum(maps[k] @ u @ weights[k][gate] for k in range(3))
+
+        h = np.zeros((5, 3))
+        for x in xs:
+            r, z = (sigmoid(spread(x.x, p.W, g) + spread(h, p.U, g) + p.b[g]) for g in (0, 1))
+            n = np.tanh(spread(x.x, p.W, 2) + spread(r * h, p.U, 2) + p.b[2])
+            h = z * h + (1 - z) * n
+            yield h
+
+    return loop
+
+
+oracle("graph_conv_gru", sizes={"N": 5, "D": 2, "H": 3}, A="small")(_graph_gru(lambda p: [np.eye(5), p.A, p.A @ p.A]))
+oracle("graph_conv_gru_chebyshev", sizes={"N": 5, "D": 2, "H": 3}, L="small")(
+    _graph_gru(lambda p: [np.eye(5), p.L, 2 * p.L @ p.L - np.eye(5)])
+)
