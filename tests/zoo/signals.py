@@ -78,6 +78,12 @@ for _name in ("biquad", "biquad_direct_form_1", "biquad_direct_form_2"):
     oracle(_name, sizes={"D": 4}, a1="small", a2="small")(_biquad)
 
 
+@oracle("biquad_cascade", sizes={"D": 4}, a="small")
+def biquad_cascade(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    once = _filtered([x.x for x in xs], p.b[0], p.a[0])
+    yield from _filtered(once, p.b[1], p.a[1])
+
+
 @oracle("linear_recurrence", sizes={"K": 3}, c="small")
 def linear_recurrence(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     ys: list[Any] = []

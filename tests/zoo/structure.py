@@ -42,6 +42,20 @@ def _lstm(W: Any, U: Any, b: Any, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
     return sigmoid(o) * np.tanh(c), c
 
 
+@oracle("stacked_lstm", sizes={"D": 4, "H": 3, "R": 5})
+def stacked_lstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """A whole layer after the other."""
+    h, c, seen = np.zeros(3), np.zeros(3), [x.x for x in xs]
+    lower = []
+    for x in seen:
+        h, c = _lstm(p.W1, p.U1, p.b1, x, h, c)
+        lower.append(h)
+    h, c = np.zeros(5), np.zeros(5)
+    for x in lower:
+        h, c = _lstm(p.W2, p.U2, p.b2, x, h, c)
+        yield h
+
+
 @oracle("skewed_lstm", sizes={"D": 4, "H": 3, "R": 5})
 def skewed_lstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     h, c = np.zeros(3), np.zeros(3)

@@ -215,3 +215,25 @@ def test_what_only_looks_affine_gets_no_scan() -> None:
     """The threshold of a spiking neuron reads its state: a derivative would be constant almost everywhere."""
     for name in ("lif_neuron", "lif_neuron_hard_reset", "logistic_map", "ntm", "dnc"):
         assert schedules(name) == ("sequential",), name
+
+
+def test_a_skewed_stack_is_not_a_stack(rng: np.random.Generator) -> None:
+    """The second layer of one reads what the first gave a step ago: all it gives comes a step later."""
+    given = drawn("skewed_lstm", rng)
+    stacked, skewed = run("stacked_lstm", given), run("skewed_lstm", given)
+    assert not close(skewed, stacked, 1e-3)
+    still = given | {"b2": 0 * given["b2"]}  # a second layer that has seen nothing gives nothing
+    assert not run("skewed_lstm", still)[:, 0].any()
+    assert close(run("skewed_lstm", still)[:, 1:], run("stacked_lstm", still)[:, :-1])
+
+
+def test_a_filter_of_matrices_may_or_may_not_predict_before_its_first_update(rng: np.random.Generator) -> None:
+    given = drawn("kalman_filter", rng)
+    first, later = run("kalman_filter_update_first", given), run("kalman_filter", given)
+    assert not close(first.m[:, 0], later.m[:, 0], 1e-3)
+    for t, n in enumerate(("kalman_filter_update_first", "kalman_filter")):
+        P = run(n, given).P[0, 0]
+        prior = np.eye(3) if t == 0 else given["F"] @ given["F"].T + given["Q"]
+        assert close(
+            np.linalg.inv(P), np.linalg.inv(prior) + given["H"].T @ np.linalg.inv(given["R"]) @ given["H"], 1e-8
+        )
