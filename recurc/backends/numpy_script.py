@@ -15,9 +15,13 @@ from recurc.backends.emit.names import Names, module_name
 from recurc.errors import UnsupportedError
 from recurc.ir import (
     Apply,
+    Broadcast,
     Const,
     Contract,
     Expr,
+    Gather,
+    Iota,
+    Linalg,
     Read,
     Reaxis,
     Recurrence,
@@ -25,6 +29,7 @@ from recurc.ir import (
     Size,
     State,
     Step,
+    Unfold,
     children,
     reads,
     walk,
@@ -45,6 +50,57 @@ _HELPERS = {
         "def bf16(x):\n    bits = np.asarray(x).astype(np.float32).view(np.uint32)\n"
         "    even = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000\n"
         "    return np.where(np.isnan(x), np.nan, even.view(np.float32).astype(np.float64))\n"
+    ),
+    "repeated": (
+        "def repeated(x, shape):\n    x = np.asarray(x)\n    x = x if x.ndim else x[None]\n"
+        "    return np.broadcast_to(x, (len(x), *shape))\n"
+    ),
+    "gather": (
+        "def gather(table, axis, place, rest, shape):\n"
+        '    """The element at a place along an axis, or at its nearest end; `rest` says where the other axes go."""\n'
+        "    rank = len(shape)\n"
+        "    index = [np.arange(len(table)).reshape(-1, *(1,) * rank)]\n"
+        "    index += [np.arange(shape[k]).reshape(-1, *(1,) * (rank - 1 - k)) for k in rest]\n"
+        "    index.insert(axis, np.clip(place, 0, table.shape[axis] - 1))\n"
+        "    return table[tuple(index)]\n"
+    ),
+    "neighbours": (
+        "def neighbours(x, axes, taps, forward, wrap):\n"
+        '    """The neighbours of every place along some axes, centred, behind the other axes."""\n'
+        "    pads = [(0, 0)] * x.ndim\n"
+        "    for axis, n in zip(axes, taps):\n"
+        "        pads[axis] = (n // 2, n - 1 - n // 2)[:: 1 if forward else -1]\n"
+        '    padded = np.pad(x, pads, mode="wrap" if wrap else "constant")\n'
+        "    windows = np.lib.stride_tricks.sliding_window_view(padded, taps, axes)\n"
+        "    return windows if forward else np.flip(windows, tuple(range(x.ndim, windows.ndim)))\n"
+    ),
+    "each_matrix": (
+        "def each_matrix(function, *arrays):\n"
+        '    """A function of matrices, for every one; where it has no result for one, that one is NaN."""\n'
+        "    batch = np.broadcast_shapes(*(a.shape[:-2] for a in arrays))\n"
+        "    arrays = [np.broadcast_to(a, (*batch, *a.shape[-2:])) for a in arrays]\n"
+        "    out = np.full(arrays[-1].shape, np.nan)\n"
+        "    for place in np.ndindex(*batch):\n"
+        "        try:\n            out[place] = function(*(a[place] for a in arrays))\n"
+        "        except np.linalg.LinAlgError:\n            pass\n"
+        "    return out\n"
+    ),
+    "solved": (
+        "def solved(a, b, lead):\n"
+        '    """X with A X = B; the unknowns lie behind `lead` axes of B, one axis or more."""\n'
+        "    x = each_matrix(np.linalg.solve, a, b.reshape(*b.shape[: lead + 1], -1))\n"
+        "    return x.reshape(*x.shape[:-1], *b.shape[lead + 1 :])\n"
+    ),
+    "phi1": (
+        "def phi1(a):\n"
+        '    """sum over k of A^k / (k + 1)!, by scaling and squaring."""\n'
+        "    unit, norm = np.eye(len(a)), np.abs(a).sum(-1).max()\n"
+        "    squarings = int(np.ceil(np.log2(norm / 0.5))) if 0.5 < norm < np.inf else 0\n"
+        "    small = a / 2.0**squarings\n    phi = unit + small / 14\n"
+        "    for k in range(13, 1, -1):\n        phi = unit + small @ phi / k\n"
+        "    power = unit + small @ phi\n"
+        "    for _ in range(squarings):\n        phi, power = (unit + power) @ phi / 2, power @ power\n"
+        "    return phi\n"
     ),
     "erf": "def erf(x):\n    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.asarray(x).dtype)\n",
 }
@@ -235,8 +291,46 @@ class _Writer:
                 if axes != tuple(range(len(axes))):
                     text = f"np.transpose({text}, {(0, *(x + 1 for x in axes))})"
                 return text
+            case Iota(dims=dims):
+                return f"np.arange({self._size(dims[0])})[None]"
+            case Broadcast(arg=arg, dims=dims):
+                return f"{self._helper('repeated')}({_bare(self._aligned(arg, dims))}, {self._sizes(dims)})"
+            case Gather(arg=arg, axis=axis, index=index, dims=dims):
+                rest = tuple(dims.index(d) for a, d in enumerate(arg.dims) if a != axis)
+                place = _bare(self._aligned(index, dims))
+                table = _bare(self._expr(arg))
+                return f"{self._helper('gather')}({table}, {axis + 1}, {place}, {rest}, {self._sizes(dims)})"
+            case Unfold(arg=arg, axes=axes, taps=taps, forward=forward, wrap=wrap):
+                along = tuple(a + 1 for a in axes)
+                near = f"{_bare(self._expr(arg))}, {along}, {self._sizes(taps)}, {forward}, {wrap}"
+                return f"{self._helper('neighbours')}({near})"
+            case Linalg():
+                return self._linalg(e)
             case _:
                 raise UnsupportedError(f"a NumPy program with {type(e).__name__} is not supported yet")
+
+    def _helper(self, name: str) -> str:
+        self.helpers.setdefault(name)
+        return name
+
+    def _sizes(self, dims: Dims) -> str:
+        return "(" + "".join(f"{self._size(d)}, " for d in dims).removesuffix(" " if len(dims) == 1 else ", ") + ")"
+
+    def _linalg(self, e: Linalg) -> str:
+        if e.op == "eye":
+            return f"np.eye({self._size(e.dims[0])})[None]"
+        each = self._helper("each_matrix")
+        matrix = _bare(self._expr(e.args[0]))
+        if e.op != "solve":
+            return f"{each}({self._helper('phi1') if e.op == 'phi1' else f'np.linalg.{e.op}'}, {matrix})"
+        *batch, rows, columns = e.args[0].dims
+        others = tuple(d for d in e.args[1].dims if d != rows and d not in batch)
+        right = _bare(self._aligned(e.args[1], (*batch, rows, *others)))
+        found = f"{self._helper('solved')}({matrix}, {right}, {1 + len(batch)})"
+        have = (*batch, columns, *others)
+        if have == e.dims:
+            return found
+        return f"np.transpose({found}, {(0, *(1 + have.index(d) for d in e.dims))})"
 
     def _cast(self, text: str, source: DType, target: DType) -> str:
         """Reals are computed in float64, also those that were rounded to a narrower type."""
@@ -259,6 +353,8 @@ class _Writer:
             return f"({args[0]} {_INFIX[op]} {args[1]})"
         if op == "neg":
             return f"(-{args[0]})"
+        if op == "stop_gradient":
+            return args[0]
         if op in _HELPERS:
             self.helpers.setdefault(op)
             return f"{op}({', '.join(map(_bare, args))})"

@@ -103,7 +103,7 @@ class Eager:
             args = [self.torch.tensor(float(a)) for a in args]
         if op == "select":
             return self.torch.where(*args)
-        if op == "cast":
+        if op in ("cast", "stop_gradient"):
             return args[0]
         if op == "softplus":  # the definition's form, without torch's threshold
             return args[0].clamp(min=0) + self.torch.log1p(self.torch.exp(-args[0].abs()))

@@ -49,7 +49,9 @@ def random_arrays(rec: Recurrence, sizes: Mapping[str, int], batch: int, steps: 
     for p in rec.params:
         width = max([int(d) if d.isdigit() else sizes[d] for d in p.dims], default=1)
         made = p.name in fresh
-        value = fresh[p.name].astype(real.to_numpy()) if made else draw((), p.dims, p.dtype, 1.0 / width)
+        value = (
+            fresh[p.name].astype(p.dtype.settled(real).to_numpy()) if made else draw((), p.dims, p.dtype, 1.0 / width)
+        )
         arrays[p.name] = np.asarray(value)
     return arrays
 

@@ -79,6 +79,18 @@ REAL = {
         "cast(q, f32) * x", "cast(x, i32)", "cast(x, f32)", "cast(x, f16)", "cast(x, bf16)", "cast(x, int)",
         "cast(m, f32)", "cast(m, int)", "cast(q, bool)", "cast(x, bool)",
     ),
+    "places": (
+        "index(D) * x", "lookup(x, q)", "lookup(P, t % 5)", "lookup(P, t, 1)", "lookup(P, q, argmax(w, N))",
+        "lookup(G, index(N), index(N))", "one_hot(argmax(x, D), N)", "one_hot(q, N)", "broadcast(s, N, D)",
+        "broadcast(x, N, D)", "conv(k, x, D)", "circular_conv(k, x, D)", "conv(k, x * w, D)", "conv(P, x * w, D)",
+        "lookup(h[t-1], index(D) + 1)", "lookup(S, q)", "sum(lookup(V, t % 2) * x, D)", "stop_gradient(x) * 2",
+        "if index(D) < q then x else y", "cast(index(N), real) / N + x",
+    ),
+    "small matrices": (
+        "eye(D) * 2", "inv(A + 3 * eye(D))", "solve(A + 3 * eye(D), x)", "solve(A + 3 * eye(D), x * w)", "phi1(A)",
+        "cholesky(A @ A.T + eye(D))", "phi1(A * s)", "A @ inv(A + 3 * eye(D))", "inv(0 * A)", "cholesky(-eye(D))",
+        "solve((A + 3 * eye(D)) as [D, R], x * w)",
+    ),
     "time": ("h", "h[t-1]", "h[ t - 2 ] * x", "h[t-3]", "q[t-1] + x", "q[t-2]", "t + x", "(t + 1) * x"),
 }  # fmt: skip
 

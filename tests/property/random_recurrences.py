@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recurc.build import matmul, mean, reduce, rename, transpose, unpack
-from recurc.ir import Const, Equation, Expr, Input, Param, Read, Recurrence, State, Step
+from recurc.build import conv, eye, index, linalg, lookup, matmul, mean, permute, reduce, rename, transpose, unpack
+from recurc.ir import Const, Equation, Expr, Input, Param, Read, Recurrence, Size, State, Step
 from recurc.ops import add, apply, convert, div, mul, number, select, sub
 from recurc.types import DimDecl, Dims, DType
 
@@ -39,7 +39,21 @@ class Draft:
         """Any expression; every operation keeps bounded operands bounded."""
         if depth == 0:
             return self.leaf()
-        kind = self.pick("one", "one", "two", "two", "two", "select", "reduce", "matmul", "unpack", "leaf", "through")
+        kind = self.pick(
+            "one",
+            "one",
+            "two",
+            "two",
+            "two",
+            "select",
+            "reduce",
+            "matmul",
+            "unpack",
+            "leaf",
+            "through",
+            "moved",
+            "turned",
+        )
         match kind:
             case "one":
                 op = self.pick("tanh", "sigmoid", "sin", "cos", "softplus", "abs", "neg", "relu", "erf", "logsigmoid")
@@ -69,11 +83,42 @@ class Draft:
                 read = Read("x", 0, ("D",), REAL)
                 packed = matmul(first, read) if self.rng.random() < 0.5 else matmul(second, apply("tanh", read))
                 return reduce("sum", mul(packed, Read("q", 0, ("K",), REAL)))
+            case "moved":
+                return self.moved(depth)
+            case "turned":  # through the complex plane and back
+                value = apply("tanh", self.expr(depth - 1))
+                turned = mul(convert(value, DType.COMPLEX), apply("exp", mul(Const(1j, DType.COMPLEX), value)))
+                return apply(self.pick("real", "imag", "abs"), turned)
             case "through":  # a matrix seen through other axes
                 turned = rename(transpose(Read("W", 0, ("N", "D"), REAL)), ("D", "M"))
                 return apply("tanh", reduce("sum", turned, ("M",)))
             case _:
                 return self.leaf()
+
+    def moved(self, depth: int) -> Expr:
+        """A value seen from other places along one of its dims, or a small matrix made of it."""
+        value = self.expr(depth - 1)
+        dims = [d for d in value.dims if value.dims.count(d) == 1]
+        if not dims:
+            return value
+        dim = dims[int(self.rng.integers(len(dims)))]
+        first = permute(value, (dim, *(d for d in value.dims if d != dim))) if value.dims[0] != dim else value
+        match self.pick("place", "lookup", "shift", "conv", "ring", "matrix"):
+            case "place":
+                return mul(apply("tanh", value), div(convert(index(dim), REAL), convert(Size(dim), REAL)))
+            case "lookup":
+                place = apply("mod", add(Step(), Const(int(self.rng.integers(9)), DType.I64)), Size(dim))
+                return lookup(first, place)
+            case "shift":
+                shift = Const(int(self.rng.integers(-2, 3)), DType.I64)
+                return lookup(first, add(index(dim), shift))
+            case "matrix":
+                near = add(mul(number(0.1), Read("R", 0, ("D", "D"), REAL)), eye("D"))
+                made = linalg(self.pick("inv", "phi1"), near)
+                return apply("tanh", matmul(made, Read("x", 0, ("D",), REAL)))
+            case kind:
+                weight = reduce("sum", Read("P", 0, PARAMS["P"], REAL), ("2", "D"))
+                return apply("tanh", conv(apply("tanh", weight), value, [dim], kind == "ring"))
 
     def product(self, depth: int) -> Expr:
         value = self.expr(depth - 1)
@@ -108,10 +153,10 @@ def make(seed: int) -> Recurrence:
     free.append(Read("x", 1, ("D",), REAL))
     draft = Draft(rng, free)
     states: list[State] = []
-    for index in range(int(rng.integers(2, 5))):
-        name, dims = f"h{index}", SHAPES[int(rng.integers(len(SHAPES)))]
+    for order in range(int(rng.integers(2, 5))):
+        name, dims = f"h{order}", SHAPES[int(rng.integers(len(SHAPES)))]
         if rng.random() < 0.6:
-            draft.equations.append(Equation(f"e{index}", draft.expr(2)))
+            draft.equations.append(Equation(f"e{order}", draft.expr(2)))
             read = draft.equations[-1]
             draft.readable.append(Read(read.name, 0, read.expr.dims, read.expr.dtype))
         initial: Expr = number(float(np.round(rng.uniform(-1, 1), 2)))
