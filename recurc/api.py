@@ -123,6 +123,22 @@ class Recurrence:
             self.ir, Options.checked(self.ir, backend, schedule, dtype, layout, device, sizes), self.defaults
         )
 
+    def __call__(self, /, *values: Any, **named: Any) -> Any:
+        """The recurrence as a cell, inside a step function that `recurc.jit` traces: its output at this step (several:
+        a named tuple). Its states are private to this call.
+
+        Values without a name are its inputs, then its params; also by name, an initial value of a state, or the dim
+        that one of its dims is. Raises `TraceError` or `ShapeError` if they do not fit."""
+        from recurc.frontend.traced import recording
+        from recurc.frontend.traced_cells import call_cell
+
+        if recording.get() is None:
+            raise RecurcError(
+                f"{self.name} is called with arrays once it is compiled, `f = rec.compile()`, then `f(...)`; as it is, "
+                "it can be a cell of a step function that recurc.jit traces"
+            )
+        return call_cell(self.ir, self.defaults, values, named)
+
     def module(self, *_: Any, **__: Any) -> NoReturn:
         """A `torch.nn.Module` around the recurrence."""
         raise UnsupportedError(f"a torch module of {self.name}: training is not supported yet; use compile()")

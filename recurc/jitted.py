@@ -52,7 +52,12 @@ class Jitted:
 
     def __call__(self, *positional: Any, **arrays: Any) -> Any:
         """As `Compiled.__call__`: inputs `(*batch, T, *dims)` and params by name. A param that is left out has the
-        default of its argument."""
+        default of its argument. Inside a step function that is traced: the output at this step, as a cell (see
+        `Recurrence.__call__`)."""
+        from recurc.frontend.traced import recording
+
+        if recording.get() is not None:
+            return self.recurrence(*positional, **arrays)
         return self.compiled(*positional, **arrays)
 
     def compile(self, **options: Any) -> Compiled:

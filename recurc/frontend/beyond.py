@@ -5,7 +5,7 @@ Each gives the IR that the text front end makes of its spelling: `h[t-2]`, `t`, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, overload
 
 from recurc import ir, ops
@@ -63,6 +63,21 @@ def every(k: int | str, /, *values: Any) -> Traced:
     recorder = recorder_for("every")
     recorder.observe()
     return elementwise("select", Traced(recorder.clock(fires, f"every_{k}"), recorder), *values)
+
+
+def clocked(fires: Traced, cell: Any) -> Callable[..., Any]:
+    """A recurrence as a cell that goes on only where `fires`, a truth value, holds: `clocked(every(4), lstm)(x, ...)`;
+    else its states, and so its outputs where these are states, stay what they are."""
+    from recurc.frontend.traced_cells import call_cell
+
+    recorder = recorder_for("clocked")
+    recorder.observe()
+    recurrence = getattr(cell, "recurrence", cell)  # of a step function
+
+    def call(*values: Any, **named: Any) -> Any:
+        return call_cell(recurrence.ir, recurrence.defaults, values, named, recorder.named_clock(fires))
+
+    return call
 
 
 def reset_when(condition: Traced) -> None:

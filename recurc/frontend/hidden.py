@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from recurc import ir, windows
+from recurc import ir, ops, windows
 from recurc.errors import TraceError
 from recurc.types import Dims, DType
 
@@ -39,6 +39,11 @@ class Window:
 
     def read(self, lag: int) -> ir.Read:
         return ir.Read(self.key, lag, self.dims, self.dtype)
+
+    def equation(self) -> ir.Equation:
+        """What it is at this step, by the keys."""
+        now = ir.Read(self.source, 0, self.dims[1:], self.dtype)
+        return windows.window(self.key, now, ops.convert(ir.Const(0, DType.I64), DType.REAL), self.length)[1]
 
 
 def settle(

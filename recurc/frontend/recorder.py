@@ -10,7 +10,7 @@ Equations and states that the function does not name itself have names that star
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType
 
@@ -18,11 +18,12 @@ from recurc import ir
 from recurc.errors import TraceError
 from recurc.frontend.declare import Declared
 from recurc.frontend.hidden import Hidden, Window, settle
+from recurc.frontend.inline import Inlined
 from recurc.frontend.step_function import StepFunction
 from recurc.frontend.tokens import KEYWORDS
-from recurc.frontend.traced import Traced, recording
+from recurc.frontend.traced import Listener, Traced, recording
 from recurc.source import Span
-from recurc.types import DType, literal_size, show_dims
+from recurc.types import DimDecl, DType, literal_size, show_dims
 
 WORDS = (*KEYWORDS, "inf", "pi")  # no names in `.rec` text
 
@@ -30,7 +31,8 @@ WORDS = (*KEYWORDS, "inf", "pi")  # no names in `.rec` text
 @dataclass
 class Recorded:
     """An equation while it is traced: `key` stands for it in reads until it has its name, `hint` is its variable.
-    A hidden one is made by a function such as `recurc.every`: its name gives way to all others."""
+    A hidden one is made by a function such as `recurc.every`: its name gives way to all others, and keys in its hint
+    stand for names. `unbound`: the hint is only what it is called unless a variable gives it another name."""
 
     key: str
     hint: str | None
@@ -40,6 +42,7 @@ class Recorded:
     part_of: str | None = None
     name: str = ""
     hidden: bool = False
+    unbound: bool = False
 
     def wish(self, otherwise: str) -> str:
         """The name it would like to have."""
@@ -49,17 +52,26 @@ class Recorded:
 class Recorder:
     """Listens to the operations of one run of the function."""
 
-    def __init__(self, step: StepFunction) -> None:
+    def __init__(self, step: StepFunction, dims: Sequence[DimDecl], outer: Listener | None) -> None:
+        """`dims` as in the header; `outer`: the trace that asks for this one, if one does."""
         self._code: CodeType = step.code
+        self._outer = outer
+        while isinstance(outer, Recorder):
+            if outer._code is self._code:
+                raise TraceError(f"{step.name} uses itself as a cell: cells are written out where they are used")
+            outer = outer._outer
         self._title = f"{step.name}, {self._code.co_filename}"
         self._frame: FrameType | None = None
         self._bound: dict[str, Traced] = {}
         self._known: dict[int, tuple[Traced, ir.Expr]] = {}  # values of no trace that have a name in this one
+        self._hints: list[str] = []
         self._clocks: dict[ir.Expr, ir.Expr] = {}
         self.declared: Mapping[str, Declared] = step.arguments
         self.equations: list[Recorded] = []
         self.states: list[Hidden] = []
         self.windows: list[Window] = []
+        self.dims = list(dims)
+        self.cells: list[str] = []  # the key of the equation that gives its name to all of a cell
         self.reset: ir.Read | None = None
 
     def observe(self) -> None:
@@ -111,6 +123,11 @@ class Recorder:
             self._clocks[fires] = self.hidden(fires, hint)
         return self._clocks[fires]
 
+    def named_clock(self, fires: Traced) -> Traced:
+        """A truth value under a name, since many equations ask for it."""
+        expr = self.expr(fires)
+        return Traced(expr if isinstance(expr, ir.Read) else self.clock(expr, "fires"), self)
+
     def window(self, value: ir.Read, length: str) -> ir.Read:
         """The last values of a state or an input, `[length, *dims]`, as a hidden state read as late as `value` is."""
         found = next((w for w in self.windows if (w.source, w.length) == (value.name, length)), None)
@@ -132,6 +149,45 @@ class Recorder:
             self.equations.insert(len(self.equations) if place is None else place, equation)
         self.states += [hidden for hidden, _, _ in made]
         return twins
+
+    def so_far(self) -> list[ir.Equation]:
+        """The equations by their keys, those of windows with them."""
+        found: list[ir.Equation] = []
+        for place, equation in enumerate([*self.equations, None]):
+            found += (w.equation() for w in self.windows if w.reads_now == place)
+            if equation is not None:
+                found.append(ir.Equation(equation.key, equation.expr))
+        return found
+
+    def fresh(self, hint: str) -> str:
+        """The key of a hidden equation that is to be called something like `hint`, where keys stand for names."""
+        self._hints.append(hint)
+        return f"%g{len(self._hints) - 1}"
+
+    def add_hidden(self, equations: Sequence[ir.Equation]) -> None:
+        """Equations whose names are keys that `fresh` made."""
+        for equation in equations:
+            hint = self._hints[int(equation.name.removeprefix("%g"))]
+            self.equations.append(Recorded(equation.name, hint, equation.expr, self._span(), hidden=True))
+
+    def new_cell(self) -> str:
+        """What the names of a cell begin with until it has its own."""
+        self.cells.append("")
+        return f"%c{len(self.cells) - 1}"
+
+    def add_cell(self, cell: str, made: Inlined, outputs: Sequence[str]) -> list[ir.Read]:
+        """The equations, states and dims of a cell; what reads its outputs. The first output's variable names it."""
+        self.dims += made.dims
+        for state in made.states:
+            self.states.append(Hidden(state.name, "", state.dims, state.dtype, state.initial, state.bound))
+        for equation in made.equations:
+            self.equations.append(Recorded(equation.name, equation.name, equation.expr, equation.span, hidden=True))
+        reads: list[ir.Read] = []
+        for name, expr in zip(outputs, made.outputs, strict=True):
+            reads.append(self._record(expr, name))
+            self.equations[-1].unbound = True
+        self.cells[int(cell.removeprefix("%c"))] = reads[0].name
+        return reads
 
     def restart(self, condition: ir.Expr) -> None:
         """The sequence starts anew where `condition` holds."""
@@ -157,6 +213,9 @@ class Recorder:
         ]
         for name, value in sorted(fresh, key=lambda item: item[1].created):
             self._bound[name] = value
+            equation = self.keyed(self.expr(value))
+            if equation is not None and equation.unbound:
+                equation.hint, equation.unbound = name, False
             if isinstance(self.expr(value), (ir.Read, ir.Const, ir.Size, ir.Step, ir.Iota, ir.Final)):
                 continue
             if value.recorder is None:
@@ -169,10 +228,12 @@ class Recorder:
         part_of = None
         if isinstance(expr, ir.Reaxis) and expr.at == 0 and isinstance(expr.arg, ir.Read):
             part_of = expr.arg.name
-        line = self._frame.f_lineno if self._frame is not None else self._code.co_firstlineno
-        span = Span(self._code.co_filename, line, 1, line, 1)
-        self.equations.append(Recorded(key, hint, expr, span, parts, part_of))
+        self.equations.append(Recorded(key, hint, expr, self._span(), parts, part_of))
         return ir.Read(key, 0, expr.dims, expr.dtype)
+
+    def _span(self) -> Span:
+        line = self._frame.f_lineno if self._frame is not None else self._code.co_firstlineno
+        return Span(self._code.co_filename, line, 1, line, 1)
 
 
 def recorder_for(what: str) -> Recorder:

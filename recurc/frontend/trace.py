@@ -7,8 +7,10 @@ their final names, and states and outputs are told from what the function return
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from recurc import build, ir, ops
@@ -36,7 +38,7 @@ def trace(
     return traced_twice(step.name, lambda: _trace(step, title, dims))
 
 
-def _check_reads(recorder: Recorder, declared: Mapping[str, Declared], dims: Mapping[str, int | str | None]) -> None:
+def _check_reads(recorder: Recorder, declared: Mapping[str, Declared], dims: Sequence[str]) -> None:
     """Every dim has its size from an argument, and every earlier step that is read has a value."""
     for equation in recorder.equations:
         line = f" (line {equation.span.line} of {equation.span.file})" if equation.span else ""
@@ -73,7 +75,9 @@ def _check_header(title: object, dims: Mapping[Any, object]) -> None:
 
 def _trace(step: StepFunction, title: str, dims: Mapping[str, int | str | None] | None) -> ir.Recurrence:
     declared = step.arguments
-    recorder = Recorder(step)
+    header = _all_dims(declared, dims)
+    decls = [DimDecl(d, same_as=s) if isinstance(s, str) else DimDecl(d, s) for d, s in header.items()]
+    recorder = Recorder(step, decls, recording.get())
     arguments = {n: Traced(ir.Read(n, int(d.kind == "state"), d.dims, d.dtype), recorder) for n, d in declared.items()}
     token = recording.set(recorder)
     try:
@@ -86,7 +90,7 @@ def _trace(step: StepFunction, title: str, dims: Mapping[str, int | str | None] 
     _check_values(step.name, recorder, [*new.items(), *returned])
     for state, value in new.items():
         _define_state(recorder, state, declared[state], value)
-    taken = {*declared, *_all_dims(declared, dims), *RESERVED}
+    taken = {*declared, *header, *RESERVED}
     outputs = tuple(_define_output(recorder, key, value, taken, declared) for key, value in returned)
     inputs = tuple(
         ir.Input(n, d.dims, d.dtype, _before(n, d), bound=d.bound) for n, d in declared.items() if d.kind == "input"
@@ -96,27 +100,24 @@ def _trace(step: StepFunction, title: str, dims: Mapping[str, int | str | None] 
     _settle_names(recorder, taken)
     names = {e.key: e.name for e in recorder.equations}
     names |= {twin: names[key] for twin, key in twins.items()}
-
-    def settled(node: ir.Expr) -> ir.Expr:
-        match node:
-            case ir.Read(name=name) | ir.Final(name=name) if name in names:
-                return replace(node, name=names[name])
-            case _:
-                return node
-
-    _check_reads(recorder, declared, _all_dims(declared, dims))
+    names |= _dim_names(recorder, names, taken)
+    settled = partial(renamed, names=names)
+    _check_reads(recorder, declared, [d.name for d in recorder.dims])
     equations = [ir.Equation(e.name, ir.rewrite(e.expr, settled), e.span) for e in recorder.equations]
     hidden = tuple(
-        ir.State(names[h.key], h.dims, h.dtype, ir.rewrite(h.initial or _zero(h.dtype), settled), bound=h.bound)
+        ir.State(
+            names[h.key],
+            tuple(names.get(d, d) for d in h.dims),
+            h.dtype,
+            ir.rewrite(h.initial or _zero(h.dtype), settled),
+            bound=names.get(h.bound or "", h.bound),
+        )
         for h in recorder.states
     )
     reset = None if recorder.reset is None else names[recorder.reset.name]
     return ir.Recurrence(
         title,
-        tuple(
-            DimDecl(d, same_as=size) if isinstance(size, str) else DimDecl(d, size)
-            for d, size in _all_dims(declared, dims).items()
-        ),
+        tuple(replace(d, name=names.get(d.name, d.name)) for d in recorder.dims),
         inputs,
         tuple(ir.Param(n, d.dims, d.dtype, d.init) for n, d in declared.items() if d.kind == "param"),
         (*own, *hidden),
@@ -233,9 +234,45 @@ def _settle_names(recorder: Recorder, taken: set[str]) -> None:
             while name in taken or any(e.name == name for e in recorder.equations):
                 name += "_"
             equation.name = name
+    names = {e.key: e.name for e in recorder.equations}
+    names |= {f"%c{i}": names[key] for i, key in enumerate(recorder.cells)}
     for equation in recorder.equations:
         if not equation.name:
-            equation.name = _unused(equation.wish("value"), recorder, taken, 1)
+            equation.name = _unused(_hinted(equation.wish("value"), names), recorder, taken, 1)
+            names[equation.key] = equation.name
+
+
+def _hinted(hint: str, names: Mapping[str, str]) -> str:
+    """A hint with names in the place of keys: `grad_%3`, `%c0_h`."""
+    return re.sub("%[a-z]?[0-9]+", lambda key: names[key[0]], hint)
+
+
+def _dim_names(recorder: Recorder, names: Mapping[str, str], taken: set[str]) -> dict[str, str]:
+    """The dims that cells brought with them, by their keys."""
+    cells = {f"%c{i}": names[key] for i, key in enumerate(recorder.cells)}
+    found: dict[str, str] = {}
+    for dim in recorder.dims:
+        if dim.name.startswith("%"):
+            found[dim.name] = _unused(_hinted(dim.name, cells), recorder, taken | set(found.values()), 1)
+    return found
+
+
+def renamed(node: ir.Expr, names: Mapping[str, str]) -> ir.Expr:
+    """One node with final names for the keys of values and dims."""
+    dims = tuple(names.get(d, d) for d in node.dims)
+    if dims != node.dims:
+        node = replace(node, dims=dims)
+    match node:
+        case ir.Read(name=name) | ir.Final(name=name) if name in names:
+            return replace(node, name=names[name])
+        case ir.Size(dim=dim) if dim in names:
+            return replace(node, dim=names[dim])
+        case ir.Reduce(over=over):
+            return replace(node, over=tuple(names.get(d, d) for d in over))
+        case ir.Unfold(taps=taps):
+            return replace(node, taps=tuple(names.get(d, d) for d in taps))
+        case _:
+            return node
 
 
 def _unused(name: str, recorder: Recorder, taken: set[str], count: int = 0) -> str:

@@ -217,10 +217,71 @@ def pairs(x: Input["D"]):
     return x * x.rename("E")
 
 
+@case("""recurrence last(D):
+    input x[D]
+    state S[D] = 0
+    S = S[t-1] + x
+    output y = x / S[T]
+""")
+def last(x: Input["D"], S: State["D"]):
+    end = recurc.final(S)
+    S = S + x
+    y = x / end
+    return S, y
+
+
+DECAY = """recurrence Decay(N):
+    input x[N]
+    param a
+    state h[N] = a
+    h = a * h[t-1] + x
+    output h
+
+recurrence Pair(D, K = 3):
+    input x[D] = 0, y[D]
+    param a
+    state S[D, K] = 0
+    S = a * S[t-1] + x[t-2] * index(K)
+    total = sum(S, K)
+    reset when sum(y, D) > 3
+    output S, total
+
+"""
+decay, pair = (recurc.load(text=DECAY, name=n) for n in ("Decay", "Pair"))
+
+
+@case(
+    DECAY
+    + """recurrence stacked(D):
+    input x[D]
+    param a, b
+    state last[D] = 0
+    low = Decay(x, a = a)
+    high = Decay(low + 1, a = sigmoid(b), h = 0.5)
+    S, total = Pair(low, high, a)
+    every 3:
+        state slow[D] = 0
+        inner = Decay(x = high, a = 0.25)
+        slow = inner
+    last = Decay(total, a = b)
+    output high, total, slow, last
+"""
+)
+def stacked(x: Input["D"], a: Param[()], b: Param[()], last: State["D"], slow: State["D"]):
+    low = decay(x, a=a)
+    high = decay(low + 1, a=recurc.sigmoid(b), h=0.5)
+    S, total = pair(low, high, a)  # noqa: RUF059  (a name for its equations)
+    every_3 = recurc.every(3)
+    inner = recurc.clocked(every_3, decay)(x=high, a=0.25)
+    slow = recurc.where(every_3, inner, slow)
+    last = decay(total, a=b)
+    return {"slow": slow, "last": last}, high, total, slow, last
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_both_spellings_are_one_recurrence(name: str) -> None:
     function, text = CASES[name]
-    traced, written = function.recurrence.ir, recurc.load(text=text).ir
+    traced, written = function.recurrence.ir, recurc.load(text=text, name=name).ir
     assert [e.name for e in traced.equations] == [e.name for e in written.equations]
     for ours, theirs in zip(traced.equations, written.equations, strict=True):
         assert ours.expr == theirs.expr, ours.name
@@ -308,6 +369,58 @@ def test_final_states_are_those_of_states() -> None:
     assert "takes a state" in refusal(of_input)
     assert "by its name (h)" in refusal(of_new)
     assert recurc.jit(by_name).recurrence.ir.equations[1].expr.name == "h"
+
+
+@pytest.mark.parametrize("backend", ["reference", "numpy"])
+def test_a_final_state_may_be_read_before_it_is_made(backend: str, rng: np.random.Generator) -> None:
+    @recurc.jit
+    def share(x: Input["D"], S: State["D"]):
+        y = x / recurc.final("S")
+        S = S + x
+        return S, y
+
+    x = rng.uniform(1, 2, (2, 7, 3))
+    np.testing.assert_allclose(share.compile(backend=backend)(x=x), x / x.sum(1, keepdims=True), rtol=1e-12)
+
+
+def test_cells_are_given_what_they_take() -> None:
+    def unknown(x: Input["D"]):
+        return decay(x, alpha=0.5)
+
+    def missing(x: Input["D"]):
+        return decay(x)
+
+    def wide(x: Input["D", "E"]):
+        return decay(x, a=0.5)
+
+    @recurc.jit
+    def itself(x: Input["D"], h: State["D"]):
+        h = itself(x, h=0.5) + h
+        return h
+
+    assert "has no input, param or state `alpha`" in refusal(unknown)
+    assert "needs `a`" in refusal(missing)
+    assert "`x` of `Decay` is [N], and [D, E] is given" in refusal(wide, recurc.ShapeError)
+    with pytest.raises(TraceError, match="uses itself as a cell"):
+        itself.recurrence  # noqa: B018
+    with pytest.raises(recurc.RecurcError, match="called with arrays once it is compiled"):
+        decay(x=np.ones((2, 3)), a=0.5)
+
+
+def test_cells_compute_what_they_compute_alone(rng: np.random.Generator) -> None:
+    @recurc.jit
+    def leaky(h: State["D"], x: Input["D"], a: Param[()] = 0.5):
+        h = a * h + x
+        return h
+
+    @recurc.jit
+    def two(x: Input["D"]):
+        return leaky(decay(x, a=0.25), h=1.0)
+
+    x = rng.standard_normal((2, 6, 3))
+    low = decay.compile(backend="numpy")(x=x, a=0.25)
+    wanted = leaky.compile(backend="numpy")(x=low, initial={"h": np.ones((2, 3))})
+    np.testing.assert_allclose(two.compile(backend="numpy")(x=x), wanted, rtol=1e-12)
 
 
 def test_values_before_the_first_step_have_the_type_of_their_argument() -> None:
