@@ -158,12 +158,18 @@ class Recurrence:
         return f"<recurrence {self.name}({', '.join(self.dims)}): {inside}>"
 
 
-def load(path: str | PathLike[str] | None = None, *, text: str | None = None, name: str | None = None) -> Recurrence:
+def load(
+    path: str | PathLike[str] | None = None, *, text: str | None = None, name: str | None = None, roots: Any = None
+) -> Recurrence:
     """The recurrence in a `.rec` file, or in `text`; `name` says which, if the file has several.
+
+    Files that it uses (`use "other.rec"`) lie below its own folder; `roots` names other folders to read from. A text
+    uses files only if `roots` are given.
 
     Raises `RecError` (with `.diagnostics`) for a wrong source, `UnsupportedError` for one this version cannot do, and
     `RecurcError` for a file that cannot be read or does not hold that recurrence."""
     from recurc import frontend
+    from recurc.frontend.uses import folders
 
     if (path is None) == (text is None):
         raise RecurcError('load() takes a file, or source text: load("lstm.rec") or load(text="...")')
@@ -175,10 +181,10 @@ def load(path: str | PathLike[str] | None = None, *, text: str | None = None, na
     if "\0" in where:
         raise RecurcError(f"cannot read {where!r}: a file name has no null characters")
     if path is None:
-        found = frontend.load_text(text or "")
+        found = frontend.load_text(text or "", roots=folders(roots))
     else:
         try:
-            found = frontend.load_file(fspath(path))
+            found = frontend.load_file(fspath(path), folders(roots))
         except OSError as trouble:
             raise RecurcError(f"cannot read {where}: {trouble.strerror or trouble}") from trouble
     names = [rec.name for rec in found]

@@ -30,6 +30,7 @@ class Diagnostic:
     labels: tuple[tuple[Span, str], ...] = ()
     help: str = ""
     source: SourceFile | None = field(default=None, compare=False, repr=False)
+    others: tuple[SourceFile, ...] = field(default=(), compare=False, repr=False)  # of labels in other files
 
     def to_text(self) -> str:
         """The message for a person: headline, place, source lines with carets, one line of help."""
@@ -38,7 +39,10 @@ class Diagnostic:
             places.insert(0, (self.span, ""))
         lines = [f"{self.severity}[{self.code}]: {self.message}", f"  --> {self.span}"]
         if self.source is not None:
-            lines += _excerpt(self.source, places)
+            lines += _excerpt(self.source, [p for p in places if p[0].file == self.span.file])
+            for other in self.others:
+                inside = [p for p in places if p[0].file == other.name]
+                lines += [f"  ::: {inside[0][0]}", *_excerpt(other, inside)] if inside else []
         else:
             lines += [f"   = {span}: {text}" for span, text in places if text]
         if self.help:

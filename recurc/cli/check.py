@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from recurc.cli import OK, WRONG, say
-from recurc.cli.files import FileError, source_text
+from recurc.cli.files import FileError, readable, source_text
 from recurc.cli.options import FILE, json_option
 from recurc.diagnostics import Diagnostic
 from recurc.errors import RecError, UnsupportedError
@@ -53,11 +53,14 @@ def _source(path: Path) -> str:
 
 def _problems(path: Path) -> tuple[list[Diagnostic], str]:
     """The diagnostics of a file, and a limitation that has none."""
-    from recurc.frontend import load_text
+    from recurc.frontend import load_file, load_text
     from recurc.zoo import UnknownSystemError
 
     try:
-        load_text(_source(path), str(path))
+        if str(path).startswith("zoo:"):
+            load_text(_source(path), str(path))
+        else:
+            load_file(readable(path))
     except RecError as wrong:
         return wrong.diagnostics, ""
     except UnsupportedError as limit:

@@ -18,6 +18,7 @@ that another front end (the tracer of Python functions) can make the same trees.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from recurc import ir
@@ -26,19 +27,26 @@ from recurc.errors import RecError
 from recurc.source import SourceFile, Span
 
 
-def load_text(text: str, file: str = "<text>") -> list[ir.Recurrence]:
+def load_text(text: str, file: str = "<text>", roots: Sequence[str] = ()) -> list[ir.Recurrence]:
     """Every recurrence of a `.rec` text, typed. Raises `RecError` with all errors of the first stage that finds some,
-    or `UnsupportedError` if the text is right but uses something this version does not do."""
-    from recurc.frontend.check import check
-    from recurc.frontend.parse import parse
+    or `UnsupportedError` if the text is right but uses something this version does not do.
 
-    source = SourceFile(file, normalised(text))
-    return check(parse(source), source)
+    Files that it uses (`use "other.rec"`) are looked for in the folders `roots`."""
+    from recurc.frontend.uses import Library
+
+    return list(Library(roots).check(SourceFile(file, normalised(text)), None).recurrences)
 
 
-def load_file(path: str | Path) -> list[ir.Recurrence]:
-    """`load_text` of a file. Raises `OSError` if it cannot be read."""
-    return load_text(read_text(path), str(path))
+def load_file(path: str | Path, roots: Sequence[str] = ()) -> list[ir.Recurrence]:
+    """`load_text` of a file. Files that it uses lie below its own folder, or below one of `roots` if some are given.
+    Raises `OSError` if the file itself cannot be read."""
+    import os
+
+    from recurc.frontend.uses import Library
+
+    real = os.path.realpath(path)
+    folder, source = str(Path(real).parent), SourceFile(str(path), normalised(read_text(path)))
+    return list(Library(roots or (folder,)).check(source, folder, real).recurrences)
 
 
 def read_text(path: str | Path) -> str:

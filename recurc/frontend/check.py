@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from recurc import build, ir, ops
 from recurc.errors import CompilerBug
-from recurc.frontend import ast, cells, clocks, finals, resets
+from recurc.frontend import ast, cells, clocks, finals, resets, uses
 from recurc.frontend.functions import FUNCTIONS, INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
@@ -15,26 +17,38 @@ from recurc.types import DimDecl, literal_size, show_dims
 from recurc.types import Kind as Number
 
 
-def check(module: ast.Module, source: SourceFile) -> list[ir.Recurrence]:
-    """Every recurrence of the file, typed. Raises `RecError` with all errors found, or `UnsupportedError` if the file
-    is right but uses something this version does not do."""
-    problems = Problems(source)
+def check_file(
+    module: ast.Module, source: SourceFile, problems: Problems, used: Mapping[str, uses.Checked], asked: bool
+) -> uses.Checked:
+    """Every recurrence of the file, typed; `used` are the files it uses, by the paths it calls them by. A file that was
+    `asked` for holds a recurrence. Raises `RecError` with all errors found, or `UnsupportedError` if the file is right
+    but uses something this version does not do."""
     made: list[ir.Recurrence | None] = []
+    shared, own = Scope(), frozenset[str]()
     try:
         shared = _shared(module, problems)
+        own = frozenset(shared.symbols)
+        collector = Collector(problems, shared)
+        collector.scope = shared
+        for item in module.items:
+            if isinstance(item, ast.Use) and item.path in used:
+                uses.bring_in(collector, item, used[item.path])
+        Names(problems, shared).check_recursion()
         found = [item for item in module.items if isinstance(item, ast.Recurrence)]
         checked: dict[int, ir.Recurrence | None] = {}
         for at in cells.in_order(found, problems):
             checked[at] = _Recurrence(found[at], problems, shared).run()
             shared.cells.setdefault(found[at].name.name, checked[at])
         made = [checked.get(at) for at in range(len(found))]
-        if not found and not problems.found:
+        if asked and not found and not problems.found:
             begin = Span(source.name, 1, 1, 1, 2)
             problems.report("E0119", "the file holds no recurrence", begin, "begin with `recurrence NAME(D):`")
     except Enough:
         pass
     problems.raise_if_any()
-    return [rec for rec in made if rec is not None]
+    kinds = (Kind.FUNCTION, Kind.CONST)
+    known = {n: n if ":" in n else uses.shared_name(s) for n, s in shared.symbols.items() if s.kind in kinds}
+    return uses.Checked(source, shared, tuple(rec for rec in made if rec is not None), own, known)
 
 
 def _shared(module: ast.Module, problems: Problems) -> Scope:
@@ -49,14 +63,7 @@ def _shared(module: ast.Module, problems: Problems) -> Scope:
             case ast.Recurrence(name=name):
                 collector.recurrence(name)
             case ast.Use():
-                problems.report(
-                    "E0906",
-                    "`use` of other files is not supported yet",
-                    item.span,
-                    "copy the definitions into this file",
-                )
-    names = Names(problems, collector.scope)
-    names.check_recursion()
+                pass
     return collector.scope
 
 

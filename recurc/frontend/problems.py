@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from recurc.diagnostics import Diagnostic
 from recurc.errors import RecError, UnsupportedError
 from recurc.source import SourceFile, Span
@@ -19,8 +21,11 @@ class Enough(Exception):
 
 
 class Problems:
-    def __init__(self, source: SourceFile) -> None:
+    """`others`: the texts of all files that places may lie in, by name."""
+
+    def __init__(self, source: SourceFile, others: Mapping[str, SourceFile] | None = None) -> None:
         self.source = source
+        self.others: Mapping[str, SourceFile] = others or {}
         self.found: list[Diagnostic] = []
         self.steps = 0  # how much has been lowered so far; bounded, see lower.py
 
@@ -29,7 +34,9 @@ class Problems:
         self, code: str, message: str, span: Span, help: str = "", labels: tuple[tuple[Span, str], ...] = ()
     ) -> None:
         severity = "limitation" if code.startswith("E09") else "error"
-        made = Diagnostic(code, severity, message, span, labels, help, self.source)
+        source = self.others.get(span.file, self.source)
+        further = {s.file: self.others[s.file] for s, _ in labels if s.file != span.file and s.file in self.others}
+        made = Diagnostic(code, severity, message, span, labels, help, source, tuple(further.values()))
         if made in self.found:
             return  # a function inlined twice is wrong once
         self.found.append(made)

@@ -142,10 +142,10 @@ def test_a_misspelt_command_is_guessed(recurc: Invoke) -> None:
 def test_a_bug_gives_70_and_asks_for_a_report(recurc: Invoke, ema: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recurc import frontend
 
-    def broken(text: str, file: str = "") -> None:
+    def broken(path: Path) -> None:
         raise ZeroDivisionError("inside the compiler")
 
-    monkeypatch.setattr(frontend, "load_text", broken)
+    monkeypatch.setattr(frontend, "load_file", broken)
     got = recurc("check", ema)
     assert got.code == 70
     assert "bug in recurc" in got.err and "inside the compiler" in got.err and "report" in got.err

@@ -32,8 +32,6 @@ CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
     *(("E0902", "der(h)", lines(f"    der(h) = M @ h + x using {law}\n")) for law in (
         "zoh(0.1)", "zoh", "bilinear(m)", "euler(0.5)", "exp_trapezoid(x)",
     )),
-    ("E0906", "use", f'use "cells.rec"\n\n{lines(_STEP)}'),
-    ("E0906", "use", f'{lines(_STEP)}\nuse "../cells.rec"\n'),
 ]  # fmt: skip
 
 
