@@ -86,7 +86,7 @@ class _Kind:
                 return replace(found, dtype=TYPES[item])
             case DType():
                 return replace(found, dtype=item)
-            case Int(below) if cls.kind != "param":
+            case Int(below):
                 return replace(found, dtype=DType.I64, bound=str(below))
             case ir.Initializer() if cls.kind == "param":
                 return replace(found, init=item)

@@ -119,7 +119,9 @@ def _trace(step: StepFunction, title: str, dims: Mapping[str, int | str | None] 
         title,
         tuple(replace(d, name=names.get(d.name, d.name)) for d in recorder.dims),
         inputs,
-        tuple(ir.Param(n, d.dims, d.dtype, d.init) for n, d in declared.items() if d.kind == "param"),
+        tuple(
+            ir.Param(n, d.dims, d.dtype, _init(n, d), bound=d.bound) for n, d in declared.items() if d.kind == "param"
+        ),
         (*own, *hidden),
         in_order(equations, {*states, *(h.name for h in hidden)}, reset),
         outputs,
@@ -299,14 +301,35 @@ def _before(name: str, declared: Declared) -> ir.Expr | None:
         )
     number = made.value if isinstance(made, ir.Const) else None
     if isinstance(number, float) and number.is_integer() and declared.dtype.kind is Kind.INT:
-        return ir.Const(int(number), declared.dtype)
+        made = ir.Const(int(number), declared.dtype)
     if made.dtype.kind.value > declared.dtype.kind.value or (made.dtype.kind is not declared.dtype.kind is Kind.BOOL):
         shown = f"{number!r}" if number is not None else made.dtype.value
         raise ShapeError(
             f"`{name}` holds {declared.dtype.value}, but its value before the first step is {shown}: declare another "
             "element type, or convert the value with recurc.cast"
         )
-    return ops.convert(made, declared.dtype)
+    made = ops.convert(made, declared.dtype)
+    if declared.bound is None:
+        return made
+    limit = literal_size(declared.bound)
+    if isinstance(made, ir.Const) and not 0 <= int(str(made.value)) < (limit or 2**63):
+        raise ShapeError(
+            f"`{name}` is Int({declared.bound}): it begins with a number from 0 on, below that, not with {made.value}"
+        )
+    return build.below(made, declared.bound)
+
+
+def _init(name: str, declared: Declared) -> ir.Initializer | None:
+    """An initialiser that is an expression has the dims and the type of its param."""
+    made = declared.init
+    if made is None or made.name != ir.EXPRESSION:
+        return made
+    expr = made.args[0]
+    if any(d not in declared.dims for d in expr.dims):
+        raise ShapeError(f"`{name}` is {show_dims(declared.dims)}, but its initialiser is {show_dims(expr.dims)}")
+    if expr.dtype.kind.value > declared.dtype.kind.value:
+        raise ShapeError(f"`{name}` holds {declared.dtype.value}, but its initialiser is {expr.dtype.value}")
+    return ir.Initializer(ir.EXPRESSION, (ops.convert(expr, declared.dtype),))
 
 
 def _all_dims(

@@ -230,6 +230,33 @@ def last(x: Input["D"], S: State["D"]):
     return S, y
 
 
+@case(
+    """recurrence automaton(Q, A = 3):
+    input i: int(A), j: int(5) = 4
+    param start: int(Q), ramp[A] ~ index(A) + 1
+    state q: int(Q) = start, last: int(Q) = Q - 1
+    state r[A]: int(4) = 3
+    q = q[t-1] * 5 + i - j[t-1]
+    r = r[t-1] - 1
+    last = q[t-2]
+    output q, r, last, y = ramp * r
+""",
+    dims={"Q": None, "A": 3},
+)
+def automaton(
+    i: Input[Int("A")],
+    j: Input[Int(5), 4],
+    start: Param[Int("Q")],
+    ramp: Param["A", recurc.index("A") + 1],
+    q: State[Int("Q"), lambda start: start],
+    last: State[Int("Q"), recurc.size("Q") - 1],
+    r: State["A", Int(4), 3],
+):
+    last, q = q.lag(2), q * 5 + i - j.lag(1)
+    r = r - 1
+    return {"q": q, "last": last, "r": r}, q, r, last, {"y": ramp * r}
+
+
 DECAY = """recurrence Decay(N):
     input x[N]
     param a
@@ -443,6 +470,11 @@ def test_integers_below_a_dim_are_declared_with_it() -> None:
     assert [d.name for d in rec.dims] == ["Q", "D"]
     assert [(i.bound, i.dtype.value) for i in rec.inputs] == [("Q", "i64"), ("4", "i64")]
     assert (rec.states[0].bound, rec.states[0].dims) == ("Q", ("D", "2"))
+
+    def outside(q: State[Int(4), 4]):
+        return q + 1
+
+    assert "`q` is Int(4): it begins with a number from 0 on" in refusal(outside, recurc.ShapeError)
     with pytest.raises(TraceError, match="give the name of a dim or a positive integer"):
         Int(0)
 
