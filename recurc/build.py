@@ -149,6 +149,34 @@ def contract(left: Expr, right: Expr, left_axis: int, right_axis: int, span: Spa
     )
 
 
+def einsum(left: Expr, right: Expr, a: str, b: str, out: str = "", span: Span | None = None) -> Contract:
+    """`einsum(A, B, ij, jk, ik)`: products of two values, summed over the letters that `out` lacks. A letter stands for
+    an axis by its position, so dims that repeat can be told apart; an axis both have needs one name.
+
+    Shape: one dim for each letter of `out`."""
+    help = "one letter for each dim: `einsum(A, B, ij, jk, ik)`"
+    names: dict[str, str] = {}
+    for letters, arg in ((a, left), (b, right)):
+        if len(letters) != len(arg.dims) or not arg.dims:
+            raise TypeProblem("E0319", f"`{letters}` does not fit a value that is {show_dims(arg.dims)}", help)
+        if len(set(letters)) < len(letters):
+            raise TypeProblem("E0319", f"`{letters}` names an axis twice", help)
+        for letter, dim in zip(letters, arg.dims, strict=True):
+            if names.setdefault(letter, dim) != dim:
+                raise TypeProblem(
+                    "E0319", f"`{letter}` stands for {names[letter]} and for {dim}", "rename one of them with `as [..]`"
+                )
+    if len(set(out)) < len(out) or not set(out) <= set(names):
+        raise TypeProblem("E0319", f"the letters of the result, `{out}`, are those of the values, once each", help)
+    dtype = common_dtype(left.dtype, right.dtype)
+    if dtype.kind is Kind.BOOL:
+        raise TypeProblem("E0320", "`einsum` takes numbers, got truth values")
+    labels = {letter: i for i, letter in enumerate(names)}
+    one, two, kept = (tuple(labels[letter] for letter in letters) for letters in (a, b, out))
+    dims = tuple(names[letter] for letter in out)
+    return Contract(convert(left, dtype), convert(right, dtype), one, two, kept, dims, dtype, span)
+
+
 def outer(left: Expr, right: Expr, span: Span | None = None) -> Contract:
     """`outer(a, b)`: all products, also of two vectors over one dim; shape `a.dims + b.dims`."""
     dtype = common_dtype(left.dtype, right.dtype)
@@ -328,6 +356,10 @@ def unfold(
     for dim in over:
         if arg.dims.count(dim) != 1:
             raise TypeProblem("E0314", f"a convolution over {dim}, but the value is {show_dims(arg.dims)}")
+    if len(taps) != len(over) or len(set(over)) < len(over):
+        raise TypeProblem("E0315", f"{len(over)} dims to look along, and {len(taps)} for what is found there")
+    if not arg.dims or arg.dtype.kind is Kind.BOOL:
+        raise TypeProblem("E0320", "only numbers over dims have neighbours")
     axes = tuple(arg.dims.index(d) for d in over)
     return Unfold(arg, axes, taps, forward, wrap, arg.dims + taps, arg.dtype, span)
 

@@ -320,7 +320,12 @@ def _clamp(x: Expr, low: Expr, high: Expr) -> Expr:
 
 
 def _square_sum(a: Expr, b: Expr) -> Expr:
-    return add(mul(a, a), mul(b, b))
+    """a^2 + b^2, and 1 where that is 0, so that what is divided by it is 0 there."""
+    return _not_zero(add(mul(a, a), mul(b, b)))
+
+
+def _not_zero(x: Expr) -> Expr:
+    return select(apply("eq", x, _ZERO), _ONE, x)
 
 
 _TABLE = (
@@ -344,7 +349,7 @@ _TABLE = (
     ),
     _binary(
         "pow", np.power,
-        lambda a, b, y: (mul(b, apply("pow", a, sub(b, _ONE))), mul(y, apply("log", a))),
+        lambda a, b, y: (mul(b, apply("pow", a, sub(b, _ONE))), mul(y, apply("log", _not_zero(a)))),
         takes=_ANY, flops=40,
     ),
     _binary(
@@ -370,7 +375,7 @@ _TABLE = (
     Op(
         "select", 3, _np_choose, "rc_select$({0}, {1}, {2})", "tl.where({0}, {1}, {2})",
         Takes.CONDITION, Gives.BRANCH, Affine.BRANCHES,
-        lambda a, y: (None, _when(a[0]), sub(_ONE, _when(a[0]))),
+        lambda a, y: (None, _when(a[0]), select(a[0], _ZERO, _ONE)),
     ),
     _unary(
         "stop_gradient", _np_identity, lambda x, y: _ZERO,

@@ -44,16 +44,13 @@ class Calls:
                 node.span,
                 "there is no replacement in this version",
             )
-        if name == "iterate":
-            return self._iterate(node, env)
-        if name == "window":
-            return self.lowerer.expansions.window(node, env)
-        if name == "cast":
-            return self._cast(node, env)
-        if name == "part":
-            return self._part(node, env)
-        if name == "permute":
-            return self._permute(node, env)
+        special = {
+            "cast": self._cast, "einsum": self._einsum, "grad": self.lowerer.expansions.grad, "iterate": self._iterate,
+            "part": self._part, "permute": self._permute, "unfold": self._unfold,
+            "window": self.lowerer.expansions.window,
+        }  # fmt: skip
+        if name in special:
+            return special[name](node, env)
         if function.form is Form.ELEMENTWISE:
             return self._elementwise(function, node, env)
         if function.form is Form.SHAPED:
@@ -301,6 +298,46 @@ class Calls:
                 ((node.args[0].span, f"this is {show_dims(value.dims)}"),),
             )
         return value if order == value.dims else build.permute(value, order, node.span)
+
+    def _einsum(self, node: ast.Call, env: Environment) -> ir.Expr:
+        """`einsum(A, B, ij, jk, ik)`: the letters are no names."""
+        letters = [a.name if isinstance(a, ast.Name) else "" for a in node.args[2:]]
+        values = [a for a in node.args[:2] if not isinstance(a, ast.Binding)]
+        if len(values) < 2 or not 2 <= len(letters) <= 3 or "" in letters:
+            raise self._arity(node, "two values, and letters for their dims and those of the result")
+        operands = [self.lowerer.lower(a, env) for a in values]
+        try:
+            return build.einsum(operands[0], operands[1], letters[0], letters[1], (*letters, "")[2], node.span)
+        except ops.TypeProblem as problem:
+            raise self.lowerer.mismatch(problem, node.span, tuple(zip(values, operands, strict=True))) from problem
+
+    def _unfold(self, node: ast.Call, env: Environment) -> ir.Expr:
+        """`unfold(x, X, Y, 3, 3)`: the neighbours of every place; `circular = true`, `turned = true`."""
+        flags = {"circular": False, "turned": False}
+        for arg in node.args:
+            if isinstance(arg, ast.Binding):
+                if arg.name.name not in flags or not isinstance(arg.value, ast.Truth):
+                    raise self.lowerer.stop(
+                        "E0305", "the options of `unfold` are `circular = true` and `turned = true`", arg.span,
+                        "leave out what is false",
+                    )  # fmt: skip
+                flags[arg.name.name] = arg.value.value
+        args = [a for a in node.args if not isinstance(a, ast.Binding)]
+        if len(args) < 3 or len(args) % 2 == 0:
+            raise self._arity(node, "a value, the dims to look along, and as many for what is found there")
+        over: list[str] = []
+        for arg in args[1:]:
+            dim = self.lowerer.as_dim(arg, env)
+            if dim is None:
+                raise self._no_dim("unfold", arg)
+            over.append(dim)
+        operand, half = self.lowerer.lower(args[0], env), len(over) // 2
+        try:
+            return build.unfold(
+                operand, over[:half], tuple(over[half:]), not flags["turned"], flags["circular"], node.span
+            )
+        except ops.TypeProblem as problem:
+            raise self.lowerer.mismatch(problem, node.span, ((args[0], operand),)) from problem
 
     def _arity(self, node: ast.Call, wanted: str) -> Stop:
         got = len(node.args)

@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recurc import ir, ops
+from recurc.differentiate import gradient
 from recurc.frontend import ast
 from recurc.frontend.environment import Environment
 from recurc.frontend.functions import FUNCTIONS
 from recurc.frontend.problems import Stop
-from recurc.frontend.symbols import Kind, Symbol
+from recurc.frontend.symbols import RESERVED, Kind, Symbol
 from recurc.source import Span
 from recurc.types import show_dims
 from recurc.windows import window
@@ -28,21 +29,57 @@ class Expansions:
         self.equations: list[ir.Equation] = []
         self.hidden: list[ir.State] = []
         self.before: dict[str, ir.Expr] = {}  # of declared states and inputs: the value before the first step
+        self._taken: set[str] = set()
+        self._parts: dict[ir.Expr, ir.Read] = {}  # of derivatives: expressions that have a name
         self._windows: dict[tuple[str, str], ir.State] = {}
         self._later: dict[str, ir.Equation] = {}  # of hidden states whose name no equation has read at this step yet
 
     def fresh(self, hint: str) -> str:
         """A name that nothing has yet."""
-        name, count, taken = hint, 1, self.lowerer.scope.hidden
-        while name in self.lowerer.scope.symbols or name in self.lowerer.values or name in FUNCTIONS or name in taken:
+        name, count = hint, 1
+        scope = self.lowerer.scope
+        taken = (self._taken, scope.symbols, scope.hidden, self.lowerer.values, FUNCTIONS, RESERVED)
+        while any(name in names for names in taken):
             count += 1
             name = f"{hint}_{count}"
+        self._taken.add(name)
         return name
 
     def settle(self) -> None:
         """Places the equations that are still waiting for those they read; to be called when all others stand."""
         for name in list(self._later):
             self.equations.append(self._later.pop(name))
+
+    # --- derivatives
+    def grad(self, node: ast.Call, env: Environment) -> ir.Expr:
+        """`grad(loss, name)`, `grad(loss, M[t-1])`: the derivative of a scalar; it has the dims of the name."""
+        from recurc.frontend.lower import Value
+
+        lowerer = self.lowerer
+        args = [a for a in node.args if not isinstance(a, ast.Binding)]
+        if len(args) != 2 or len(args) < len(node.args):
+            raise lowerer.stop(
+                "E0306", "`grad` takes a scalar and a name", node.span, "write `grad(loss, M[t-1])`"
+            )  # fmt: skip
+        if lowerer.initial:
+            raise lowerer.stop(
+                "E0505", "a derivative has no value before the first step", node.span,
+                "an initial value reads params, consts and dims only",
+            )  # fmt: skip
+        loss, value = lowerer.lower(args[0], env), lowerer.lower(args[1], env)
+        try:
+            found = gradient(loss, value, self.equations, self.fresh, self._parts)
+        except ops.TypeProblem as problem:
+            where = {"E0701": args[0].span, "E0702": args[1].span, "E0703": args[1].span}.get(problem.code, node.span)
+            raise lowerer.stop(
+                problem.code, str(problem), where, problem.help or "write the derivative out, as an equation"
+            ) from problem
+        for equation in found.equations:
+            expr = equation.expr
+            lowerer.values[equation.name] = Value(expr.dims, expr.dtype, node.span)
+            self._parts[expr] = ir.Read(equation.name, 0, expr.dims, expr.dtype, node.span)
+            self.equations.append(ir.Equation(equation.name, expr, node.span))
+        return found.values[0]
 
     # --- windows
     def window(self, node: ast.Call, env: Environment) -> ir.Expr:
@@ -90,7 +127,7 @@ class Expansions:
             raise Stop(symbol.name)  # the value before the first step is wrong, which has been reported
         now = ir.Read(symbol.name, 0, symbol.dims, symbol.dtype, value.span)
         try:
-            state, equation = window(self.fresh(f"{symbol.name}_window"), now, before, length, span)
+            state, equation = window(self.fresh(f"{symbol.name}_window"), now, before, length, span, symbol.bound)
         except ops.TypeProblem as problem:
             labels = ((symbol.span, f"{symbol.name} is {show_dims(symbol.dims)}"),)
             raise lowerer.stop(problem.code, str(problem), span, problem.help, labels) from problem

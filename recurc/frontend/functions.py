@@ -127,12 +127,9 @@ def _table() -> dict[str, Function]:
         table[name] = Function(name, Form.REDUCTION, make=getattr(build, name), options=("eps",))
     for name in ("max", "min"):
         table[name] = Function(name, Form.ORDER, 2)
-    for name in ("cast", "iterate", "part", "permute", "window"):
+    for name in ("cast", "einsum", "grad", "iterate", "part", "permute", "unfold", "window"):
         table[name] = Function(name, Form.SPECIAL)
     table |= {function.name: function for function in _shaped()}
-    for code, names, what in (("E0901", "grad", "derivatives inside a recurrence"),):
-        for name in names.split():
-            table[name] = Function(name, Form.UNSUPPORTED, code=code, what=what)
     return table
 
 
@@ -142,7 +139,7 @@ FOREIGN = {
     "ln": "log", "pow": "**", "power": "**", "mod": "%", "sig": "sigmoid", "logistic": "sigmoid", "swish": "silu",
     "maximum": "max", "minimum": "min", "fabs": "abs", "clip": "clamp", "matmul": "@", "dot": "@", "mm": "@",
     "transpose": ".T", "average": "mean", "concat": "", "cat": "", "stack": "", "reshape": "", "view": "",
-    "log_softmax": "x - logsumexp(x, D)", "square": "x**2", "einsum": "@", "zeros": "0", "ones": "1",
+    "log_softmax": "x - logsumexp(x, D)", "square": "x**2", "zeros": "0", "ones": "1",
     "zeros_like": "0 * x", "ones_like": "0 * x + 1", "isnan": "x != x", "tan": "sin(x) / cos(x)", "ceil": "-floor(-x)",
 }  # fmt: skip
 INITIALIZERS = {

@@ -13,6 +13,7 @@ from recurc.frontend.problems import Problems
 from recurc.frontend.symbols import RESERVED, Definition, Kind, Scope
 from recurc.source import Span
 
+_WORDS = {"cast": 1, "einsum": 2}  # functions whose further arguments are words, by the number of values before them
 _LONG_LOOP = 12  # equations of a loop that a message shows
 
 
@@ -41,8 +42,7 @@ class Names:
                     good &= self._value(node)
                 case ast.Call(function=function):
                     good &= self._function(function)
-                    given = _arguments(node)[:1] if function.name == "cast" else _arguments(node)
-                    stack += [(value, known | bound) for value, bound in given]
+                    stack += [(value, known | bound) for value, bound in _arguments(node)]
                 case ast.Index(base=base):
                     stack.append((base, known))
                 case _:
@@ -255,6 +255,10 @@ class Names:
 
 def _arguments(call: ast.Call) -> list[tuple[ast.Expr, frozenset[str]]]:
     """The values given to a call, each with the names it sees besides: those that `iterate` binds."""
+    if call.function.name in _WORDS:
+        return [
+            (a.value if isinstance(a, ast.Binding) else a, frozenset()) for a in call.args[: _WORDS[call.function.name]]
+        ]
     bound = frozenset(a.name.name for a in call.args if isinstance(a, ast.Binding) and call.function.name == "iterate")
     return [(a.value, frozenset[str]()) if isinstance(a, ast.Binding) else (a, bound) for a in call.args]
 

@@ -18,6 +18,7 @@ _SPELLING = {
 }  # fmt: skip
 _CHOICE, _NOT, _SUM, _PRODUCT, _SIGN, _POWER, _POSTFIX, _ATOM = 0, 3, 5, 6, 7, 8, 9, 10
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()} | {DType.I64: "int"}
+_LETTERS = "ijklmnpqrsuvwxyz"  # none of which make up a keyword
 _Text = tuple[str, int]  # the text of an expression, and how tightly its outermost operator binds
 
 
@@ -148,6 +149,8 @@ def _expr(expr: ir.Expr) -> _Text:
             return f"broadcast({', '.join([expression(arg), *dims])})", _ATOM
         case ir.Gather():
             return _gather(expr), _ATOM
+        case ir.Unfold():
+            return _unfold(expr), _ATOM
         case ir.Linalg(op="eye", dims=(dim, _)):
             return f"eye({dim})", _ATOM
         case ir.Linalg(op=op, args=args):
@@ -284,10 +287,31 @@ def _contract(expr: ir.Contract) -> _Text:
                 return shown
         except ops.TypeProblem:
             continue
+    a, b, out = (_letters(axes) for axes in (expr.left_axes, expr.right_axes, expr.out_axes))
+    try:
+        if build.einsum(expr.left, expr.right, a, b, out) == expr:
+            return f"einsum({', '.join(w for w in (left[0], right[0], a, b, out) if w)})", _ATOM
+    except ops.TypeProblem:
+        pass
     raise UnsupportedError(
         f"a contraction of {show_dims(expr.left.dims)} with {show_dims(expr.right.dims)} has no spelling in .rec text "
-        "unless it is `@` or `outer`"
+        "unless it sums products of axes of the same names"
     )
+
+
+def _unfold(expr: ir.Unfold) -> str:
+    arg = expr.arg
+    over = [arg.dims[a] for a in expr.axes]
+    if any(arg.dims.count(d) > 1 for d in over):
+        raise UnsupportedError(
+            f"neighbours along a dim that {show_dims(arg.dims)} repeats have no spelling in .rec text"
+        )
+    options = ["circular = true"] * expr.wrap + ["turned = true"] * (not expr.forward)
+    return f"unfold({', '.join([expression(arg), *over, *expr.taps, *options])})"
+
+
+def _letters(axes: tuple[int, ...]) -> str:
+    return "".join(_LETTERS[a % len(_LETTERS)] for a in axes)
 
 
 def _convolution(expr: ir.Contract, near: ir.Unfold) -> str:

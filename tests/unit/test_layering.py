@@ -72,7 +72,21 @@ def _files(where: str) -> list[Path]:
 
 
 CORE = tuple(
-    f"recurc.{m}" for m in ("types", "source", "errors", "ir", "ops", "build", "windows", "facts", "plan", "irtext")
+    f"recurc.{m}"
+    for m in (
+        "types",
+        "source",
+        "errors",
+        "ir",
+        "ops",
+        "build",
+        "windows",
+        "calculus",
+        "differentiate",
+        "facts",
+        "plan",
+        "irtext",
+    )
 )
 BACKENDS = ("reference", "plan_numpy", "cpu", "triton", "cuda")
 SHARED = ("recurc.backends.base", "recurc.backends.emit", "recurc.backends.storage")

@@ -9,7 +9,8 @@ from recurc.frontend import format_text
 from recurc.frontend.functions import FUNCTIONS, Form
 
 _HEAD = (
-    "recurrence A(D, N = 3):\n    input  x[D], w[N], new: bool, i: int\n    param  M[D, D], m[N]\n    state  h[D] = 0\n"
+    "recurrence A(D, N = 3):\n    input  x[D], w[N], new: bool, i: int, a, z: complex\n"
+    "    param  M[D, D], m[N]\n    state  h[D] = 0\n"
 )
 _STEP, _OUT = "    h = 0.5 * h[t-1] + x\n", "    output h\n"
 _CELL = (
@@ -26,8 +27,9 @@ def lines(text: str) -> str:
 
 
 CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
-    *(("E0901", "grad", step(e)) for e in (
-        "grad(sum(x * x, D), x)", "h[t-1] - 0.1 * grad(sum(h[t-1]**2, D), h[t-1])", "x * sum(grad(i * 1.0, i), D)",
+    *(("E0901", "derivative", step(e)) for e in (
+        "x + real(grad(real(z * z), z))", "x * grad(abs(z * i) * a, z * i)",
+        "x * sum(grad(sum(cholesky(M) @ x), M) @ x)", "grad(sum(phi1(M) @ x), M) @ x", "x * grad(real(a * z), a)",
     )),
     *(("E0902", "der(h)", lines(f"    der(h) = M @ h + x using {law}\n")) for law in (
         "zoh(0.1)", "zoh", "bilinear(m)", "euler(0.5)", "exp_trapezoid(x)",

@@ -17,7 +17,9 @@ NEEDS_POSITIVE = {"log", "sqrt", "rsqrt", "pow"}
 SMOOTH = sorted(
     name
     for name, op in OPS.items()
-    if op.derivative is not None and op.takes not in (Takes.CONDITION, Takes.BOOL) and name not in ("mod", "floordiv")
+    if op.derivative is not None
+    and op.takes not in (Takes.CONDITION, Takes.BOOL)
+    and name not in ("mod", "floordiv", "stop_gradient")
 )
 
 
