@@ -38,9 +38,14 @@ class ShimKernel:
         self.seed, self.most_groups = seed, most_groups
         self.together = False  # run all blocks of every launch at once, not only those of a cooperative one
         self.params = [b.name for b in plan.buffers if b.role is Role.PARAM]
+        self.parts = {b.name: b.part for b in plan.buffers if b.part is not None}
         self._library = _loaded(self.program)
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
+        arrays = dict(arrays)
+        for name, (home, which) in self.parts.items():
+            if home in arrays:
+                arrays[name] = arrays[home].imag if which else arrays[home].real
         once = any(not scratch.has_time for scratch in self.program.scratch)
         if once and batch > 1 and any(arrays[n].shape[0] > 1 and arrays[n].strides[0] for n in self.params):
             for b in range(batch):  # as `standalone.Module.run`

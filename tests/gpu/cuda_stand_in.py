@@ -27,6 +27,7 @@ class OnCpu:
     """The backend, with kernels built for the CPU, once for every plan."""
 
     name = "cuda"
+    real_only = True
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -19,21 +19,32 @@ def main(seed: int, form: str, names: list[str]) -> None:
     from recurc.backends.triton import Options, TritonBackend
     from recurc.errors import UnsupportedError
     from recurc.runtime import choose
+    from tests.gpu import complex_cases
     from tests.gpu.language_cases import PAIRS, agree
 
     known, triton = choose.backend, TritonBackend(options=Options(recurrent=form, block_h=16))
     choose.backend = lambda name: triton if name == "triton" else known(name)
-    for name, schedule in PAIRS:
+    cases = [(name, schedule, agree) for name, schedule in PAIRS]
+    if form == "auto":
+        cases += [(name, schedule, complex_cases.agree) for name, schedule in complex_cases.PAIRS]
+        cases.append(("every form of complex expression", "auto", _forms))
+    for name, schedule, compare in cases:
         if names and name not in names:
             continue
         wrong = refused = ""
         try:
-            agree(name, schedule, "triton", np.random.default_rng(seed))
+            compare(name, schedule, "triton", np.random.default_rng(seed))
         except UnsupportedError as limit:
             refused = str(limit)
         except AssertionError as far:
             wrong = str(far)
         print(json.dumps({"name": name, "schedule": schedule, "wrong": wrong, "refused": refused}), flush=True)
+
+
+def _forms(name: str, schedule: str, backend: str, rng: np.random.Generator) -> None:
+    from tests.gpu.complex_cases import forms_agree
+
+    forms_agree(backend, rng)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class OnCpu:
     """The backend, with kernels built for the CPU."""
 
     name = "cuda"
+    real_only = True
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

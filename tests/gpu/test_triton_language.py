@@ -32,7 +32,7 @@ def test_it_means_what_the_definition_says(form: str, seed: int, tmp_path: Path)
     )  # fmt: skip
     assert run.returncode == 0, f"seed {seed}\n{run.stdout[-500:]}\n{run.stderr[-4000:]}"
     found = [json.loads(line) for line in run.stdout.splitlines()]
-    assert {(f["name"], f["schedule"]) for f in found} == set(PAIRS)
+    assert {(f["name"], f["schedule"]) for f in found} >= set(PAIRS)
     wrong = [f["wrong"] for f in found if f["wrong"]]
     assert not wrong, "\n".join(wrong)
     refused = [f for f in found if f["refused"]]

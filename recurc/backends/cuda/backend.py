@@ -20,7 +20,7 @@ class CudaBackend:
     """Fulfils `recurc.backends.base.Backend`, and writes kernels that run without recurc."""
 
     name: str = "cuda"
-    real_only: bool = False
+    real_only: bool = True
 
     def unavailable(self) -> str | None:
         from recurc.backends.cuda.launch import unavailable
@@ -68,8 +68,11 @@ class CudaBackend:
         from recurc.backends.cuda.compile import compile_cubin
         from recurc.backends.cuda.emit import emit
         from recurc.backends.cuda.manifest import manifest_of
+        from recurc.errors import UnsupportedError
 
         self._refuse(plan, spec)
+        if any(b.part is not None for b in plan.buffers):
+            raise UnsupportedError("the launcher that goes with exported CUDA kernels takes no complex arrays yet")
         program, stem = emit(plan, spec), _stem(plan)
         cubin, _ = compile_cubin(program.source, arch, f"{stem}.cu")
         manifest = {

@@ -77,10 +77,18 @@ class CudaKernel:
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
         torch: Any = import_module("torch")
-        tensors = {
-            name: on_device(array, self._device, storage_dtype(self._plan.buffer(name), self._spec))
-            for name, array in arrays.items()
-        }
+        homes = {b.part[0]: b for b in self._plan.buffers if b.part is not None}
+        buffers = {name: homes.get(name) or self._plan.buffer(name) for name in arrays}
+        tensors: dict[str, Any] = {}
+        for name, array in arrays.items():
+            dtype = storage_dtype(buffers[name], self._spec)
+            tensors[name] = on_device(array, self._device, COMPLEX_OF[dtype] if name in homes else dtype)
+        whole = dict(tensors)
+        for buffer in self._plan.buffers:
+            if buffer.part is not None and buffer.part[0] in whole:
+                tensors[buffer.name] = torch.view_as_real(whole[buffer.part[0]])[..., buffer.part[1]]
+        for name in homes:
+            tensors.pop(name, None)
         keep: list[Any] = []
 
         def allocate(size: int, zeroed: bool) -> int:
@@ -100,14 +108,15 @@ class CudaKernel:
         except RuntimeError as refused:
             raise BackendError(f"`{self._plan.recurrence.name}` failed on the GPU: {refused}") from refused
         for name, array in arrays.items():
-            if self._plan.buffer(name).role in (Role.OUTPUT, Role.FINAL):
-                bring_back(tensors[name], array)
+            if buffers[name].role in (Role.OUTPUT, Role.FINAL):
+                bring_back(whole[name], array)
 
 
 _TORCH = {
     DType.BOOL: "bool", DType.I32: "int32", DType.I64: "int64", DType.F16: "float16", DType.BF16: "bfloat16",
-    DType.F32: "float32", DType.F64: "float64",
+    DType.F32: "float32", DType.F64: "float64", DType.C64: "complex64", DType.C128: "complex128",
 }  # fmt: skip
+COMPLEX_OF = {DType.F32: DType.C64, DType.F64: DType.C128}
 
 
 def on_device(array: Any, device: Any, dtype: DType) -> Any:

@@ -130,6 +130,8 @@ class Scope:
         if buffer.has_time:
             parts.append(f"{t} * " + self._argument(Kind.TIME_STRIDE, buffer.name, self.names(f"{buffer.name}@time")))
         offset = flat(index, sizes_of(buffer.dims, self.spec))
+        if buffer.spacing != 1 and offset != "0":
+            offset = f"({offset}) * {buffer.spacing}"
         return " + ".join(parts if offset == "0" else [*parts, offset])
 
     def load(self, buffer: Buffer, index: Sequence[str], b: str = "b", t: str = "t") -> str:

@@ -22,7 +22,7 @@ class TritonBackend:
     """`options` override the heuristics (tile sizes, segments, form of the recurrent product)."""
 
     name: str = "triton"
-    real_only: bool = False
+    real_only: bool = True
     options: Options = field(default_factory=Options)
 
     def unavailable(self) -> str | None:

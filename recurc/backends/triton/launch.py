@@ -75,21 +75,30 @@ class TritonKernel:
         if device is None:
             given = next((a.device for a in arrays.values() if isinstance(a, torch.Tensor)), torch.device("cuda"))
             device = given if given.type == "cuda" else torch.device("cuda")
-        tensors = {name: self._tensor(buffer, arrays[buffer], device) for name, buffer in self._module.arguments}
+        parts = {b.name: b.part for b in self._plan.buffers if b.part is not None}
+        whole: dict[str, Any] = {}  # by the caller's names: a complex array is two arguments, its parts
+        tensors: dict[str, Any] = {}
+        for name, buffer in self._module.arguments:
+            home, which = parts.get(buffer, (buffer, None))
+            if home not in whole:
+                whole[home] = self._tensor(buffer, arrays[home], device, which is not None)
+            tensors[name] = whole[home] if which is None else torch.view_as_real(whole[home])[..., which]
         if device.type == "cuda":
             with torch.cuda.device(device):
                 self._launch(**tensors, batch=batch, steps=steps, segments=self._segments)
         else:
             self._launch(**tensors, batch=batch, steps=steps, segments=self._segments)
-        for name, buffer in self._module.arguments:
+        for _, buffer in self._module.arguments:
             written = self._plan.buffer(buffer).role in (Role.OUTPUT, Role.FINAL)
-            if written and not (isinstance(arrays[buffer], torch.Tensor) and arrays[buffer].device == device):
-                self._bring_back(tensors[name], arrays[buffer])
+            home = parts.get(buffer, (buffer, None))[0]
+            if written and not (isinstance(arrays[home], torch.Tensor) and arrays[home].device == device):
+                self._bring_back(whole[home], arrays[home])
 
-    def _tensor(self, name: str, array: Any, device: Any) -> Any:
-        """The array on the device, in the buffer's storage type."""
+    def _tensor(self, name: str, array: Any, device: Any, as_complex: bool) -> Any:
+        """The array on the device, in the buffer's storage type (of a part: the complex type it is a part of)."""
         torch = cast(Any, import_module("torch"))
-        dtype = getattr(torch, _TORCH_NAMES[stored(self._plan.buffer(name), self._spec.real)])
+        storage = stored(self._plan.buffer(name), self._spec.real)
+        dtype = getattr(torch, _COMPLEX_NAMES[storage] if as_complex else _TORCH_NAMES[storage])
         if isinstance(array, torch.Tensor):
             return array.to(device=device, dtype=dtype)
         shared = array.ndim > 0 and array.shape[0] > 1 and array.strides[0] == 0  # one entry for all sequences
@@ -113,6 +122,7 @@ class TritonKernel:
             array[...] = tensor.cpu().numpy()
 
 
+_COMPLEX_NAMES = {DType.F32: "complex64", DType.F64: "complex128"}
 _TORCH_NAMES = {
     DType.BOOL: "bool",
     DType.I32: "int32",

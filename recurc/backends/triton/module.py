@@ -133,7 +133,10 @@ def _header(plan: Plan, spec: Specialization) -> str:
             continue
         lead = "(B, T" if buffer.has_time else "(B"
         dims = "".join(f", {plain(d)}" for d in buffer.dims)
-        lines.append(f"  {plain(buffer.name)}: {lead}{dims}) {stored(buffer, spec.real).value}, {buffer.role.value}")
+        what = f"{stored(buffer, spec.real).value}, {buffer.role.value}"
+        if buffer.part is not None:
+            what += f": torch.view_as_real({plain(buffer.part[0])})[..., {buffer.part[1]}]"
+        lines.append(f"  {plain(buffer.name)}: {lead}{dims}) {what}")
     span = plan.recurrence.span
     if span:
         lines.append(f"Source: {plain(str(span))}. Comments at the ends of lines name the place of each equation.")

@@ -401,7 +401,10 @@ class TileCode:
         if buffer.has_time:
             by_time = self.argument(f"{name}_st", "i64", f"_stride({name}, 1)", buffer.dims)
             parts.append(f"{time or self.time} * {by_time}")
-        return " + ".join([*parts, *self.offset(buffer.dims, ids)])
+        offset = self.offset(buffer.dims, ids)
+        if buffer.spacing != 1:
+            offset = [f"({text}) * {buffer.spacing}" for text in offset]
+        return " + ".join([*parts, *offset])
 
     def offset(self, dims: Dims, ids: Ids) -> list[str]:
         """The row-major place among the dims, as at most one term."""
