@@ -1,0 +1,40 @@
+"""The systems of the zoo on the GPU backends: what is compared, and the plans whose kernels are compiled."""
+
+from __future__ import annotations
+
+from recurc import passes, targets
+from recurc.arguments import with_defaults
+from recurc.backends.base import Backend, Specialization
+from recurc.passes.complex_parts import split_complex
+from recurc.plan import Plan
+from recurc.types import DType
+from tests.zoo.cases import NAMES, call, check, draw, generator, load, looped, schedules
+from tests.zoo.oracle import ORACLES
+
+PAIRS = [(name, schedule) for name in NAMES for schedule in schedules(name)]
+STEPS = 5
+
+# What a backend refuses at the sizes of the oracle, and a word of its reason. Whatever else is refused fails a test,
+# and so does what stands here and runs.
+LIMITATIONS = {("dnc", "triton"): "elements held at once"}
+
+
+def agree(name: str, schedule: str, backend: str, seed: int) -> None:
+    """A few steps of two sequences against the loop over the equations of the paper, in float64."""
+    inputs, params = draw(name, generator(seed, name), STEPS)
+    found = call(name, backend, schedule, inputs | params, **({} if inputs else {"steps": STEPS}))
+    check(name, found, looped(name, inputs, params, STEPS), f"{backend} by {schedule}, seed {seed}")
+
+
+def plan_of(name: str, schedule: str, real: DType) -> tuple[Plan, dict[str, int]]:
+    """The plan that reaches a GPU backend at the sizes of the oracle."""
+    rec = load(name).ir
+    known = with_defaults(rec, ORACLES[name].sizes)
+    sizes = {d.name: known[d.name] for d in rec.dims}
+    plan = passes.make_plan(rec, sizes, 2, 64, real, targets.named("sm_90"), schedule)
+    return split_complex(plan, real), sizes
+
+
+def refusals(name: str, schedule: str, backend: Backend) -> list[str]:
+    plan, sizes = plan_of(name, schedule, DType.F32)
+    return backend.limitations(plan, Specialization(tuple(sorted(sizes.items())), DType.F32))

@@ -1,0 +1,148 @@
+"""Every system of the zoo on the GPU backends, on a machine without a GPU: what a backend refuses is known; the others
+agree with their papers in Triton's interpreter and as CUDA C++ on the CPU, and compile for a real chip. The fast run
+takes a few systems, drawn by the seed; the slow one all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recurc.backends.base import Specialization
+from recurc.backends.cuda.compile import compile_cubin, missing_compiler
+from recurc.backends.cuda.emit import emit
+from recurc.runtime import choose
+from recurc.types import DType
+from tests.gpu.cuda_shim import has_compiler
+from tests.gpu.cuda_stand_in import OnCpu
+from tests.gpu.zoo_cases import LIMITATIONS, PAIRS, agree, plan_of, refusals
+
+pytest.importorskip("torch")
+ROOT = Path(__file__).parents[2]
+RUNS = {b: [p for p in PAIRS if (p[0], b) not in LIMITATIONS] for b in ("cuda", "triton")}
+runs_on_the_cpu = pytest.mark.skipif(not has_compiler(), reason="g++ is not on PATH")
+compiles_cuda = pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or "")
+
+
+def some(rng: np.random.Generator, backend: str, count: int) -> list[tuple[str, str]]:
+    return [RUNS[backend][k] for k in rng.choice(len(RUNS[backend]), count, replace=False)]
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_what_a_backend_refuses_is_known(backend: str) -> None:
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, schedule in PAIRS:
+        reasons = refusals(name, schedule, choose.backend(backend))
+        if reasons:
+            found[name, backend] = reasons
+    known = {key: word for key, word in LIMITATIONS.items() if key[1] == backend}
+    assert set(found) == set(known), found
+    assert all(word in " ".join(found[key]) for key, word in known.items()), found
+
+
+# --- CUDA ---
+
+
+@pytest.fixture
+def on_cpu(seed: int, monkeypatch: pytest.MonkeyPatch) -> OnCpu:
+    known, stand_in = choose.backend, OnCpu(seed)
+    monkeypatch.setattr(choose, "backend", lambda name: stand_in if name == "cuda" else known(name))
+    return stand_in
+
+
+@runs_on_the_cpu
+def test_some_systems_agree_as_cuda(on_cpu: OnCpu, rng: np.random.Generator, seed: int) -> None:
+    for name, schedule in some(rng, "cuda", 10):
+        agree(name, schedule, "cuda", seed)
+
+
+@runs_on_the_cpu
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "schedule"), RUNS["cuda"])
+def test_a_system_agrees_as_cuda(name: str, schedule: str, on_cpu: OnCpu, seed: int) -> None:
+    agree(name, schedule, "cuda", seed)
+
+
+def compile_as_cuda(name: str, schedule: str, real: DType) -> None:
+    plan, sizes = plan_of(name, schedule, real)
+    _, report = compile_cubin(emit(plan, Specialization(tuple(sorted(sizes.items())), real)).source, "sm_90")
+    assert "warning" not in report, f"{name} by {schedule}: {report}"
+
+
+@compiles_cuda
+@pytest.mark.machine_code
+def test_some_systems_compile_as_cuda(rng: np.random.Generator) -> None:
+    for name, schedule in some(rng, "cuda", 10):
+        compile_as_cuda(name, schedule, (DType.F32, DType.F64, DType.BF16)[int(rng.integers(3))])
+
+
+@compiles_cuda
+@pytest.mark.slow
+@pytest.mark.machine_code
+@pytest.mark.parametrize(("name", "schedule"), RUNS["cuda"])
+def test_a_system_compiles_as_cuda(name: str, schedule: str) -> None:
+    for real in (DType.F32, DType.F64, DType.BF16):
+        compile_as_cuda(name, schedule, real)
+
+
+# --- Triton ---
+
+
+def interpreted(pairs: Sequence[tuple[str, str]], seed: int, cache: Path) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "RECURC_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    words = [f"{name}:{schedule}" for name, schedule in pairs]
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.gpu.zoo_interpreted", str(seed), *words],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert run.returncode == 0, f"seed {seed}\n{run.stdout[-500:]}\n{run.stderr[-4000:]}"
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [(f["name"], f["schedule"]) for f in found] == list(pairs)
+    wrong = [f["wrong"] or f["refused"] for f in found if f["wrong"] or f["refused"]]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_some_systems_agree_as_triton(rng: np.random.Generator, seed: int, tmp_path: Path) -> None:
+    interpreted(some(rng, "triton", 10), seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_all_systems_agree_as_triton(part: int, seed: int, tmp_path: Path) -> None:
+    interpreted(RUNS["triton"][part::8], seed, tmp_path)
+
+
+def compile_as_triton(name: str, schedule: str, real: DType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recurc.backends.triton.aot import compile_kernel
+    from tests.gpu.machine_code import SHARED_LIMIT
+    from tests.gpu.test_triton_machine_code import kernels
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    plan, sizes = plan_of(name, schedule, real)
+    for kernel, function in kernels(plan, sizes, real, folder):
+        code = compile_kernel(function, kernel, "sm_90")
+        assert code.shared_bytes <= SHARED_LIMIT["sm_90"], f"{kernel.name}: {code.shared_bytes} bytes shared"
+
+
+@pytest.mark.machine_code
+def test_some_systems_compile_as_triton(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, schedule in some(rng, "triton", 4):
+        compile_as_triton(
+            name, schedule, (DType.F32, DType.F64, DType.BF16)[int(rng.integers(3))], tmp_path, monkeypatch
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.machine_code
+@pytest.mark.parametrize(("name", "schedule"), RUNS["triton"])
+def test_a_system_compiles_as_triton(name: str, schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for real in (DType.F32, DType.BF16):
+        compile_as_triton(name, schedule, real, tmp_path, monkeypatch)
