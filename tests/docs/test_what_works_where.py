@@ -16,6 +16,7 @@ import recurc
 from recurc import BackendError, UnsupportedError, targets, zoo
 from recurc.backends.base import Specialization
 from recurc.passes import make_plan
+from recurc.passes.complex_parts import split_complex
 from recurc.runtime.choose import BACKENDS, backend, takes_tensors
 from recurc.types import DType
 
@@ -54,6 +55,7 @@ def refusals(rec: recurc.Recurrence, name: str, schedule: str = "auto", real: st
     """What a backend for GPUs says it cannot do in a recurrence, without running it."""
     sizes = {d: SIZES[d] for d in rec.dims}
     plan = make_plan(rec.ir, sizes, 2, 64, DType(real), targets.named("sm_90"), schedule)
+    plan = split_complex(plan, DType(real)) if backend(name).real_only else plan
     return backend(name).limitations(plan, Specialization(tuple(sorted(sizes.items())), DType(real)))
 
 
