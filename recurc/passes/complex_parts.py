@@ -97,6 +97,7 @@ class _Split:
         stages: list[Stage] = []
         for stage in self.plan.stages:
             stages += self._stage(stage)
+        stages = self._lean(stages)
         made = {w for s in stages for w in s.writes}
         buffers = [b for old in self.plan.buffers for b in self._buffers(old) if _given(b) or b.name in made]
         extra = [b for b in self.extra if b.name in made]
@@ -108,6 +109,29 @@ class _Split:
         )
         verify_plan(plan)
         return plan
+
+    def _lean(self, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages without what nobody reads: often only one part of a value is wanted."""
+        wanted = {n for b in self.plan.buffers if b.role is Role.OUTPUT for n in self._both(b.name, b.dtype)}
+        kept: list[Stage] = []
+        for stage in reversed(stages):
+            writes = tuple(w for w in stage.writes if w in wanted)
+            needed = {*writes, *(c.name for c in stage.carries)} if isinstance(stage, Loop | Scan) else set(writes)
+            match stage:
+                case Matmul():
+                    new: Stage = stage
+                case Map():
+                    new = replace(stage, body=_pruned(stage.body, needed), writes=writes)
+                case Loop():
+                    new = replace(stage, body=_pruned(stage.body, needed), writes=writes)
+                case Scan():
+                    post = _pruned(stage.post, needed)
+                    needed |= {r.name for e in (*(p.expr for p in post), *stage.monoid.lift) for r in reads(e)}
+                    new = replace(stage, pre=_pruned(stage.pre, needed), post=post, writes=writes)
+            if writes or isinstance(new, Loop | Scan):
+                wanted |= {r.name for e in _exprs(new) for r in reads(e)}
+                kept.append(new)
+        return kept[::-1]
 
     # --- names --------------------------------------------------------------------------------------------------------
 
@@ -145,10 +169,11 @@ class _Split:
         ]
         return replace(rec, states=tuple(states), outputs=tuple(outputs))
 
+    def _both(self, name: str, dtype: DType) -> tuple[str, ...]:
+        return (part_name(name, 0), part_name(name, 1)) if dtype.kind is Kind.COMPLEX else (name,)
+
     def _names(self, name: str, dtype: DType) -> tuple[str, ...]:
-        if dtype.kind is not Kind.COMPLEX:
-            return (name,)
-        return tuple(n for n in (part_name(name, 0), part_name(name, 1)) if n not in self.zero)
+        return tuple(n for n in self._both(name, dtype) if n not in self.zero)
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
@@ -492,6 +517,16 @@ class _Split:
             axes = tuple(part.dims.index(d) for d in dims)
             return Reaxis(part, axes, dims, part.dtype, span=part.span)
         return Broadcast(part, dims, part.dtype, part.span)
+
+
+def _pruned(body: Sequence[Equation], needed: set[str]) -> tuple[Equation, ...]:
+    """The equations that what is needed is made of."""
+    wanted, kept = set(needed), list[Equation]()
+    for equation in reversed(body):
+        if equation.name in wanted:
+            wanted |= {r.name for r in reads(equation.expr)}
+            kept.append(equation)
+    return tuple(reversed(kept))
 
 
 def _constant(value: float, dtype: DType) -> Part:

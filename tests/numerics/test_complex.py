@@ -4,15 +4,21 @@ a recurrence gives what the definition gives."""
 from __future__ import annotations
 
 import math
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import recurc
-
-EPS = {np.complex64: 2.0**-23, np.complex128: 2.0**-52}
+from recurc import targets
+from recurc.backends.base import Specialization
+from recurc.backends.cpu import BACKEND
+from recurc.passes import make_plan
+from recurc.passes.complex_parts import split_complex
+from recurc.types import DType
 
 
 @dataclass(frozen=True)
@@ -199,3 +205,19 @@ def test_explicit_complex_types_keep_their_width(backend: str, rng: np.random.Ge
         assert [v.dtype for v in found] == [np.complex128, np.complex64]
         close(found[0], wanted[0], 2.0**-52 if real is np.float64 else 2.0**-23, "h")
         close(found[1], wanted[1], 2.0**-23, "n")
+
+
+@pytest.mark.parametrize("name", ["diagonal", "a row of modes for each channel"])
+def test_strict_compilers_have_nothing_to_say_about_parts(name: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    if BACKEND.unavailable():
+        pytest.skip("no C compiler here")
+    case = CASES[name]
+    rec = recurc.load(text=case.text)
+    for schedule in case.schedules:
+        plan = make_plan(rec.ir, case.sizes, 2, 5, DType.F32, targets.named("cpu"), schedule)
+        spec = Specialization(tuple(sorted(case.sizes.items())), DType.F32)
+        for file, text in BACKEND.build(split_complex(plan, DType.F32), spec).source.items():
+            (tmp_path / file).write_text(text, encoding="utf-8")
+            command = ["gcc", "-std=gnu11", "-march=native", "-O1", "-Wall", "-Wextra", "-Werror", "-fopenmp", "-c"]
+            done = subprocess.run([*command, file], cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert not done.returncode, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ from recurc.plan import Buffer, Carry, Role
 from recurc.types import Dims, DType, Kind, axis_ids
 
 _STACK_BYTES = 256 * 1024  # arrays of one function kept on the stack
+_LANES = re.compile(r"\blanes\b")
 _NEUTRAL = {"sum": "0", "prod": "1", "max": "-INFINITY", "min": "INFINITY", "any": "0", "all": "1"}
 
 
@@ -350,9 +352,11 @@ class Body:
                 else ("0", self.spell.size(dim))
             )
             with text.braces(f"for (long {name} = {bounds[0]}; {name} < {bounds[1]}; {name} += LANES)"):
-                if self.ragged:
+                body = Text()
+                self.loops(rest, inner, body)
+                if self.ragged and any(_LANES.search(line) for line in body.lines):
                     text(f"const long lanes = rc_lanes({bounds[1]} - {name});")
-                self.loops(rest, inner, text)
+                text.block(body)
             return
         with text.braces(f"for (long {name} = 0; {name} < {self.spell.size(dim)}; {name}++)"):
             self.loops(rest, inner, text)

@@ -57,7 +57,7 @@ def _through_time(body: Body, text: Text) -> None:
 
 def _sequence_pointers(body: Body, text: Text) -> None:
     spell, read = body.spell, body.buffers_read()
-    for name, buffer in body.homes(read):
+    for name, buffer in body.homes(set(read) - _only_packed(body)):
         if buffer.has_time:
             continue
         kind = spell.stored(name)
@@ -73,6 +73,15 @@ def _sequence_pointers(body: Body, text: Text) -> None:
             text(f"const {kind} *{source} = ROW(call->{source}, {kind}, b);")
         target, kind = spell(f"{carry.name}@out"), _state_type(body, carry.name)
         text(f"{kind} *{target} = ROW(call->{target}, {kind}, b);")
+
+
+def _only_packed(body: Body) -> set[str]:
+    """Params that are read from their packed copies alone."""
+    groups = [w for each in body.program.weights.values() for w in each]
+    folds = {s.name for w in groups for s in w.folds}
+    values = [s.value for n in body.program.nests for s in n.stmts if s.name not in folds]
+    values += [factor for w in groups for _, factor in w.factors]
+    return {load.name for w in groups for load in w.params} - {load.name for v in values for load in loads(v)}
 
 
 def _state_type(body: Body, carry: str) -> str:
