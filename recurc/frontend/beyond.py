@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, overload
 
 from recurc import ir, ops
+from recurc.differentiate import gradient
 from recurc.errors import TraceError
 from recurc.frontend.calls import MAX_ROUNDS
 from recurc.frontend.recorder import recorder_for
@@ -63,6 +64,19 @@ def every(k: int | str, /, *values: Any) -> Traced:
     recorder = recorder_for("every")
     recorder.observe()
     return elementwise("select", Traced(recorder.clock(fires, f"every_{k}"), recorder), *values)
+
+
+def grad(loss: Traced, value: Traced) -> Traced:
+    """The derivative of the scalar `loss` by `value`, with the dims of `value`: a state's argument (so by its previous
+    value), an input, a param, an earlier value of the step, or any expression that occurs in the loss."""
+    recorder = recorder_for("grad")
+
+    def made(scalar: ir.Expr, by: ir.Expr) -> ir.Expr:
+        found = gradient(scalar, by, recorder.so_far(), recorder.fresh, recorder.parts)
+        recorder.add_hidden(found.equations)
+        return found.values[0]
+
+    return operate(made, loss, value)
 
 
 def clocked(fires: Traced, cell: Any) -> Callable[..., Any]:

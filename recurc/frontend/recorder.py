@@ -65,6 +65,7 @@ class Recorder:
         self._bound: dict[str, Traced] = {}
         self._known: dict[int, tuple[Traced, ir.Expr]] = {}  # values of no trace that have a name in this one
         self._hints: list[str] = []
+        self.parts: dict[ir.Expr, ir.Read] = {}  # parts of derivatives that have a name
         self._clocks: dict[ir.Expr, ir.Expr] = {}
         self.declared: Mapping[str, Declared] = step.arguments
         self.equations: list[Recorded] = []
@@ -169,6 +170,7 @@ class Recorder:
         for equation in equations:
             hint = self._hints[int(equation.name.removeprefix("%g"))]
             self.equations.append(Recorded(equation.name, hint, equation.expr, self._span(), hidden=True))
+            self.parts[equation.expr] = ir.Read(equation.name, 0, equation.expr.dims, equation.expr.dtype)
 
     def new_cell(self) -> str:
         """What the names of a cell begin with until it has its own."""
