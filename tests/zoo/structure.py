@@ -100,6 +100,25 @@ def auto_conditioned_lstm(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iter
         yield y
 
 
+@oracle("gradient_refined_rnn", sizes={"D": 4, "H": 3, "V": 5}, y=lambda rng, s: rng.dirichlet(np.ones(s[-1]), s[:-1]))
+def gradient_refined_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h = np.zeros(3)
+    for x in xs:
+        h = np.tanh(p.W @ x.x + p.U @ h)
+        for _ in range(2):
+            guess = np.exp(p.E @ h) / np.exp(p.E @ h).sum()
+            h = h - p.rate * p.E.T @ (guess - x.y * 1.0)
+        yield h
+
+
+@oracle("gradient_refined_linear", sizes={"H": 3}, decay="gate", rate="gate", p="unit")
+def gradient_refined_linear(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    h = np.zeros(3)
+    for x in xs:
+        h = (np.eye(3) - p.rate * np.outer(x.p, x.p)) @ (p.decay * h) + p.rate * x.y * x.p
+        yield h
+
+
 # --- clocks -----------------------------------------------------------------------------------------------------------
 
 

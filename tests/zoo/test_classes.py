@@ -17,6 +17,8 @@ CODES = {
 
 # What the analysis says today where the header says more. Each line goes when the class is found.
 KNOWN_DIFFERENCES: dict[str, str] = {
+    "atlas": "SH DA DA NL-f",
+    "atlas_chunked": "SH DA DA NL-f",
     "bottleneck_paths": "NL-f",
     "continued_fraction": "NL-d",
     "ctc_forward": "NL-f",
@@ -41,6 +43,9 @@ KNOWN_DIFFERENCES: dict[str, str] = {
     "mamba3_mimo": "NL-d SH SH EA",
     "moving_average": "DA",
     "nfa": "NL-f",
+    "omega_net": "SH DA DA DA",
+    "omega_net_linear": "DA DA DA",
+    "omega_net_powers": "DA DA DA",
     "p_norm_accumulator": "NL-d",
     "past_time_logic": "NL-d NL-d NL-d EA EA",
     "permutation_words": "NL-d",
@@ -53,7 +58,13 @@ KNOWN_DIFFERENCES: dict[str, str] = {
     "segmented_max": "NL-d",
     "segmented_sum": "EA",
     "shortest_paths": "NL-f",
+    "titans_linear": "DA",
+    "titans_linear_chunked": "DA",
+    "titans_linear_previous_chunk": "DA",
+    "titans_mlp_chunked": "NL-f",
     "top_k": "NL-f",
+    "ttt_linear": "NL-f",
+    "ttt_mlp": "NL-f",
     "viterbi": "NL-f",
 }
 

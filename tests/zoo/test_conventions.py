@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import recurc
 from tests.zoo.cases import Arrays, draw, load, schedules, several
 from tests.zoo.oracle import ORACLES
 
@@ -237,3 +238,36 @@ def test_a_filter_of_matrices_may_or_may_not_predict_before_its_first_update(rng
         assert close(
             np.linalg.inv(P), np.linalg.inv(prior) + given["H"].T @ np.linalg.inv(given["R"]) @ given["H"], 1e-8
         )
+
+
+def test_the_size_of_a_chunk_is_part_of_the_model(rng: np.random.Generator) -> None:
+    """Gradients at the memory that entered the chunk: with chunks of one step, the rule per token."""
+    from recurc import zoo
+
+    given = drawn("titans_linear_chunked", rng)
+    by_token = load("titans_linear").compile(backend="numpy")(**given)
+    assert not close(run("titans_linear_chunked", given), by_token, 1e-3)
+    ones = recurc.load(text=zoo.text("titans_linear_chunked").replace("const  C = 4", "const  C = 1"))
+    assert close(ones.compile(backend="numpy")(**given), by_token)
+
+    given = drawn("ttt_linear", rng)
+    three = run("ttt_linear", given)
+    given["offset"] = given["offset"][:2]
+    two = load("ttt_linear").compile(backend="numpy")(**given)
+    assert close(two[:, :2], three[:, :2]) and not close(two, three, 1e-3)
+
+
+def test_a_token_of_a_shifted_memory_does_not_see_its_own_chunk(rng: np.random.Generator) -> None:
+    given = drawn("titans_linear_previous_chunk", rng)
+    changed = given | {"v": given["v"].copy()}
+    changed["v"][:, 4] += 1
+    first, second = run("titans_linear_previous_chunk", given), run("titans_linear_previous_chunk", changed)
+    assert np.array_equal(first[:, :8], second[:, :8]) and not close(first[:, 8:], second[:, 8:], 1e-6)
+
+
+def test_newton_schulz_brings_singular_values_near_one_and_no_nearer(rng: np.random.Generator) -> None:
+    given = drawn("atlas", rng) | {"M0": np.zeros((6, 3))}
+    given["alpha"], given["eta"] = np.zeros_like(given["alpha"]), np.ones_like(given["eta"])
+    _, final = run("atlas", given, return_final=True)
+    values = np.linalg.svd(final["M"], compute_uv=False)  # minus the direction of the last step
+    assert values.min() > 0.3 and values.max() < 1.3 and np.abs(values - 1).max() > 1e-3
