@@ -16,7 +16,7 @@ STEPS = 5
 
 # What a backend refuses at the sizes of the oracle, and a word of its reason. Whatever else is refused fails a test,
 # and so does what stands here and runs.
-LIMITATIONS = {("dnc", "triton"): "elements held at once"}
+LIMITATIONS = {("dnc", "triton"): "elements held at once in every step"}
 
 
 def agree(name: str, schedule: str, backend: str, seed: int) -> None:

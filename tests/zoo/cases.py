@@ -33,7 +33,7 @@ NAMES = recurc.zoo.names()
 BATCH, LENGTHS = 2, (1, 5, 23)
 
 for _module in pkgutil.iter_modules(tests.zoo.__path__):
-    if not _module.name.startswith("test_") and _module.name not in ("conftest", "cases"):
+    if not _module.name.startswith("test_") and _module.name not in ("conftest", "cases", "page"):
         importlib.import_module(f"tests.zoo.{_module.name}")
 
 # What a backend does not do yet, by the system and the backend. Whatever is refused and not named here fails a test.

@@ -146,3 +146,9 @@ def test_some_systems_compile_as_triton(
 def test_a_system_compiles_as_triton(name: str, schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for real in (DType.F32, DType.BF16):
         compile_as_triton(name, schedule, real, tmp_path, monkeypatch)
+
+
+def test_the_page_of_the_zoo_says_what_runs_where() -> None:
+    from tests.zoo.page import page
+
+    assert (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8") == page(), "docs/zoo.md is old: `make docs`"
