@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import recurc
+from recurc import targets
 from recurc.backends.base import Specialization
 from recurc.backends.cpu import BACKEND
 from recurc.backends.cpu.module import print_module
 from recurc.errors import BackendError
+from recurc.passes import make_plan
 from recurc.runtime import cache, compiler
 from recurc.runtime.threads import thread_count
 from recurc.types import DType
@@ -263,6 +266,16 @@ def test_generated_c_is_the_golden_text(key: tuple[str, str], goldens: Goldens) 
     """The same plan gives the same file, for a machine with 64-byte vectors."""
     spec = Specialization(tuple(sorted(GOLDEN_SIZES[key[0]].items())), DType.F32)
     goldens.check(f"cpu/{key[0]}_{key[1]}.c", print_module(plans()[key], spec, 64).text)
+
+
+def test_neither_a_file_name_nor_a_comment_gets_out_of_the_comments_of_generated_code(tmp_path: Path) -> None:
+    path = tmp_path / 'a\n#include "b"\n.rec'
+    path.write_text("# last \\\n\nrecurrence R(D):\n    input x[D]\n    output y = 2 * x\n", encoding="utf-8")
+    rec = recurc.load(path)
+    plan = make_plan(rec.ir, {"D": 3}, 1, 8, DType.F32, targets.cpu(1, 32), "auto")
+    lines = print_module(plan, Specialization((("D", 3),), DType.F32), 32).text.splitlines()
+    before = lines[: lines.index("#include <math.h>")]
+    assert all(not line or (line.startswith("//") and not line.endswith("\\")) for line in before), before
 
 
 @pytest.mark.parametrize("key", list(plans()), ids="-".join)

@@ -17,7 +17,7 @@ from recurc.backends.cpu.program import Program, StageInput, analyse
 from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, scan_loops, sequence_lagged
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import dim_of
-from recurc.backends.emit.text import Text
+from recurc.backends.emit.text import Text, commented
 from recurc.plan import Buffer, Loop, Map, Matmul, Plan, Role, Scan, Stage
 
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
@@ -185,7 +185,7 @@ class _ModulePrinter:
             axes = ["batch", "steps", *self.buffers[product.target].dims]
             about = f"{self.real.value}, product of {product.data} and {product.weight}"
             lines.append(f"  {product.target}[{', '.join(axes)}]: {about}; made here if the slot is empty")
-        return "\n".join(f"// {line}".rstrip() for line in lines)
+        return "\n".join(f"// {commented(line)}".rstrip() for line in lines)
 
     # --- the entry --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from recurc.backends.cuda import block_stage, lane_stage, matmul_stage, persiste
 from recurc.backends.cuda.program import Program, Scratch, Step
 from recurc.backends.cuda.scope import Scope, sizes_of, storage_dtype
 from recurc.backends.emit.names import safe_name
+from recurc.backends.emit.text import commented
 from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
 
 
@@ -93,5 +94,4 @@ def _header(plan: Plan, spec: Specialization, steps: list[Step]) -> str:
         "Stages:",
         *(f"  {number}. {step.stage}" for number, step in enumerate(steps)),
     ]
-    printable = ("".join(c if c.isprintable() and c != "\\" else " " for c in line) for line in lines)
-    return "\n".join(f"// {line}" for line in printable)
+    return "\n".join(f"// {commented(line)}" for line in lines)

@@ -9,6 +9,7 @@ from recurc.backends.base import Specialization
 from recurc.backends.cuda.program import Argument, Kind
 from recurc.backends.cuda.scalars import STORAGE
 from recurc.backends.emit.names import Names
+from recurc.backends.emit.text import commented
 from recurc.plan import Buffer, Plan, Role
 from recurc.source import Span
 from recurc.types import Dims, DType
@@ -102,7 +103,7 @@ class Scope:
         """Points at the source line the next statement comes from."""
         if span:
             file = span.file.replace("\\", "/").rsplit("/", 1)[-1]
-            self.line(f"// {_printable(file)}:{span.line}: {name}")
+            self.line(f"// {commented(file)}:{span.line}: {name}")
 
     # --- arguments ---
 
@@ -160,8 +161,3 @@ class Scope:
                     declared = f"const i64 {text}"
             lines.setdefault((argument.name, argument.kind is Kind.WORKSPACE), []).append(declared)
         return ",\n    ".join(", ".join(line) for line in lines.values())
-
-
-def _printable(text: str) -> str:
-    """Safe inside a one-line comment: a stranger's file name must not end it."""
-    return "".join(c if c.isprintable() and c != "\\" else "?" for c in text)

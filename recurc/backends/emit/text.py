@@ -6,6 +6,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 
+def commented(text: str) -> str:
+    """Safe inside a comment of one line: nothing in a stranger's file, nor its name, ends it or takes the next line."""
+    return "".join(c if c.isprintable() and c != "\\" else "?" for c in text.expandtabs(4))
+
+
 class Text:
     """Lines of code under a current indentation."""
 
