@@ -16,7 +16,8 @@ KINDS = {
     "E03": "Dims and element types",
     "E04": "Time",
     "E05": "Declarations",
-    "E06": "Files",
+    "E06": "Files and cells",
+    "E07": "Derivatives and laws",
     "E09": "Not supported yet",
 }
 _LONG = 500  # an example longer than this shows nothing but its length

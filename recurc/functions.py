@@ -14,7 +14,7 @@ import numpy as np
 
 from recurc import build, ir, on_arrays, ops
 from recurc.errors import ShapeError, TraceError
-from recurc.frontend.beyond import clocked, every, final, grad, lag, reset_when, step_index, window
+from recurc.frontend.beyond import clocked, der, every, final, grad, lag, reset_when, step_index, window
 from recurc.frontend.declare import TYPES, init
 from recurc.frontend.foreign import reduction, shaped
 from recurc.frontend.functions import FUNCTIONS, Form, Function, wanted
@@ -130,7 +130,7 @@ def _table() -> dict[str, Callable[..., Any]]:
 
 
 NAMED: dict[str, Any] = {
-    **_table(), "cast": cast, "clocked": clocked, "every": every, "final": final, "grad": grad, "inf": inf,
+    **_table(), "cast": cast, "clocked": clocked, "der": der, "every": every, "final": final, "grad": grad, "inf": inf,
     "init": init, "lag": lag, "matmul": matmul, "pi": pi, "reset_when": reset_when, "size": size,
     "step_index": step_index, "transpose": transpose, "window": window,
 }  # fmt: skip

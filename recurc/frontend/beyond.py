@@ -10,8 +10,10 @@ from typing import Any, overload
 
 from recurc import ir, ops
 from recurc.differentiate import gradient
+from recurc.discretize import METHODS, discretize
 from recurc.errors import TraceError
 from recurc.frontend.calls import MAX_ROUNDS
+from recurc.frontend.constants import fold
 from recurc.frontend.recorder import recorder_for
 from recurc.frontend.traced import Traced, elementwise, lift, operate
 from recurc.types import DType, show_dims
@@ -77,6 +79,25 @@ def grad(loss: Traced, value: Traced) -> Traced:
         return found.values[0]
 
     return operate(made, loss, value)
+
+
+def der(state: Traced, law: Traced, using: str, dt: Any) -> Traced:
+    """The value of a state at this step by the continuous-time law `der(h) = law`, discretised with a step `dt`:
+    `h = der(h, A @ h + B * u, using="zoh", dt=dt)`. Methods: "euler", "bilinear", "zoh"."""
+    recorder = recorder_for("der")
+    if using not in METHODS or using == "exp_trapezoid":
+        raise TraceError(
+            f'der discretises by "euler", "bilinear" or "zoh", got {using!r}'
+            + ("; keep the law's rest in a state of its own for exp_trapezoid" if using == "exp_trapezoid" else "")
+            + recorder.where()
+        )
+
+    def made(old: ir.Expr, moving: ir.Expr, step: ir.Expr) -> ir.Expr:
+        if not isinstance(old, ir.Read) or not old.lag:
+            raise TraceError(f"der takes a state, the argument of the step function{recorder.where()}")
+        return ir.rewrite(discretize(old, moving, using, step, None, recorder.fresh, None).value, fold)
+
+    return operate(made, state, law, dt)
 
 
 def clocked(fires: Traced, cell: Any) -> Callable[..., Any]:

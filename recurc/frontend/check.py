@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from recurc import build, ir, ops
 from recurc.errors import CompilerBug
-from recurc.frontend import ast, cells, clocks, finals, resets, uses
+from recurc.frontend import ast, cells, clocks, finals, laws, resets, uses
 from recurc.frontend.functions import FUNCTIONS, INITIALIZERS
 from recurc.frontend.lower import Lowerer, Value, describe, show
 from recurc.frontend.names import Names
@@ -82,7 +82,6 @@ class _Recurrence:
         self.dims: list[DimDecl] = []
 
     def run(self) -> ir.Recurrence | None:
-        self._limitations(self.rec.body)
         self.names.check_recursion()
         if any(p.code == "E0210" for p in self.problems.found):
             return None
@@ -131,19 +130,6 @@ class _Recurrence:
             self.rec.span,
             None if self.scope.reset is None else self.scope.reset.name,
         )
-
-    def _limitations(self, body: tuple[ast.Statement, ...]) -> None:
-        for statement in body:
-            match statement:
-                case ast.Derivative(span=span):
-                    self.problems.report(
-                        "E0902",
-                        "continuous-time laws, `der(h) = ... using ...`, are not supported yet",
-                        span,
-                        "write the discrete equation out",
-                    )
-                case _:
-                    pass
 
     # --- declarations
     def _consts(self) -> None:
@@ -314,6 +300,8 @@ class _Recurrence:
                 return [clocks.clock(self.lowerer, definition)]
             if definition.resets:
                 return [resets.condition(self.lowerer, definition)]
+            if definition.law is not None:
+                return self._defined(definition, laws.lower(self.lowerer, definition, definition.law))
             call = cells.called(self.scope, definition.value)
             if call is not None:
                 return self._cell(definition, call)

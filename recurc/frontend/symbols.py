@@ -76,6 +76,7 @@ class Definition:
     block: Block | None = None
     clock_of: Block | None = None
     resets: bool = False  # it is the condition of `reset when`
+    law: ast.Derivative | None = None  # it is a continuous-time law; `value` reads what its equation reads
 
 
 @dataclass
@@ -269,8 +270,11 @@ class Collector:
             match statement:
                 case ast.Equation(names=names, value=value, span=span):
                     self._equation(Definition(names, value, span, block))
-                case ast.Derivative(name=name):
-                    self.scope.elsewhere.add(name.name)
+                case ast.Derivative(name=name, span=span):
+                    from recurc.frontend.laws import definition_of
+
+                    law, needed = definition_of(statement)
+                    self._equation(Definition((name,), needed, span, block, law=law))
                 case ast.Outputs(results=results):
                     for result in results:
                         if result.value is not None:

@@ -31,9 +31,6 @@ CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
         "x + real(grad(real(z * z), z))", "x * grad(abs(z * i) * a, z * i)",
         "x * sum(grad(sum(cholesky(M) @ x), M) @ x)", "grad(sum(phi1(M) @ x), M) @ x", "x * grad(real(a * z), a)",
     )),
-    *(("E0902", "der(h)", lines(f"    der(h) = M @ h + x using {law}\n")) for law in (
-        "zoh(0.1)", "zoh", "bilinear(m)", "euler(0.5)", "exp_trapezoid(x)",
-    )),
 ]  # fmt: skip
 
 
