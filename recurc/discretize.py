@@ -116,7 +116,7 @@ def _by_matrix(
                 "E0704", f"{state.name} is multiplied by a matrix and by a factor for each element",
                 "put the factor on the diagonal of the matrix",
             )  # fmt: skip
-        *_, rows = matrix.dims
+        rows = next(iter(matrix.dims))  # of two alike
         matrix = _plus(matrix, _times(law.elementwise, build.eye(rows, span)))
     scaled = _times(dt, matrix)
     match method:

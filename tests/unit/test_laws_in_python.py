@@ -1,6 +1,6 @@
 """`recurc.der` in a Python step: the same equations as in the text, and its misuse."""
 
-# ruff: noqa: F821, RET504  (dims are names in quotes; a step binds its result to the name of its state)
+# ruff: noqa: F821  (dims are names in quotes; a step binds its result to the name of its state)
 
 import pytest
 
