@@ -11,10 +11,11 @@ from recurc.backends.cpu.matrices import scratch
 from recurc.backends.cpu.names import STORED, at, offset, stride_of
 from recurc.backends.emit.expr import C_TYPES
 from recurc.backends.emit.indexed import lower
-from recurc.backends.emit.nodes import Load, Matrix, loads
+from recurc.backends.emit.nodes import Load, Matrix, dim_of, loads
 from recurc.backends.emit.text import Text
 from recurc.types import DType, axis_ids
 
+_STEPS_AHEAD = 8  # how far a loop over time asks for its inputs in advance
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1"
 
 
@@ -48,11 +49,25 @@ def _through_time(body: Body, text: Text) -> None:
         copy_state(body, carry.name, text, save=False)
     with text.braces("for (long t = t0; t < t1; t++)"):
         step_pointers(body, text, "b")
+        _look_ahead(body, text)
         body.all_nests(text)
         _rotate(body, text)
     for carry in body.program.stage.carries:
         with text.braces(f"if (call->{body.spell(f'{carry.name}@out')}.data)"):
             copy_state(body, carry.name, text, save=True)
+
+
+def _look_ahead(body: Body, text: Text) -> None:
+    """Asks for what a later step reads: one vector of lanes goes through time in strides of a whole row, which some
+    processors do not see coming."""
+    lane, spell = body.program.lane, body.spell
+    if lane is None or not body.program.lanes_outside:
+        return
+    read = {n for n, lags in body.buffers_read().items() if 0 in lags and spell.buffers[n].has_time}
+    for name, buffer in body.homes(read):
+        if buffer.dims == (dim_of(lane),) and buffer.spacing == 1:
+            ahead = f"{_STEPS_AHEAD} * call->{spell.field(name)}.time"
+            text(f"__builtin_prefetch({body.pointer(name)} + {spell.var(lane)} + {ahead});")
 
 
 def _sequence_pointers(body: Body, text: Text) -> None:

@@ -263,6 +263,9 @@ static void selectivescan_loop(const struct call *call, long b0, long b1, long t
                 const float *x_t = AT(call->x, float, b, t);
                 float *y_t = AT(call->y, float, b, t);
                 const float *z_t = AT(call->z, float, b, t);
+                __builtin_prefetch(delta_t + iD_ + 8 * call->delta.time);
+                __builtin_prefetch(x_t + iD_ + 8 * call->x.time);
+                __builtin_prefetch(z_t + iD_ + 8 * call->z.time);
                 const vec dt = rc_softplus_vf32((rc_load_vf32(delta_t + iD_) + delta_bias));
                 vec y_sum = rc_spread_vf32(0);  // sum over N in y
                 for (long iN_ = 0; iN_ < N; iN_++) {
