@@ -141,7 +141,11 @@ def apply(name: str, *args: Expr, span: Span | None = None) -> Apply:
         common = DType.REAL
     if common is DType.BOOL and op.takes is not Takes.BOOL:
         common = DType.I64
-    result = {Gives.BOOL: DType.BOOL, Gives.REAL_PART: _real_part(common)}.get(op.gives, common)
+    result = common
+    if op.gives is Gives.BOOL:
+        result = DType.BOOL
+    elif op.gives is Gives.REAL_PART:
+        result = _real_part(common)
     return Apply(name, tuple(convert(a, common) for a in operands), dims, result, span)
 
 

@@ -18,7 +18,7 @@ from recurc.source import Span
 from recurc.types import Dims, DType, literal_size, show_dims
 
 MAX_NODES = 50_000  # per equation, functions inlined
-MAX_STEPS = 40_000  # of lowering, per file
+MAX_STEPS = 30_000  # of lowering, per file
 MAX_DEPTH = 200  # of the tree of an equation, functions inlined
 
 _BINARY = {
