@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recurc import build
-from recurc.ir import Apply, Const, Contract, Equation, Expr, Read, State, reads, rewrite
+from recurc.ir import Apply, Const, Contract, Equation, Expr, Read, State, reads
 from recurc.ops import TypeProblem, apply, convert, number
 from recurc.source import Span
 from recurc.types import DType, Kind, show_dims
@@ -271,10 +271,3 @@ def _identity(like: Expr, span: Span | None) -> Expr:
     n = len(batch)
     places = tuple(range(n))
     return Contract(ones, eye, places, (n, n + 1), (*places, n, n + 1), like.dims, DType.REAL, span)
-
-
-def spanned(expr: Expr, span: Span) -> Expr:
-    """`expr` with a place wherever it has none."""
-    from dataclasses import replace
-
-    return rewrite(expr, lambda node: node if node.span is not None else replace(node, span=span))

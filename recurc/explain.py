@@ -9,8 +9,7 @@ from typing import Any
 
 from recurc.facts import CLASSES, Group
 from recurc.formula import equation_lines, formula, wrapped
-from recurc.ir import Apply, Const, Expr, Read, children, walk, with_children
-from recurc.passes.verify import final_values
+from recurc.ir import Apply, Const, Expr, Read, children, late_equations, walk, with_children
 from recurc.plan import Candidate, Loop, Map, Matmul, Plan, Role, Scan, Stage
 from recurc.targets import Target
 from recurc.types import Dims, DType
@@ -66,7 +65,7 @@ def _groups(plan: Plan) -> str:
         if names:
             why = "read no state, so they leave the loop" if title == "hoisted" else "nobody feeds them back"
             lines.append(f"  {title}: {', '.join(names)} ({why})")
-    late = final_values(plan.recurrence)
+    late = late_equations(plan.recurrence)
     if late:
         names = ", ".join(o for o in plan.recurrence.outputs if o in late)
         lines.append(f"  not causal: {names} (reads a state after the last step, so it has no value step by step)")

@@ -324,3 +324,17 @@ def rewrite(expr: Expr, rule: Callable[[Expr], Expr]) -> Expr:
     new = tuple(rewrite(child, rule) for child in old)
     changed = any(a is not b for a, b in zip(old, new, strict=True))
     return rule(with_children(expr, new) if changed else expr)
+
+
+def placed(expr: Expr, span: Span | None) -> Expr:
+    """`expr` with the place `span` wherever it has none: made nodes point at what they were made from."""
+    return expr if span is None else rewrite(expr, lambda node: node if node.span else replace(node, span=span))
+
+
+def late_equations(rec: Recurrence) -> frozenset[str]:
+    """The equations that depend on the final value of a state, directly or through others."""
+    late: set[str] = set()
+    for equation in rec.equations:
+        if any(isinstance(n, Final) or (isinstance(n, Read) and n.name in late) for n in walk(equation.expr)):
+            late.add(equation.name)
+    return frozenset(late)

@@ -44,7 +44,7 @@ def run(
 def _run(rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapping[str, int]) -> dict[str, Array]:
     """A recurrence whose outputs read final states runs twice: the second time these are known."""
     results = _pass(rec, arrays, batch, steps, sizes, {})
-    if not any(isinstance(n, ir.Final) for e in rec.equations for n in ir.walk(e.expr)):
+    if not ir.late_equations(rec):
         return results
     finals = {(s.name, FINAL): results[f"{s.name}@final"] for s in rec.states}
     return _pass(rec, arrays, batch, steps, sizes, finals)
@@ -73,7 +73,7 @@ def _pass(
         if rec.reset is not None
     }
     bounds = {s.name: s.bound for s in rec.states if s.bound is not None}
-    late = _late(rec)
+    late = ir.late_equations(rec)
     lags = {
         name: max((r.lag for e in rec.equations for r in ir.reads(e.expr) if r.name == name), default=0)
         for name in past
@@ -158,16 +158,6 @@ def evaluate(expr: ir.Expr, values: Values, sizes: Mapping[str, int], t: int = 0
             return _unfolded(expr, values, sizes, t)
         case ir.Linalg():
             return _solved(expr, values, sizes, t)
-
-
-def _late(rec: ir.Recurrence) -> set[str]:
-    """The equations that need the final value of a state."""
-    late: set[str] = set()
-    for equation in rec.equations:
-        for node in ir.walk(equation.expr):
-            if isinstance(node, ir.Final) or (isinstance(node, ir.Read) and node.name in late):
-                late.add(equation.name)
-    return late
 
 
 def _chosen(condition: Array, yes: Array, no: Array) -> Array:

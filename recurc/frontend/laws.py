@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from recurc import ir, ops
-from recurc.discretize import METHODS, discretize, spanned
+from recurc.discretize import METHODS, discretize
 from recurc.frontend import ast
 from recurc.frontend.constants import fold
 from recurc.frontend.symbols import Definition, Kind
@@ -49,8 +49,8 @@ def lower(lowerer: Lowerer, definition: Definition, law: ast.Derivative) -> ir.E
     if made.hidden is not None and made.equation is not None:
         lowerer.values[made.hidden.name] = Value(made.hidden.dims, made.hidden.dtype, law.span)
         more.hidden.append(made.hidden)
-        more.equations.append(replace(made.equation, expr=spanned(made.equation.expr, law.span)))
-    return spanned(ir.rewrite(made.value, fold), law.span)
+        more.equations.append(replace(made.equation, expr=ir.placed(made.equation.expr, law.span)))
+    return ir.placed(ir.rewrite(made.value, fold), law.span)
 
 
 def _arguments(lowerer: Lowerer, law: ast.Derivative) -> tuple[ast.Expr, ast.Expr | None]:

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from recurc.ir import Apply, Const, Contract, Equation, Expr, Read, Reaxis, Recurrence, reads, rewrite
+from recurc.ir import Apply, Const, Contract, Equation, Expr, Read, Reaxis, Recurrence, placed, reads, rewrite
 from recurc.ops import OPS, apply
 from recurc.passes.dependence import topological
-from recurc.passes.expand import respan
 from recurc.passes.manager import Pass
 from recurc.passes.sharing import share
 from recurc.passes.verify import used_names
@@ -48,7 +47,7 @@ def _rule(node: Expr) -> Expr:
             new = _folded(node) or _identity(node)
             if new is None or (new.dims, new.dtype) != (node.dims, node.dtype):
                 return node
-            return respan(new, node)
+            return placed(new, node.span)
         case Contract():
             return _through_transposes(node)
         case Reaxis(arg=arg, axes=axes, at=None) if axes == tuple(range(len(axes))) and node.dims == arg.dims:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from recurc.errors import UnsupportedError
-from recurc.ir import Apply, Const, Equation, Expr, Input, Read, Recurrence, Size, State, Step, reads, rewrite
+from recurc.ir import Apply, Const, Equation, Expr, Input, Read, Recurrence, Size, State, Step, placed, reads, rewrite
 from recurc.ops import OPS, apply, convert
 from recurc.passes.manager import Pass
 from recurc.passes.terms import fresh, too_large
@@ -122,7 +122,7 @@ def _expanded(node: Apply, operand: Callable[[Expr, str], Expr] | None) -> Expr:
         expands = OPS[node.op].expands
         assert expands is not None
         result = rewrite(expands(*held), _plain_rule)
-    result = respan(result, node)
+    result = placed(result, node.span)
     uses = Counter(r.name for r in reads(result))
     real: dict[str, Expr] = {}
     for place, arg in zip(held, node.args, strict=True):
@@ -145,13 +145,6 @@ def _plain(expr: Expr) -> Expr:
     if too_large(result):
         raise UnsupportedError("an initial value nests shorthand functions (silu, gelu, elu, ...) too deeply")
     return result
-
-
-def respan(expr: Expr, origin: Expr) -> Expr:
-    """`expr` with the place of `origin` wherever it has none: made nodes point at what they were made from."""
-    if origin.span is None:
-        return expr
-    return rewrite(expr, lambda node: node if node.span else replace(node, span=origin.span))
 
 
 EXPAND = Pass("expand", "replace shorthand operators and long lags by core forms", expand, "expanded")

@@ -19,6 +19,7 @@ from recurc.ir import (
     Step,
     Unfold,
     children,
+    late_equations,
     reads,
     walk,
     with_children,
@@ -27,7 +28,7 @@ from recurc.ops import OPS
 from recurc.passes.cost import Shape, contract_flops
 from recurc.passes.dependence import Dependence
 from recurc.passes.terms import fresh
-from recurc.passes.verify import final_values, used_names
+from recurc.passes.verify import used_names
 
 _SMALLEST_MATMUL = 512.0  # operations per step; below, a GEMM's extra buffer costs more than the loop does
 _COSTLY = 6  # operations per element from which an expression of params is worth a buffer
@@ -57,7 +58,7 @@ class _Hoister:
         self.states = {s.name for s in rec.states}
         self.varying = self.states | {i.name for i in rec.inputs}
         self.taken = used_names(rec)
-        self.late = final_values(rec)
+        self.late = late_equations(rec)
         self.out = Hoisted()
         self.named: dict[Expr, str] = {}
         self.consumers = self._first_consumers()

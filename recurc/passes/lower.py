@@ -18,13 +18,12 @@ from dataclasses import dataclass, replace
 
 from recurc.errors import CompilerBug
 from recurc.facts import Analysis, Group, Monoid
-from recurc.ir import Equation, Expr, Final, Read, Recurrence, reads, rewrite
+from recurc.ir import Equation, Expr, Final, Read, Recurrence, late_equations, reads, rewrite
 from recurc.passes.cost import Shape
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.hoist import Hoisted, hoist
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
-from recurc.passes.verify import final_values
 from recurc.passes.verify_plan import verify_plan
 from recurc.plan import Buffer, Carry, Loop, Map, Matmul, Plan, Role, Scan, Stage
 from recurc.types import Dims, DType
@@ -61,7 +60,7 @@ class _Lowering:
         self.rec, self.shape, self.hoisted, self.dep = rec, shape, hoisted, dep
         self.states = {s.name: s for s in rec.states}
         self.spans = {e.name: e.span for e in rec.equations}
-        self.late = final_values(rec)
+        self.late = late_equations(rec)
         # Coefficients may have brought new expressions of params: rewrite them before anything is placed.
         self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g in analysis.groups if g.monoid is not None}
         self.order = self._stage_order(self._segments(analysis, choice))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from recurc.build import permute
-from recurc.ir import Equation, Expr, Final, Param, Read, Recurrence, State, Step, rewrite, walk
+from recurc.ir import Equation, Expr, Param, Read, Recurrence, State, Step, late_equations, rewrite, walk
 from recurc.ops import apply, convert
 from recurc.types import DType
 
@@ -23,7 +23,7 @@ def reads_step(rec: Recurrence) -> bool:
 
 def reads_final(rec: Recurrence) -> bool:
     """Whether an equation reads `S[T]`, the value of a state after the last step."""
-    return any(isinstance(node, Final) for e in rec.equations for node in walk(e.expr))
+    return bool(late_equations(rec))
 
 
 def started(rec: Recurrence) -> Recurrence:

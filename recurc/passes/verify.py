@@ -26,6 +26,7 @@ from recurc.ir import (
     Step,
     Unfold,
     children,
+    late_equations,
     reads,
     walk,
 )
@@ -100,7 +101,7 @@ def _verify(rec: Recurrence, rules: StageRules) -> None:
     for given in rec.inputs:
         if given.before is not None:
             _expr(given.before, once, rules, f"the value of {given.name} before the first step")
-    late = final_values(rec)
+    late = late_equations(rec)
     for name in late & set(states):
         raise _Broken(f"state {name} depends on the final value of a state")
     _reset(rec, rules, late)
@@ -123,17 +124,7 @@ def _verify(rec: Recurrence, rules: StageRules) -> None:
             raise _Broken(f"output {output} is no input, state or equation")
 
 
-def final_values(rec: Recurrence) -> set[str]:
-    """The equations that depend on the final value of a state, directly or through others."""
-    late: set[str] = set()
-    for equation in rec.equations:
-        nodes = walk(equation.expr)
-        if any(isinstance(n, Final) or (isinstance(n, Read) and n.name in late) for n in nodes):
-            late.add(equation.name)
-    return late
-
-
-def _reset(rec: Recurrence, rules: StageRules, late: set[str]) -> None:
+def _reset(rec: Recurrence, rules: StageRules, late: frozenset[str]) -> None:
     if rec.reset is None:
         return
     if not rules.resets:

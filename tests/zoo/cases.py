@@ -151,3 +151,8 @@ def cpu_is_missing() -> str | None:
     from recurc.backends.cpu import BACKEND
 
     return BACKEND.unavailable()
+
+
+def close(a: np.ndarray, b: np.ndarray, room: float = 1e-10) -> bool:
+    """Whether two arrays are equal up to `room`, relative to the larger of 1 and the largest value."""
+    return float(np.abs(a - b).max()) < room * max(1.0, float(np.abs(b).max()))

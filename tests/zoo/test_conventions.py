@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import recurc
-from tests.zoo.cases import Arrays, draw, load, schedules, several
+from tests.zoo.cases import Arrays, close, draw, load, schedules, several
 from tests.zoo.oracle import ORACLES
 
 STEPS = 17
@@ -24,10 +24,6 @@ def run(name: str, arrays: Arrays, schedule: str = "auto", **options: Any) -> An
 def drawn(name: str, rng: np.random.Generator, steps: int = STEPS) -> Arrays:
     inputs, params = draw(name, rng, steps)
     return inputs | params
-
-
-def close(a: np.ndarray, b: np.ndarray, room: float = 1e-10) -> bool:
-    return float(np.abs(a - b).max()) < room * max(1.0, float(np.abs(b).max()))
 
 
 # --- where averages and filters begin ---------------------------------------------------------------------------------

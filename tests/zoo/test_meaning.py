@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.zoo.cases import Arrays, draw, load, schedules, several
+from tests.zoo.cases import Arrays, close, draw, load, schedules, several
 
 STEPS = 17
 
@@ -20,10 +20,6 @@ def run(name: str, arrays: Arrays, schedule: str = "auto", **options: Any) -> np
 def drawn(name: str, rng: np.random.Generator) -> Arrays:
     inputs, params = draw(name, rng, STEPS)
     return inputs | params
-
-
-def close(a: np.ndarray, b: np.ndarray, room: float = 1e-10) -> bool:
-    return float(np.abs(a - b).max()) < room * max(1.0, float(np.abs(b).max()))
 
 
 # --- one model written in two ways ------------------------------------------------------------------------------------
