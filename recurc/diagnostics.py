@@ -47,7 +47,7 @@ class Diagnostic:
             lines += [f"   = {span}: {text}" for span, text in places if text]
         if self.help:
             lines.append(f"   = help: {self.help}")
-        return "\n".join(lines)
+        return "\n".join(_expand(line) for text in lines for line in text.split("\n"))
 
     def to_json(self) -> dict[str, Any]:
         """The same as data, with the field names of the command line's `--json`."""

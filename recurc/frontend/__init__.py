@@ -46,7 +46,7 @@ def load_file(path: str | Path, roots: Sequence[str] = ()) -> list[ir.Recurrence
 
     real = os.path.realpath(path)
     folder, source = str(Path(real).parent), SourceFile(str(path), normalised(read_text(path)))
-    return list(Library(roots or (folder,)).check(source, folder, real).recurrences)
+    return list(Library(roots, folder).check(source, folder, real).recurrences)
 
 
 def read_text(path: str | Path) -> str:

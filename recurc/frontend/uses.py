@@ -1,8 +1,8 @@
 """`use "other.rec"`: the recurrences, functions and consts of other files.
 
 A stranger's file must not read what it likes: a used file lies below a root (the folder of the file that was asked for,
-or those the caller names) after symbolic links are followed, is an ordinary file called `.rec`, and the number and the
-size of all of them together are bounded. Files may use files; a circle is refused.
+or those the caller names) and is called `.rec` after symbolic links are followed, is an ordinary file, and the number
+and the size of all of them together are bounded. Files may use files; a circle is refused.
 
 What another file defines keeps its own meaning: its functions and consts come in under names no source can spell,
 `FILE:NAME`, and read each other by these; those it defines itself are known by their plain names too.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from recurc import ir
 from recurc.errors import RecError, RecurcError, UnsupportedError
 from recurc.frontend import ast
-from recurc.frontend.problems import Problems
+from recurc.frontend.problems import Enough, Problems
 from recurc.frontend.symbols import Collector, Kind, Scope, Symbol
 from recurc.source import SourceFile
 
@@ -42,12 +43,15 @@ class Checked:
 
 @dataclass
 class Library:
-    """The files of one load. `steps` counts the work of checking all of them."""
+    """The files of one load: `home` is the folder of the file that was asked for, `roots` are the folders that the
+    caller names. `steps` counts the work of checking all files."""
 
     roots: Sequence[str]
+    home: str | None = None
     steps: int = 0
     sources: dict[str, SourceFile] = field(default_factory=dict[str, SourceFile])
     _checked: dict[str, Checked] = field(default_factory=dict[str, Checked])
+    _refused: dict[str, RecError | UnsupportedError] = field(default_factory=dict[str, RecError | UnsupportedError])
     _path: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # real and shown names, being checked
     _characters: int = 0
 
@@ -66,30 +70,35 @@ class Library:
         for item in module.items:
             if isinstance(item, ast.Use) and item.path not in used:
                 try:
-                    found = self._used(item, source, folder, problems)
+                    found = self._used(item, folder, problems)
                 except (RecError, UnsupportedError) as trouble:
                     wrong.append(trouble)
                     continue
+                except Enough:
+                    break
                 if found is not None:
                     used[item.path] = found
         self._path.pop()
         if wrong:
-            errors = [d for w in wrong if isinstance(w, RecError) for d in w.diagnostics]
+            errors = dict.fromkeys(d for w in wrong if isinstance(w, RecError) for d in w.diagnostics)
             if errors:
-                raise RecError(errors)
+                raise RecError(list(errors))
             raise wrong[0]
+        problems.raise_if_any()  # what a missing file defines would be missing at every place that reads it
         problems.steps = self.steps
         checked = check_file(module, source, problems, used, not self._path)
         self.steps = problems.steps
         return checked
 
-    def _used(self, item: ast.Use, source: SourceFile, folder: str | None, problems: Problems) -> Checked | None:
+    def _used(self, item: ast.Use, folder: str | None, problems: Problems) -> Checked | None:
         found = self._find(item, folder, problems)
         if found is None:
             return None
-        real, shown = found
+        root, real, shown = found
         if real in self._checked:
             return self._checked[real]
+        if real in self._refused:
+            raise self._refused[real]
         if any(known == real for known, _ in self._path):
             at = next(i for i, (known, _) in enumerate(self._path) if known == real)
             names = [Path(name).name for _, name in self._path[at:]]
@@ -100,14 +109,19 @@ class Library:
                 "put what both need into a third file",
             )
             return None
-        text = self._read(item, real, shown, problems)
-        if text is None:
-            return None
-        self._checked[real] = self.check(SourceFile(shown, text), str(Path(real).parent), real)
+        try:
+            text = self._read(item, root, real, shown, problems)
+            if text is None:
+                return None
+            self._checked[real] = self.check(SourceFile(shown, text), str(Path(real).parent), real)
+        except (RecError, UnsupportedError) as trouble:
+            self._refused[real] = trouble
+            raise
         return self._checked[real]
 
-    def _find(self, item: ast.Use, folder: str | None, problems: Problems) -> tuple[str, str] | None:
-        """The real path of a used file, and how messages call it."""
+    def _find(self, item: ast.Use, folder: str | None, problems: Problems) -> tuple[str, str, str] | None:
+        """The root that a used file lies below, its real path, and how messages call it, which is one name for one
+        file."""
         path = item.path
         folders = [*([folder] if folder is not None else []), *self.roots]
         if not folders:
@@ -118,8 +132,8 @@ class Library:
                 "load the file by its path, or name the folders: load(text=..., roots=[...])",
             )
             return None
-        odd = not path or Path(path).is_absolute() or any(c in path for c in "\\\0:")
-        if odd or not path.endswith(".rec"):
+        odd = any(c in "\\:" or unicodedata.category(c).startswith("C") for c in path)
+        if odd or Path(path).is_absolute() or not path.endswith(".rec"):
             problems.report(
                 "E0602",
                 "`use` takes the path of a `.rec` file, relative to this file",
@@ -127,15 +141,24 @@ class Library:
                 'write `use "other.rec"` or `use "folder/other.rec"`',
             )
             return None
-        roots = [os.path.realpath(r) for r in (*self.roots, *([] if self.roots or folder is None else [folder]))]
+        roots = [os.path.realpath(r) for r in (self.roots or [self.home or ""])]
         outside = False
         for start in folders:
-            candidate = str(Path(start) / path)
-            real = os.path.realpath(candidate)
-            if not any(real.startswith(root.rstrip("/") + "/") for root in roots):
+            real = os.path.realpath(Path(start) / path)
+            root = next((r for r in roots if _below(real, r)), None)
+            if root is None:
                 outside = True
             elif os.path.lexists(real):
-                return real, os.path.normpath(candidate)
+                if not real.endswith(".rec"):
+                    problems.report(
+                        "E0602",
+                        f"`{path}` is a link to a file that is not called `.rec`",
+                        item.span,
+                        "only `.rec` files are read",
+                    )
+                    return None
+                base = os.path.realpath(start)
+                return root, real, str(Path(start) / Path(real).relative_to(base)) if _below(real, base) else real
         if outside:
             problems.report(
                 "E0602",
@@ -149,14 +172,14 @@ class Library:
             )
         return None
 
-    def _read(self, item: ast.Use, real: str, shown: str, problems: Problems) -> str | None:
+    def _read(self, item: ast.Use, root: str, real: str, shown: str, problems: Problems) -> str | None:
         from recurc.frontend import decode, normalised
 
         if len(self._checked) + len(self._path) > MAX_FILES:
             problems.report("E0605", f"more than {MAX_FILES} files are used", item.span, "join some of them")
             return None
         try:
-            handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            handle = _opened(root, real)
             with os.fdopen(handle, "rb") as stream:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise OSError(0, "it is no ordinary file")
@@ -177,6 +200,26 @@ class Library:
             )
             return None
         return text
+
+
+def _below(real: str, root: str) -> bool:
+    """Whether one real path lies inside another."""
+    return real.startswith(root.rstrip("/") + "/")
+
+
+def _opened(root: str, real: str) -> int:
+    """The file `real` below the folder `root`, to be read. It is opened folder by folder, none of which may be a link:
+    what `real` was found to be is what is read, also if somebody puts a link in its place meanwhile."""
+    *inner, name = Path(real).relative_to(root).parts
+    folder = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", 0)
+    at = os.open(root, folder)
+    try:
+        for part in inner:
+            at, outer = os.open(part, folder, dir_fd=at), at
+            os.close(outer)
+        return os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def folders(roots: Any) -> list[str]:

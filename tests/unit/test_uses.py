@@ -115,6 +115,77 @@ def test_devices_and_missing_files_are_refused_at_once(folder: Path) -> None:
     assert time.monotonic() - start < 5
 
 
+def test_a_link_to_a_file_of_another_kind_is_refused(folder: Path) -> None:
+    (folder / "secret.txt").write_text("const key = 1\n")
+    (folder / "link.rec").symlink_to(folder / "secret.txt")
+    assert codes(using(folder, "link.rec")) == ["E0602"]
+
+
+def test_a_link_that_is_put_in_place_later_is_not_followed(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "gates.rec").write_text(GATES)
+    lexists = os.path.lexists
+
+    def swapped(path: str) -> bool:
+        found = lexists(path)
+        (folder / "lib").rename(folder / "moved")
+        (folder / "lib").symlink_to(outside)
+        return found
+
+    monkeypatch.setattr(os.path, "lexists", swapped)
+    assert codes(using(folder, "lib/gates.rec")) == ["E0601"]
+
+
+def test_files_that_links_make_look_alike_are_kept_apart(folder: Path) -> None:
+    (folder / "q" / "sub").mkdir(parents=True)
+    (folder / "q" / "x.rec").write_text("fn f(u) = 3 * u\n")
+    (folder / "x.rec").write_text("fn f(u) = 2 * u\n")
+    (folder / "link").symlink_to(folder / "q" / "sub")
+    (folder / "y.rec").write_text('use "link/../x.rec"\nfn g(u) = f(u)\n')
+    path = folder / "main.rec"
+    text = "recurrence A(D):\n    input  x[D]\n    a = f(x)\n    b = g(x)\n    output a, b\n"
+    path.write_text(f'use "x.rec"\nuse "y.rec"\n{text}')
+    assert recurc.load(path).ir == load_text(text.replace("f(x)", "2 * x").replace("g(x)", "3 * x"))[0]
+
+
+def test_a_path_is_relative_to_the_file_that_says_it_only(folder: Path) -> None:
+    (folder / "lib" / "a.rec").write_text('use "top.rec"\n')
+    (folder / "top.rec").write_text(GATES)
+    assert codes(using(folder, "lib/a.rec")) == ["E0601"]
+    assert recurc.load(using(folder, "lib/a.rec"), roots=folder).name == "A"
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "\x1b[31m", "\u202e", "\0"])
+def test_a_path_of_characters_that_show_nothing_is_refused(folder: Path, odd: str) -> None:
+    with pytest.raises(recurc.RecError) as caught:
+        recurc.load(text=f'use "{odd}.rec"\n' + MAIN, roots=[folder])
+    assert [d.code for d in caught.value.diagnostics] == ["E0602"]
+    assert odd[0] not in caught.value.diagnostics[0].to_text()
+
+
+def test_the_name_of_a_file_cannot_command_the_terminal(folder: Path) -> None:
+    (folder / "\x1b[31m.rec").write_text("fn f(u) =\n")
+    (folder / "link.rec").symlink_to(folder / "\x1b[31m.rec")
+    with pytest.raises(recurc.RecError) as caught:
+        load_file(using(folder, "link.rec"))
+    assert "\x1b" not in caught.value.diagnostics[0].to_text()
+
+
+def test_a_file_that_is_wrong_is_read_and_reported_once(folder: Path) -> None:
+    (folder / "bad.rec").write_text("# " + "x" * 200_000 + "\nfn f(u) = 2 *\n")
+    for name in ("a.rec", "b.rec"):
+        (folder / name).write_text('use "bad.rec"\n')
+    assert codes(using(folder, "a.rec", "b.rec")) == ["E0100"]
+
+
+def test_what_a_missing_file_would_define_is_not_reported_too(folder: Path) -> None:
+    (folder / "main.rec").write_text(MAIN.replace("lib/cells", "lib/sells"))
+    assert codes(folder / "main.rec") == ["E0601"]
+    assert set(codes(using(folder, *(f"none{i}.rec" for i in range(99))))) == {"E0601"}
+
+
 def test_circles_are_named(folder: Path) -> None:
     (folder / "a.rec").write_text('use "b.rec"\n' + GATES)
     (folder / "b.rec").write_text('use "a.rec"\n')
