@@ -152,8 +152,11 @@ def _initialised(rec: Recurrence, arrays: Arrays, sizes: dict[str, int], seed: i
 def _run(
     rec: Recurrence, compiled: Callable[..., Any], arrays: Arrays, start: Arrays | None, layout: str
 ) -> tuple[Arrays, Arrays]:
-    """Outputs and final states. Long work goes in pieces of time, with a bar, where that means the same."""
+    """Outputs and final states. Long work goes in pieces of time, with a bar; not where an output reads `S[T]`, which
+    is the state after the last step of all and not of a piece."""
     import numpy as np
+
+    from recurc.passes.resume import reads_final
 
     inputs = {n: arrays[n] for n in rec.inputs if n in arrays}
     fixed = {n: a for n, a in arrays.items() if n not in inputs}
@@ -161,7 +164,7 @@ def _run(
     steps = max((a.shape[axes[n]] for n, a in inputs.items() if axes[n] >= 0), default=0)
     work = sum(a.size for a in inputs.values())
     same = all(axes[n] >= 0 and a.shape[axes[n]] == steps for n, a in inputs.items())
-    if not (same and _splits(rec) and work * steps and steps > 2 * _CHUNK and work > _LONG):
+    if not (same and not reads_final(rec.ir) and work * steps and steps > 2 * _CHUNK and work > _LONG):
         result, final = compiled(**arrays, initial=start, return_final=True)
         return _by_name(rec, result), final
 
@@ -179,17 +182,6 @@ def _run(
         for n in parts[0]
     }
     return joined, dict(final or {})
-
-
-def _splits(rec: Recurrence) -> bool:
-    """Whether running on from the final states is the same as running through: nothing reads `t` or earlier inputs."""
-    from recurc.ir import Read, Step, walk
-
-    names = {i.name for i in rec.ir.inputs}
-    nodes = [node for e in rec.ir.equations for node in walk(e.expr)]
-    lagged = any(isinstance(n, Read) and n.lag > 0 and n.name in names for n in nodes)
-    deep = any(isinstance(n, Read) and n.lag > 1 for n in nodes)
-    return not (lagged or deep or any(isinstance(n, Step) for n in nodes))
 
 
 def _by_name(rec: Recurrence, result: Any) -> Arrays:

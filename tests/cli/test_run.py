@@ -112,6 +112,40 @@ def test_long_work_in_pieces_is_the_whole(
     np.testing.assert_allclose(output("pieces.npz"), whole, rtol=1e-12, atol=1e-14)
 
 
+REMEMBERS = {
+    "the last state": "h = 0.5 * h[t-1] + x\n    output h, y = x + h[T]",
+    "the step and earlier inputs": "h = 0.5 * h[t-2] + x[t-1] + (if t % 5 == 0 then 1 else 0)\n    output h",
+    "a clock and a window": "every 3:\n        h = 0.5 * h[t-1] + sum(window(x, 4), 4)\n    output h",
+}
+
+
+@pytest.mark.parametrize("what", REMEMBERS)
+def test_long_work_in_pieces_is_the_whole_for_what_remembers_more_than_a_state(
+    recurc: Invoke, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    rec = tmp_path / "r.rec"
+    rec.write_text(
+        f"recurrence R(D):\n    input  x[D] = 0\n    state  h[D] = 0\n    {REMEMBERS[what]}\n", encoding="utf-8"
+    )
+    np.save(tmp_path / "x.npy", rng.standard_normal((101, 3)))
+
+    def outputs(name: str) -> dict[str, np.ndarray]:
+        out = tmp_path / name
+        got = recurc("run", rec, "--input", f"x={tmp_path / 'x.npy'}", "--backend", "numpy", "--out", out)
+        assert got.code == 0, got.err
+        with np.load(out) as written:
+            return {key: written[key] for key in written}
+
+    whole = outputs("whole.npz")
+    command = import_module("recurc.cli.run")
+    monkeypatch.setattr(command, "_CHUNK", 7)
+    monkeypatch.setattr(command, "_LONG", 1)
+    pieces = outputs("pieces.npz")
+    assert list(pieces) == list(whole)
+    for key, value in whole.items():
+        np.testing.assert_allclose(pieces[key], value, rtol=1e-12, atol=1e-14, err_msg=key)
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
