@@ -103,7 +103,7 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Array:
         for c, at in enumerate(picked):
             if not _is_number(row[at]):
                 column = header[at] if header else str(at + 1)
-                raise FileError(f"{path}: row {r + 1}, column {column}: {row[at]!r} is not a number")
+                raise FileError(f"{path}: row {r + 1}, column {column}: {row[at]!r} is {_what_else(row[at])}")
             table[r, c] = float(row[at])
     return table
 
@@ -121,6 +121,15 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _what_else(cell: str) -> str:
+    """What a cell is that is no real number."""
+    try:
+        complex(cell)
+    except ValueError:
+        return "not a number"
+    return "a complex number, and a table holds real ones; .npy and .npz hold both"
 
 
 def _parquet(path: Path, columns: tuple[str, ...]) -> Array:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PICTURES = (".png", ".svg", ".pdf")
 _CHUNK = 4096  # steps between two moves of the progress bar
+_EXACT = 2.0**53  # up to here a whole number of f64 is one number and no other
 _LONG = 1 << 22  # elements of input from which a bar is worth it
 
 
@@ -96,7 +97,8 @@ def command(
 
 
 def _gather(rec: Recurrence, inputs: tuple[str, ...], params: tuple[str, ...]) -> Arrays:
-    """Inputs and params from files, by name; whole numbers become real where the recurrence wants real ones."""
+    """Inputs and params from files, by name; whole numbers become real where the recurrence wants real or complex
+    ones, and real ones whole where it wants integers and they are."""
     from recurc.arguments import slots_of
     from recurc.cli.arrays import named_arrays
     from recurc.cli.files import FileError
@@ -115,10 +117,11 @@ def _gather(rec: Recurrence, inputs: tuple[str, ...], params: tuple[str, ...]) -
         if name not in arrays:
             continue
         array = arrays[name]
-        if slot.dtype.kind is Kind.REAL and array.dtype.kind in "iub":
+        if slot.dtype.kind in (Kind.REAL, Kind.COMPLEX) and array.dtype.kind in "iub":
             arrays[name] = array.astype("float64")
-        elif slot.dtype.kind is Kind.INT and array.dtype.kind == "f" and bool((array == array.round()).all()):
-            arrays[name] = array.astype("int64")
+        elif slot.dtype.kind is Kind.INT and array.dtype.kind == "f":
+            whole = (array == array.round()) & (abs(array) <= _EXACT)
+            arrays[name] = array.astype("int64") if bool(whole.all()) else array
     return arrays
 
 

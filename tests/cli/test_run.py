@@ -146,6 +146,37 @@ def test_long_work_in_pieces_is_the_whole_for_what_remembers_more_than_a_state(
         np.testing.assert_allclose(pieces[key], value, rtol=1e-12, atol=1e-14, err_msg=key)
 
 
+COUNT = "recurrence C:\n    input  k: int\n    state  n: int = 0\n    n = n[t-1] + k\n    output n\n"
+TURN = "recurrence Turn:\n    input  z: complex\n    state  s: complex = 0\n    s = 1j * s[t-1] + z\n    output s\n"
+
+
+def test_whole_numbers_of_any_type_are_counted_and_others_refused(recurc: Invoke, tmp_path: Path) -> None:
+    rec, data, out = tmp_path / "c.rec", tmp_path / "k.npy", tmp_path / "out.npz"
+    rec.write_text(COUNT, encoding="utf-8")
+    arguments = ("run", rec, "--input", f"k={data}", "--backend", "numpy", "--out", out)
+    np.save(data, np.array([1.0, 2.0, -4.0]))
+    assert recurc(*arguments).code == 0
+    np.testing.assert_array_equal(np.load(out)["n"], [1, 3, -1])
+    for wrong in (0.5, np.nan, np.inf, 1e30):
+        np.save(data, np.array([1.0, wrong]))
+        got = recurc(*arguments)
+        assert got.code == 1 and "should hold integers" in got.err, f"{wrong}: {got.err}"
+
+
+def test_complex_inputs_come_from_arrays_and_a_table_says_what_it_lacks(recurc: Invoke, tmp_path: Path) -> None:
+    rec, out = tmp_path / "t.rec", tmp_path / "out.npz"
+    rec.write_text(TURN, encoding="utf-8")
+    np.savez(tmp_path / "z.npz", z=np.array([1j, 2.0]))
+    np.save(tmp_path / "z.npy", np.array([3, 2]))
+    (tmp_path / "z.csv").write_text("z\n1+2j\n", encoding="utf-8")
+    for file, want in (("z.npz", [1j, 1.0]), ("z.npy", [3, 2 + 3j])):
+        got = recurc("run", rec, "--input", f"z={tmp_path / file}", "--backend", "numpy", "--out", out)
+        assert got.code == 0, got.err
+        np.testing.assert_allclose(np.load(out)["s"], want)
+    got = recurc("run", rec, "--input", f"z={tmp_path / 'z.csv'}:z")
+    assert got.code == 1 and "'1+2j' is a complex number" in got.err and ".npz" in got.err
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
