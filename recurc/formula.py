@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from recurc.ir import (
     Apply,
@@ -110,47 +111,68 @@ def _spelled(expr: Expr) -> tuple[str, int]:
 
 
 def _number(value: complex) -> str:
-    if isinstance(value, bool | complex):
-        return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, complex):
+        if value.imag == 0:
+            return _number(value.real)
+        return f"{value.imag:g}j" if value.real == 0 else f"({value:g})"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     return f"{value:g}"
 
 
 def equation_lines(equations: Sequence[Equation], width: int = 46) -> list[str]:
-    """One line per equation, slices of one value on one (`i, f, g, o = ...`); long ones wrap at `width`."""
-    slices: dict[str, list[str]] = {}
-    for e in equations:
-        match e.expr:
-            case Reaxis(arg=Read(name=whole, lag=0), at=0):
-                slices.setdefault(whole, []).append(e.name)
-            case _:
-                pass
-    elsewhere = {
-        r.name
-        for e in equations
-        if not (isinstance(e.expr, Reaxis) and e.expr.at == 0)
-        for r in reads(e.expr)
-        if r.lag == 0
-    }
-    defined = {e.name for e in equations}
+    """One line per equation, all slices of one value on one (`i, f, g, o = ...`); long ones wrap at `width`."""
+    slices = _slices(equations)
+    unpacked = {w: parts for w, parts in slices.items() if _whole(parts)}
+    elsewhere = {r.name for e in equations if _sliced(e) is None for r in reads(e.expr) if r.lag == 0}
+    only_sliced = {e.name: e.expr for e in equations if e.name in slices and e.name not in elsewhere}
+    spoken = {n: x for n, x in only_sliced.items() if n in unpacked or isinstance(x, Read) or len(slices[n]) == 1}
     lines: list[str] = []
-    done: set[str] = set()
     for e in equations:
-        match e.expr:
-            case Reaxis(arg=Read(name=whole, lag=0), at=0):
-                if whole in done:
-                    continue
-                done.add(whole)
-                lines += wrapped(f"{', '.join(slices[whole])} = {whole}", width)
-            case _ if e.name in slices and e.name in defined and e.name not in elsewhere:
-                done.add(e.name)
-                lines += wrapped(f"{', '.join(slices[e.name])} = {formula(e.expr)}", width)
-            case _:
-                lines += wrapped(f"{e.name} = {formula(e.expr)}", width)
+        sliced = _sliced(e)
+        if e.name in spoken:
+            continue
+        if sliced is None:
+            lines += wrapped(f"{e.name} = {formula(e.expr)}", width)
+        elif sliced.name not in unpacked:
+            lines += wrapped(f"{e.name} = {formula(replace(e.expr, arg=spoken.get(sliced.name, sliced)))}", width)
+        elif e is slices[sliced.name][0]:
+            names = ", ".join(part.name for part in slices[sliced.name])
+            lines += wrapped(f"{names} = {formula(spoken.get(sliced.name, sliced))}", width)
     return lines
+
+
+def _sliced(e: Equation) -> Read | None:
+    """The value that `e` is a slice of along its first dim, if it is nothing else."""
+    match e.expr:
+        case Reaxis(arg=Read(lag=0) as whole, at=0):
+            return whole
+        case _:
+            return None
+
+
+def _slices(equations: Sequence[Equation]) -> dict[str, list[Equation]]:
+    """The equations that are slices, by the value they are slices of, in the order of their places in it."""
+    found: dict[str, list[Equation]] = {}
+    for e in equations:
+        whole = _sliced(e)
+        if whole is not None:
+            found.setdefault(whole.name, []).append(e)
+    return {name: sorted(parts, key=_place) for name, parts in found.items()}
+
+
+def _place(e: Equation) -> int:
+    return e.expr.index or 0 if isinstance(e.expr, Reaxis) else 0
+
+
+def _whole(parts: Sequence[Equation]) -> bool:
+    """Whether slices of one value are all there are of it, each once."""
+    whole = _sliced(parts[0])
+    return whole is not None and whole.dims[0] == str(len(parts)) and [*map(_place, parts)] == [*range(len(parts))]
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -166,10 +188,13 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def _break(text: str, width: int) -> int:
-    """Where to break: the last space before `width` at the smallest bracket depth, never right after an operator."""
+    """Where to break: the last space before `width` at the smallest bracket depth, never right after an operator; where
+    there is none, the first space behind."""
     depth, best, best_depth = 0, -1, len(text)
     start = len(text) - len(text.lstrip()) + 8
-    for i, ch in enumerate(text[: width + 1]):
+    for i, ch in enumerate(text):
+        if i > width and best > 0:
+            break
         depth += (ch in "([") - (ch in ")]")
         operator_before = i >= 2 and text[i - 2] == " " and not text[i - 1].isalnum()
         if ch == " " and i >= start and depth <= best_depth and not operator_before:

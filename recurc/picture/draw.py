@@ -10,7 +10,9 @@ from recurc.errors import BackendError
 from recurc.formula import wrapped
 from recurc.picture.layout import (
     LINE,
+    LOOP_BEND,
     LOOP_HEIGHT,
+    LOOP_SPAN,
     MONO,
     MONO_WIDTH,
     PAD,
@@ -137,9 +139,10 @@ def _draw_feedback(axes: Axes, label: str, rect: Rect) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Curve
 
-    a, b = rect.x + rect.width * 0.78, rect.x + rect.width * 0.22
+    middle, half = rect.x + rect.width / 2, rect.width * LOOP_SPAN / 2
+    a, b = middle + half, middle - half
     up = rect.top + LOOP_HEIGHT * 0.62
-    bend = min(18.0, (a - b) / 3)
+    bend = min(LOOP_BEND, (a - b) / 3)
     points = [(a, rect.top), (a, up), (a - bend, up), (b + bend, up), (b, up), (b, rect.top + 1)]
     codes = [Curve.MOVETO, Curve.CURVE3, Curve.CURVE3, Curve.LINETO, Curve.CURVE3, Curve.CURVE3]
     axes.add_patch(
@@ -148,7 +151,7 @@ def _draw_feedback(axes: Axes, label: str, rect: Rect) -> None:
         )
     )
     box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}
-    _text(axes, (a + b) / 2, up, label, SMALL, colour=FEEDBACK, mono=True, ha="center", va="center", bbox=box)
+    _text(axes, middle, up, label, SMALL, colour=FEEDBACK, mono=True, ha="center", va="center", bbox=box)
 
 
 def _draw_routes(axes: Axes, layout: Layout) -> None:

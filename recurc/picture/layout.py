@@ -16,6 +16,8 @@ PAD = 12.0
 COLUMN_GAP = 66.0  # at least; more where an arrow carries a label
 ROW_GAP = 13.0
 LOOP_HEIGHT = 34.0  # room above a group for its feedback arrow
+LOOP_SPAN = 0.56  # of the width of its box
+LOOP_BEND = 18.0  # the corners of that arrow
 _LANE = 6.0  # the height of a lane an arrow takes through a column it only passes
 
 
@@ -69,6 +71,8 @@ def size(box: Box) -> tuple[float, float]:
     texts = [MONO_WIDTH * MONO * len(line) for line in box.lines]
     texts += [0.62 * TITLE * len(box.title), 0.56 * SMALL * len(box.subtitle)]
     texts += [0.56 * SMALL * len(line) for line in box.note.split("\n")]
+    if box.feedback:  # its arrow, which spans a part of the box, shows on both sides of its label
+        texts.append((MONO_WIDTH * SMALL * len(box.feedback) + 2 * LOOP_BEND) / LOOP_SPAN - 2 * PAD)
     height = 2 * PAD + 13 + LINE * len(box.lines)
     height += 13 * bool(box.subtitle) + (4 + 11 * len(box.note.split("\n"))) * bool(box.note)
     return max(texts) + 2 * PAD, height

@@ -114,8 +114,11 @@ def _dims(dims: Dims) -> str:
 def _label(source: str, names: list[str]) -> str:
     if source.startswith(("in:", "param:")):
         return ""
-    unique = list(dict.fromkeys(names))
-    return ", ".join(unique[:4]) + (", …" if len(unique) > 4 else "")
+    return _some(list(dict.fromkeys(names)))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _parts(plan: Plan, stage: Stage, number: int) -> list[_Part]:
@@ -199,7 +202,8 @@ def _split(
     for i, group in groups:
         inside = tuple(e for e in body if owner.get(e.name) == i)
         defines = frozenset(e.name for e in inside)
-        wanted = _reads(inside, defines, (n for s in group.states for n in extra.get(s, ())))
+        starts = (r.name for s in plan.recurrence.states if s.name in group.states for r in reads(s.initial))
+        wanted = _reads(inside, defines, (*(n for s in group.states for n in extra.get(s, ())), *starts))
         parts.append(_Part(_group_box(plan, number, i, group, inside), defines, wanted))
     after = tuple(e for e in body if e.name not in owner and e.name in stateful)
     if after:
@@ -241,7 +245,7 @@ def _group_box(plan: Plan, number: int, index: int, group: Group, inside: tuple[
         f"{CLASSES.get(group.cls, group.cls)} · {how}",
         tuple(equation_lines(inside)),
         "\n".join(line.strip() for line in note),
-        ", ".join(f"{n}[t-1]" for n in fed_back),
+        _some([f"{n}[t-1]" for n in fed_back]),
     )
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recurc import targets, zoo
 from recurc.formula import equation_lines, formula, wrapped
-from recurc.ir import Equation, Expr, Read, Reaxis
+from recurc.ir import Const, Equation, Expr, Read, Reaxis
 from recurc.ops import add, apply, div, mul, neg, number, select, sub
+from recurc.passes import make_plan
 from recurc.picture.dot import to_dot
-from recurc.picture.layout import Rect, arrange
-from recurc.picture.model import Kind, Picture, picture
+from recurc.picture.layout import LOOP_BEND, LOOP_SPAN, MONO_WIDTH, SMALL, Rect, arrange, size
+from recurc.picture.model import Arrow, Kind, Picture, picture
+from recurc.plan import Plan
 from recurc.types import DType
 from tests.systems import plans
 
@@ -69,13 +72,38 @@ def test_random_formulas_mean_what_the_expression_means(rng: np.random.Generator
         assert got == pytest.approx(want, rel=1e-9, abs=1e-9), formula(expr)
 
 
-def test_slices_of_one_value_stand_on_one_line() -> None:
-    whole = Read("g_o", 0, ("2", "H"), DType.REAL)
-    body = [
-        Equation("g_o", Read("x", 0, ("2", "H"), DType.REAL)),
-        *(Equation(n, Reaxis(whole, (1,), ("H",), DType.REAL, at=0, index=i)) for i, n in enumerate("go")),
-    ]
-    assert equation_lines(body) == ["g, o = x"]
+def sliced(whole: str, count: int, *parts: tuple[str, int]) -> list[Equation]:
+    """`name = whole[place]` for each of `parts`, of a value that has `count` places."""
+    value = Read(whole, 0, (str(count), "H"), DType.REAL)
+    return [Equation(n, Reaxis(value, (1,), ("H",), DType.REAL, at=0, index=i)) for n, i in parts]
+
+
+G_O = Equation("g_o", add(Read("x", 0, ("2", "H"), DType.REAL), Read("y", 0, ("2", "H"), DType.REAL)))
+W, Z = Equation("w", Read("U", 0, ("3", "H"), DType.REAL)), Equation("z", neg(Read("g_o", 0, ("2", "H"), DType.REAL)))
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        ([G_O, *sliced("g_o", 2, ("g", 0), ("o", 1))], ["g, o = x + y"]),
+        ([G_O, *sliced("g_o", 2, ("o", 1), ("g", 0))], ["g, o = x + y"]),
+        ([G_O, *sliced("g_o", 2, ("o", 1))], ["o = (x + y)[1]"]),
+        ([G_O, *sliced("g_o", 3, ("o", 1), ("g", 0))], ["g_o = x + y", "o = g_o[1]", "g = g_o[0]"]),
+        (sliced("U", 2, ("g", 0), ("o", 1)), ["g, o = U"]),
+        (sliced("U", 3, ("o", 2)), ["o = U[2]"]),
+        ([W, *sliced("w", 3, ("o", 2), ("g", 1))], ["o = U[2]", "g = U[1]"]),
+        ([G_O, *sliced("g_o", 2, ("g", 0), ("o", 1)), Z], ["g_o = x + y", "g, o = g_o", "z = -g_o"]),
+    ],
+)
+def test_slices_of_one_value_stand_on_one_line_if_they_are_all_of_it(body: list[Equation], lines: list[str]) -> None:
+    assert equation_lines(body) == lines
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1 + 0j, "1"), (1 / 6 + 0j, "0.166667"), (1j, "1j"), (-0.5j, "-0.5j"), (1 - 2j, "(1-2j)")]
+)
+def test_complex_numbers_show_the_parts_they_have(number: complex, text: str) -> None:
+    assert formula(Const(number, DType.COMPLEX)) == text
 
 
 def test_long_lines_wrap_and_lose_nothing() -> None:
@@ -83,6 +111,31 @@ def test_long_lines_wrap_and_lose_nothing() -> None:
     lines = wrapped(text, 46)
     assert len(lines) > 3 and all(len(line) <= 54 for line in lines)
     assert "".join("".join(line.split()) for line in lines) == "".join(text.split())
+
+
+def test_a_line_breaks_behind_what_is_too_long_to_be_kept_whole() -> None:
+    name = "a" * 60
+    assert wrapped(f"h = {name} + b + c", 46) == [f"h = {name}", "    + b + c"]
+
+
+def test_a_param_of_an_initial_value_is_drawn_and_leads_to_its_state() -> None:
+    drawn = picture(load_plan("titans_linear"))
+    state = next(b for b in drawn.boxes if b.title == "states M, S")
+    assert Arrow("param:M0", state.key) in drawn.arrows
+
+
+@pytest.mark.parametrize("name", ["lstm", "dnc"])
+def test_the_arrow_back_shows_on_both_sides_of_its_label(name: str) -> None:
+    for box in picture(load_plan(name)).boxes:
+        if box.feedback:
+            label = MONO_WIDTH * SMALL * len(box.feedback)
+            assert size(box)[0] * LOOP_SPAN >= label + 2 * LOOP_BEND - 1e-9
+
+
+def load_plan(name: str) -> Plan:
+    rec = zoo.load(name).ir
+    sizes = {d.name: d.default or 8 for d in rec.dims}
+    return make_plan(rec, sizes, 2, 64, DType.F32, targets.named("cpu"))
 
 
 def test_what_leaves_the_recurrence_is_drawn_outside_of_it() -> None:
