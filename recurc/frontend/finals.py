@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from recurc import ir
@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from recurc.frontend.lower import Lowerer
 
 
-def check(lowerer: Lowerer, equations: Sequence[ir.Equation], reset: str | None) -> None:
-    """Reports every state (and a reset) that depends on a final value, directly or through other equations."""
+def stepwise(
+    equations: Sequence[ir.Equation], states: Collection[str], reset: str | None
+) -> list[tuple[ir.Equation, ir.Final]]:
+    """The equations of `states` and of the condition `reset` that depend on a final value, directly or through other
+    equations, each with one such value; `equations` are in dependence order."""
     behind: dict[str, ir.Final] = {}
     for equation in equations:
         for node in ir.walk(equation.expr):
@@ -22,15 +25,17 @@ def check(lowerer: Lowerer, equations: Sequence[ir.Equation], reset: str | None)
                 found = behind.get(node.name)
             if found is not None:
                 behind.setdefault(equation.name, found)
+    known = {*states, reset}
+    return [(e, behind[e.name]) for e in equations if e.name in behind and e.name in known]
+
+
+def check(lowerer: Lowerer, equations: Sequence[ir.Equation], reset: str | None) -> None:
+    """Reports every state (and a reset) that depends on a final value."""
     states = {s.name for s in (*lowerer.scope.of_kind(Kind.STATE), *lowerer.expansions.hidden)}
-    for equation in equations:
-        state = equation.name in states
-        if equation.name not in behind or not (state or equation.name == reset):
-            continue
-        final = behind[equation.name]
+    for equation, final in stepwise(equations, states, reset):
         where = equation.span or equation.expr.span or final.span
         assert where is not None
-        what = f"state {equation.name}" if state else "the condition of `reset when`"
+        what = f"state {equation.name}" if equation.name in states else "the condition of `reset when`"
         read = () if final.span is None else ((final.span, f"{final.name}[T] is read here"),)
         lowerer.problems.report(
             "E0411",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from recurc import build, ir, ops
 from recurc.errors import ShapeError, TraceError
+from recurc.frontend import finals
 from recurc.frontend.beyond import in_order
 from recurc.frontend.declare import Declared
 from recurc.frontend.recorder import Recorder
@@ -59,6 +60,17 @@ def _check_reads(recorder: Recorder, declared: Mapping[str, Declared], dims: Seq
                         f"no argument has the dim {dim!r} that `{equation.name}` mentions{line}: the dims are "
                         f"{', '.join(dims) or 'none'}; jit(dims=[...]) adds others"
                     )
+
+
+def _check_finals(equations: Sequence[ir.Equation], states: Collection[str], reset: str | None) -> None:
+    """Nothing that is worked out step by step knows what a state is after the last step."""
+    for equation, final in finals.stepwise(equations, states, reset):
+        line = f" (line {equation.span.line} of {equation.span.file})" if equation.span else ""
+        what = f"the new value of state `{equation.name}`" if equation.name in states else "the condition of reset_when"
+        raise TraceError(
+            f"{what} depends on final({final.name}), which is known after the last step only{line}: use it in outputs "
+            f"only, or read the step before, `{final.name}`"
+        )
 
 
 def _check_header(title: object, dims: Mapping[Any, object]) -> None:
@@ -115,6 +127,8 @@ def _trace(step: StepFunction, title: str, dims: Mapping[str, int | str | None] 
         for h in recorder.states
     )
     reset = None if recorder.reset is None else names[recorder.reset.name]
+    stepwise = {*states, *(h.name for h in hidden)}
+    _check_finals(equations, stepwise, reset)
     return ir.Recurrence(
         title,
         tuple(replace(d, name=names.get(d.name, d.name)) for d in recorder.dims),
@@ -123,7 +137,7 @@ def _trace(step: StepFunction, title: str, dims: Mapping[str, int | str | None] 
             ir.Param(n, d.dims, d.dtype, _init(n, d), bound=d.bound) for n, d in declared.items() if d.kind == "param"
         ),
         (*own, *hidden),
-        in_order(equations, {*states, *(h.name for h in hidden)}, reset),
+        in_order(equations, stepwise, reset),
         outputs,
         inspect.getdoc(step.function) or "",
         reset=reset,

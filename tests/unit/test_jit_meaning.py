@@ -307,3 +307,20 @@ def test_functions_of_places_and_matrices_work_on_plain_arrays(rng: np.random.Ge
         recurc.conv(b, A, 0)
     with pytest.raises(TraceError, match="takes two values, got 1"):
         recurc.solve(A)
+
+
+def test_a_step_function_cannot_know_the_last_step_either() -> None:
+    @recurc.jit
+    def ahead(x: recurc.Input["D"], h: recurc.State["D"]) -> object:
+        late = 0.5 * recurc.final(h)
+        return h + x + late
+
+    @recurc.jit
+    def restart(x: recurc.Input["D"], h: recurc.State["D"]) -> object:
+        recurc.reset_when(recurc.sum(recurc.final(h), "D") > 0)
+        return h + x
+
+    with pytest.raises(recurc.TraceError, match=r"new value of state `h` depends on final\(h\)"):
+        _ = ahead.recurrence
+    with pytest.raises(recurc.TraceError, match=r"condition of reset_when depends on final\(h\)"):
+        _ = restart.recurrence
