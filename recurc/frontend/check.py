@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 
 from recurc import build, ir, ops
@@ -242,11 +243,21 @@ class _Recurrence:
         name = value.function.name if call else value.name if isinstance(value, ast.Name) else ""
         if name not in INITIALIZERS:
             if name and name not in self.scope.symbols and name not in (FUNCTIONS if call else RESERVED):
+                near = difflib.get_close_matches(name, INITIALIZERS, 1, 0.6)
                 self.problems.report(
                     "E0507",
                     f"`{name}` is not an initialiser",
                     value.span,
-                    f"the initialisers are {', '.join(INITIALIZERS)}",
+                    f"did you mean `{near[0]}`?" if near else f"the initialisers are {', '.join(INITIALIZERS)}",
+                )
+                return None
+            inner = next((n for n in ast.walk(value) if isinstance(n, ast.Name) and self._only_initial(n)), None)
+            if inner is not None:
+                self.problems.report(
+                    "E0507",
+                    f"the initialiser `{inner.name}` is no value that one can compute with",
+                    inner.span,
+                    f"it stands alone, `~ {inner.name}`; an expression is made of numbers, sizes and places along dims",
                 )
                 return None
             made = self._initial(symbol, value)
@@ -291,6 +302,9 @@ class _Recurrence:
         finally:
             self.lowerer.initial = False
         return ir.Initializer(name, tuple(numbers))
+
+    def _only_initial(self, node: ast.Name) -> bool:
+        return node.name in INITIALIZERS and node.name not in self.scope.symbols
 
     # --- equations
     def _equations(self, definition: Definition) -> list[ir.Equation]:

@@ -206,13 +206,14 @@ class _Lexer:
         elif ch == "." and end < len(text) and (text[end].isalpha() or text[end] == "_"):
             word = re.match(r"\w+", text[end:])
             attribute = word.group() if word else ""
+            if attribute == "rec":
+                help = 'the name of a file stands in quotes: `use "other.rec"`'
+            elif attribute in FUNCTIONS:
+                help = f"write `{attribute}(...)`: functions stand before their arguments"
+            else:
+                help = "only `.T` (swap the last two dims) follows a value with a dot; the size of a dim is its name"
             self._problem(
-                "E0111",
-                f"values have no attribute `.{attribute}`",
-                self._span(at, end + len(attribute)),
-                f"write `{attribute}(...)`: functions stand before their arguments"
-                if attribute in FUNCTIONS
-                else "only `.T` (swap the last two dims) follows a value with a dot; the size of a dim is its name",
+                "E0111", f"values have no attribute `.{attribute}`", self._span(at, end + len(attribute)), help
             )
             return end + len(attribute)
         else:

@@ -94,7 +94,7 @@ class Names:
         elif name in INITIALIZERS:
             help = f"`{name}` is an initialiser: `param W[H] ~ {name}`"
         else:
-            pool = [*FUNCTIONS, *self.scope.functions]
+            pool = [*FUNCTIONS, *self.scope.functions, *(s.name for s in self.scope.of_kind(Kind.RECURRENCE))]
             near = next(iter(difflib.get_close_matches(name, pool, 1, 0.6)), "")
             help = f"did you mean `{near}`?" if near else f"define it: `fn {name}(u) = ...`"
         self.problems.report("E0202", f"there is no function `{name}`", node.span, help)

@@ -220,6 +220,10 @@ def explain_unexpected(line: list[Token], token: Token, following: Token | None,
         return _Wrong("E0118", f"{found} stands outside of any recurrence", help)
     if first.kind == "NAME" and len(line) == 1 and token.kind in ("NAME", "STRING") and (word := _meant(first.text)):
         return _Wrong("E0100", f"`{first.text}` begins no statement", f"did you mean `{word}`?", True)
+    if not line and token.kind == "USE":
+        return _Wrong(
+            "E0100", "`use` stands at the top of a file, not in a block", 'write `use "other.rec"` without indentation'
+        )
     if token.kind in KEYWORDS.values() and token.kind != "IF" and "NAME" in accepted and _wants_name(previous):
         return _Wrong(
             "E0116",
@@ -254,6 +258,12 @@ def _plain(line: list[Token], token: Token, following: Token | None, accepted: s
         help = "a choice is an expression: `if c then a else b`"
     elif "IF" in kinds and "ELSE" in accepted and token.kind in ("NEWLINE", "RPAR"):
         message, help = "this `if` has no `else`", "both branches are needed: `if c then a else b`"
+    elif line and line[0].kind == "DER" and "USING" in accepted and token.kind == "NEWLINE":
+        message, help = "this law does not say how a step follows from it", "add a method: `using euler(dt)`"
+    elif previous is not None and previous.kind == "RESET":
+        help = "write `reset when c` with a truth value c"
+    elif token.kind == "EQUAL" and line and line[0].kind == "PARAM":
+        help = "a param has its value from the call: `~` gives an initialiser, and a fixed number is a `const`"
     elif not line and token.kind == "IF":
         help = "a choice is an expression, not a statement: `name = if c then a else b`"
     elif "IF" not in kinds and token.kind == "IF":

@@ -227,7 +227,10 @@ class Collector:
         if type_.bound is not None and type_.name == "int":
             return DType.I64
         found = DTYPES.get(type_.name)
-        if found is None or type_.bound is not None:
+        if found is not None and type_.bound is not None:
+            message, help = f"`{type_.name}` takes no number", f"write `{type_.name}`; only `int(Q)` has one"
+            self.problems.report("E0502", message, type_.span, help)
+        elif found is None:
             near = _ALIASES.get(type_.name) or next(iter(difflib.get_close_matches(type_.name, DTYPES, 1, 0.5)), "")
             known = ", ".join(DTYPES)
             help = f"did you mean {near}?" if near else f"the types are {known}"
