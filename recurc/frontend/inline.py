@@ -299,8 +299,8 @@ class _Inliner:
         return ir.Read(made, 0, value.dims, value.dtype, self.span)
 
     def _keep(self, name: str, dims: Dims, dtype: DType, first: ir.Expr, bound: str | None) -> str:
-        """Makes `name` of the cell a state of the caller."""
-        made, shape = self.caller.fresh(f"{self.prefix}_{name}"), self._shape(dims)
+        """Makes `name` of the cell (or `h@lag1`, which no source can spell) a state of the caller."""
+        made, shape = self.caller.fresh(f"{self.prefix}_{name.replace('@', '_')}"), self._shape(dims)
         limit = None if bound is None else self.dim.get(bound, bound)
         self.states.append(ir.State(made, shape, dtype, first, self.span, limit))
         self.past[name], self.begin[name] = made, first
@@ -399,7 +399,7 @@ class _Inliner:
         source = name
         if self.reset is not None or self.clock is not None:
             for k in range(1, lag):
-                link = f"{name}_lag{k}"
+                link = f"{name}@lag{k}"
                 if link not in self.past:
                     self._keep(link, node.dims, node.dtype, self.begin[name], None)
                     self.equations.append(self._held(link, self._earlier(source, 1, node)))
@@ -410,7 +410,9 @@ class _Inliner:
         if self.reset is None:
             return read
         if source not in self.restart:
-            self.restart[source] = self._named(f"{source}_begin", convert(self.begin[source], node.dtype))
+            self.restart[source] = self._named(
+                f"{source.replace('@', '_')}_begin", convert(self.begin[source], node.dtype)
+            )
         return build.choose(self.reset, self.restart[source], read, shape, node.span)
 
     def _renamed(self, node: ir.Expr) -> ir.Expr:

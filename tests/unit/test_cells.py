@@ -232,3 +232,29 @@ def test_what_does_not_fit_is_said_in_words() -> None:
     with pytest.raises(CellProblem, match=r"`W` of `LSTM` is \[4, H, D\], and \[D, D\] is given") as caught:
         inline(cell, "y", {"x": x, "W": w, "U": x, "b": x}, Caller((DimDecl("D"),), [], set()))
     assert caught.value.argument == "W"
+
+
+@pytest.mark.parametrize("held", ["every 2:", "when on:"])
+def test_longer_lags_of_a_held_cell_are_not_taken_for_states_of_like_names(held: str, rng: np.random.Generator) -> None:
+    text = """recurrence Cell(D):
+    input  x[D]
+    state  h[D] = 0, NAME[D] = 5
+
+    h = 0.5 * h[t-1] + x
+    NAME = 0.5 * NAME[t-1]
+    output y = h[t-2] + NAME
+
+recurrence Main(D):
+    input  x[D], on: bool
+    HELD
+        state  z[D] = 0
+        y = Cell(x)
+        z = y
+    output z
+""".replace("HELD", held)
+    given = {"x": rng.standard_normal((9, 3)), "on": rng.random(9) < 0.5}
+    odd, plain = (
+        recurc.load(text=text.replace("NAME", name), name="Main").compile("reference")(**given)
+        for name in ("h_lag1", "other")
+    )
+    np.testing.assert_array_equal(odd, plain)
