@@ -25,13 +25,18 @@ def met(row: Row) -> str:
 def kernels_table(rows: Sequence[Row]) -> Table:
     table = [["case", "recurc", "peer", "its time", "ratio", "best", "target", ""]]
     for row in rows:
-        share = row.peer.startswith("large copy")
-        ratio = f"{row.ratio:.0%}" if share else f"{row.ratio:.2f}x"
-        target = "" if row.target is None else f"{row.target:.0%}" if share else f"{row.target:g}x"
+        ratio, target = _ratio(row)
         best = "" if row.best_ratio is None else f"{row.best_ratio:.2f}x"
         times = [row.case, seconds(row.ours), row.peer, seconds(row.peer_seconds)]
         table.append([*times, ratio, best, target, met(row)])
     return table
+
+
+def _ratio(row: Row) -> tuple[str, str]:
+    """The ratio and its target; of a copy as a share."""
+    if row.peer.startswith("large copy"):
+        return f"{row.ratio:.0%}", "" if row.target is None else f"{row.target:.0%}"
+    return f"{row.ratio:.2f}x", "" if row.target is None else f"{row.target:g}x"
 
 
 def latency_table(rows: Sequence[Row]) -> Table:
@@ -48,6 +53,23 @@ def floors_table(floors: Sequence[Floor]) -> Table:
         moved, flops = f"{f.bytes / 1e6:.1f}", f"{f.flops / 1e9:.2f}"
         table.append([f.case, moved, flops, seconds(f.floor), seconds(f.ours), f"{f.share:.0%}"])
     return table
+
+
+def missed(rows: Sequence[Row]) -> str:
+    """Which targets are not met, and by how much."""
+    short = [
+        f"- {row.case}" + (f", against {row.peer}" if row.group == "kernels" else "") + f": {_far(row)}"
+        for row in rows
+        if row.met is False
+    ]
+    return "\n".join(["Not met in this run:", "", *short]) if short else "Every target is met in this run."
+
+
+def _far(row: Row) -> str:
+    if row.group == "latency":
+        return f"{seconds(row.ours)}, the limit is {seconds(row.peer_seconds)}"
+    ratio, target = _ratio(row)
+    return f"{ratio}, the target is {target}"
 
 
 def machine_lines(machine: Machine, ceilings: Ceilings, command: str) -> str:
@@ -127,4 +149,5 @@ def write_page(
     page = put(page, "kernels", markdown(kernels_table([r for r in rows if r.group == "kernels"])))
     page = put(page, "latency", markdown(latency_table([r for r in rows if r.group == "latency"])))
     page = put(page, "floors", markdown(floors_table(floors)))
+    page = put(page, "missed", missed(rows))
     PAGE.write_text(page, encoding="utf-8")

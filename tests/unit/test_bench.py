@@ -6,7 +6,7 @@ import pytest
 
 from bench.floors import count
 from bench.measure import interleaved, repeated
-from bench.report import kernels_table, latency_table, markdown, put
+from bench.report import kernels_table, latency_table, markdown, missed, put
 from bench.rows import Row, seconds
 from tests.systems import ema, lstm, selective_scan
 
@@ -65,6 +65,22 @@ def test_tables_say_shares_in_percent_and_times_with_units() -> None:
     assert latency_table([limit])[1] == ["c", "15 µs", "20 µs", "met", "why"]
     assert seconds(3.21e-9) == "3.21 ns"
     assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_what_is_not_met_is_listed_with_how_far_it_is() -> None:
+    rows = [
+        Row("kernels", "good", 1.0, "p", 5.0, 5.0),
+        Row("kernels", "c", 1.0, "a loop", 4.9, 5.0),
+        Row("kernels", "free", 1.0, "p", 0.1),
+        Row("kernels", "m", 2.0, "large copy", 1.0, 0.7),
+        Row("latency", "check", 0.6, "limit", 0.3, 1.0),
+    ]
+    assert missed(rows).splitlines()[2:] == [
+        "- c, against a loop: 4.90x, the target is 5x",
+        "- m, against large copy: 50%, the target is 70%",
+        "- check: 600 ms, the limit is 300 ms",
+    ]
+    assert missed(rows[:1]) == "Every target is met in this run."
 
 
 def test_a_table_lands_between_its_marks_and_nowhere_else() -> None:
