@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import recurc
 from recurc import passes, targets
 from recurc.backends import reference
 from recurc.backends.base import Specialization
@@ -29,7 +30,7 @@ from recurc.build import (
     unfold,
 )  # fmt: skip
 from recurc.ir import Const, Equation, Expr, Input, Param, Read, Recurrence, Size, State, Step, reads
-from recurc.ops import add, apply, convert, mul, number, select
+from recurc.ops import add, apply, cast, convert, mul, number, select
 from recurc.plan import Role
 from recurc.types import DimDecl, Dims, DType, Kind
 
@@ -187,6 +188,21 @@ def test_gathers_and_tables(rng: np.random.Generator) -> None:
     agree(rec, rng, schedules=("sequential", "scan"), steps=33)
     loop = hidden(add(lookup(r("table"), r("i")), matmul(r("W"), state("h", "D"))))
     agree(recurrence("GatherLoop", {"y": lookup(state("h", "D", lag=0), r("j"))}, loop), rng)
+
+
+def test_places_that_wrap_around_mean_an_end_of_the_axis(rng: np.random.Generator) -> None:
+    """Places up to 16e9 as narrow integers: this one is -296, and nothing lies there."""
+    k = Read("k", 0, (), DType.I32)
+    bounded = apply("mod", k, cast(Const(16_000_000, INT), DType.I32))
+    place = apply("mul", bounded, cast(Const(1000, INT), DType.I32))
+    table = Input("table", ("N",))
+    rec = Recurrence(
+        "Far", (DimDecl("N"),), (Input("k", (), DType.I32), table), (), (),
+        (Equation("y", lookup(Read("table", 0, ("N",), REAL), place)),), ("y",),
+    )  # fmt: skip
+    values = rng.standard_normal((1, 200, 5))
+    found = recurc.Recurrence(rec).compile(backend="cpu")(k=np.full((1, 200), 4_294_967, np.int32), table=values)
+    np.testing.assert_array_equal(found, values[..., 0])
 
 
 @pytest.mark.parametrize("window", ["4", "N"])

@@ -204,9 +204,9 @@ class Body:
         return Printer(self.compute, self.load, self.spell.var, self._bounded, self.program.lane)
 
     def _bounded(self, node: Node) -> bool:
-        known = limits(node, self.spell.sizes)
+        low, high = limits(node, self.spell.sizes)
         last = 2 ** (8 * self.compute(node.dtype).itemsize - 1)
-        return known is not None and -last < known[0] and known[1] < last
+        return -last < low and high < last - 1
 
     def place(self, index: Index, dims: Dims, padded: bool = False) -> str:
         """The offset of an element, computed places included."""

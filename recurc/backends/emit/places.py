@@ -39,7 +39,7 @@ def minus(a: Node, b: Node) -> Node:
 
 def clamped(place: Node, size: int, sizes: Mapping[str, int]) -> Node:
     """The place, or the nearest end of an axis."""
-    low, high = limits(place, sizes) or (-1, size)
+    low, high = limits(place, sizes)
     if high > size - 1:
         place = folded(Call("min", (place, Number(size - 1, DType.I64)), DType.I64))
     if low < 0:
@@ -49,7 +49,7 @@ def clamped(place: Node, size: int, sizes: Mapping[str, int]) -> Node:
 
 def within(place: Node, size: int, sizes: Mapping[str, int]) -> list[Node]:
     """The conditions under which a place lies on an axis, besides those that always hold."""
-    low, high = limits(place, sizes) or (-1, size)
+    low, high = limits(place, sizes)
     below, above = Number(0, DType.I64), Number(size, DType.I64)
     found = [folded(Call("ge", (place, below), DType.BOOL))] if low < 0 else []
     return [*found, folded(Call("lt", (place, above), DType.BOOL))] if high >= size else found
@@ -57,7 +57,7 @@ def within(place: Node, size: int, sizes: Mapping[str, int]) -> list[Node]:
 
 def wrapped(place: Node, size: int, sizes: Mapping[str, int]) -> Node:
     """The place on a ring of `size` places."""
-    low, high = limits(place, sizes) or (-size - 1, size)
+    low, high = limits(place, sizes)
     whole, zero = Number(size, DType.I64), Number(0, DType.I64)
     if low < -size or high >= 2 * size:
         return folded(Call("mod", (place, whole), DType.I64))
@@ -74,8 +74,11 @@ def wrapped(place: Node, size: int, sizes: Mapping[str, int]) -> Node:
 # --- between which numbers ----------------------------------------------------------------------------------------
 
 
-def limits(node: Node, sizes: Mapping[str, int]) -> tuple[int, int] | None:
-    """The least and the largest value an integer can have; None if that is not known."""
+Range = tuple[int, int]
+
+
+def limits(node: Node, sizes: Mapping[str, int]) -> Range:
+    """The least and the largest value an integer can have: at worst, those of its type."""
     match node:
         case Number(value=int(value)):
             return int(value), int(value)
@@ -84,64 +87,40 @@ def limits(node: Node, sizes: Mapping[str, int]) -> tuple[int, int] | None:
         case StepIndex():
             return 0, _STEPS
         case Call(op=op, args=args) if node.dtype.kind is Kind.INT and op in _LIMITS:
-            known = [limits(a, sizes) for a in args]
-            return _LIMITS[op](known)
+            found, whole = _LIMITS[op]([limits(a, sizes) for a in args]), _whole(node.dtype)
+            return found if whole[0] <= found[0] and found[1] <= whole[1] else whole  # beyond its type it wraps around
         case _:
-            return None
+            return _whole(node.dtype)
 
 
-Range = tuple[int, int] | None
-
-
-def _sum(known: list[Range], sign: int) -> Range:
-    a, b = known
-    if a is None or b is None:
-        return None
-    ends = [a[0] + sign * b[0], a[1] + sign * b[1], a[0] + sign * b[1], a[1] + sign * b[0]]
-    return _fits(min(ends), max(ends))
+def _whole(dtype: DType) -> Range:
+    half = 2 ** (8 * dtype.itemsize - 1)
+    return -half, half - 1
 
 
 def _product(known: list[Range]) -> Range:
     a, b = known
-    if a is None or b is None:
-        return None
     ends = [x * y for x in a for y in b]
-    return _fits(min(ends), max(ends))
-
-
-def _extreme(known: list[Range], which: Callable[[int, int], int]) -> Range:
-    a, b = known
-    if a is not None and b is not None:
-        return which(a[0], b[0]), which(a[1], b[1])
-    one = a or b
-    if one is None:
-        return None
-    least = np.iinfo(np.int64)
-    return (int(least.min), one[1]) if which is min else (one[0], int(least.max))
+    return min(ends), max(ends)
 
 
 def _choice(known: list[Range]) -> Range:
     _, a, b = known
-    return None if a is None or b is None else (min(a[0], b[0]), max(a[1], b[1]))
+    return min(a[0], b[0]), max(a[1], b[1])
 
 
 def _rest(known: list[Range]) -> Range:
-    divisor = known[1]
-    if divisor is None or divisor[0] <= 0:
-        return None
-    return 0, divisor[1] - 1
-
-
-def _fits(low: int, high: int) -> Range:
-    return (low, high) if low > -(2**62) and high < 2**62 else None
+    """A remainder has the sign of the divisor; it is 0 where that is 0."""
+    low, high = known[1]
+    return min(low + 1, 0), max(high - 1, 0)
 
 
 _LIMITS: dict[str, Callable[[list[Range]], Range]] = {
-    "add": lambda known: _sum(known, 1),
-    "sub": lambda known: _sum(known, -1),
+    "add": lambda known: (known[0][0] + known[1][0], known[0][1] + known[1][1]),
+    "sub": lambda known: (known[0][0] - known[1][1], known[0][1] - known[1][0]),
     "mul": _product,
-    "min": lambda known: _extreme(known, min),
-    "max": lambda known: _extreme(known, max),
+    "min": lambda known: (min(known[0][0], known[1][0]), min(known[0][1], known[1][1])),
+    "max": lambda known: (max(known[0][0], known[1][0]), max(known[0][1], known[1][1])),
     "select": _choice,
     "mod": _rest,
 }
