@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 
 from recurc import ir, linalg
 from recurc.backends.base import Arrays, Kernel, Specialization
-from recurc.backends.storage import bf16_bits, loaded, store
+from recurc.backends.storage import WIDE, loaded, rounded, store
 from recurc.errors import ShapeError
 from recurc.ops import OPS
 from recurc.plan import Plan
-from recurc.types import Dims, DType, Kind, axis_ids, literal_size
+from recurc.types import Dims, DType, axis_ids, literal_size
 
 Array = NDArray[Any]
 Values = Mapping[tuple[str, int], Array]  # (name, lag) -> (B, *dims)
 FINAL = -1  # in place of a lag: the value after the last step
-
-_WIDE = {Kind.BOOL: np.bool_, Kind.INT: np.int64, Kind.REAL: np.float64, Kind.COMPLEX: np.complex128}
 
 
 def run(
@@ -53,13 +51,13 @@ def _run(rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapp
 def _pass(
     rec: ir.Recurrence, arrays: Arrays, batch: int, steps: int, sizes: Mapping[str, int], finals: Values
 ) -> dict[str, Array]:
-    inputs = {v.name: _rounded(np.asarray(arrays[v.name]), v.dtype) for v in rec.inputs}
-    params = {(v.name, 0): _with_batch(_rounded(np.asarray(arrays[v.name]), v.dtype), v.dims) for v in rec.params}
+    inputs = {v.name: rounded(np.asarray(arrays[v.name]), v.dtype) for v in rec.inputs}
+    params = {(v.name, 0): _with_batch(rounded(np.asarray(arrays[v.name]), v.dtype), v.dims) for v in rec.params}
 
     def before(name: str, dims: Dims, dtype: DType, expr: ir.Expr) -> Array:
         given = arrays.get(f"{name}@initial")
         if given is not None:
-            return _filled(_with_batch(_rounded(np.asarray(given), dtype), dims), dims, dims, batch, sizes)
+            return _filled(_with_batch(rounded(np.asarray(given), dtype), dims), dims, dims, batch, sizes)
         return _filled(evaluate(expr, params, sizes), expr.dims, dims, batch, sizes)
 
     past = {s.name: before(s.name, s.dims, s.dtype, s.initial) for s in rec.states}
@@ -88,7 +86,7 @@ def _pass(
     outputs: dict[str, Array] = {}
     for name in rec.outputs:
         dims, dtype = known[name]
-        outputs[name] = np.empty((batch, steps, *(_size(d, sizes) for d in dims)), _WIDE[dtype.kind])
+        outputs[name] = np.empty((batch, steps, *(_size(d, sizes) for d in dims)), WIDE[dtype.kind])
     for t in range(steps):
         now: dict[tuple[str, int], Array] = {**params, **finals}
         now |= {(name, 0): value[:, t] for name, value in inputs.items()}
@@ -118,7 +116,7 @@ def evaluate(expr: ir.Expr, values: Values, sizes: Mapping[str, int], t: int = 0
     """The value `(B or 1, *dims)` of an expression; `values` gives what it reads."""
     match expr:
         case ir.Const(value, dtype):
-            return np.array([value], _WIDE[dtype.kind])
+            return np.array([value], WIDE[dtype.kind])
         case ir.Size(dim):
             return np.array([_size(dim, sizes)])
         case ir.Step():
@@ -126,15 +124,15 @@ def evaluate(expr: ir.Expr, values: Values, sizes: Mapping[str, int], t: int = 0
         case ir.Read(name, lag):
             return values[name, lag]
         case ir.Apply("cast", (arg,), dtype=dtype):
-            return _rounded(evaluate(arg, values, sizes, t), dtype)
+            return rounded(evaluate(arg, values, sizes, t), dtype)
         case ir.Apply(op, args, dims, dtype):
             operands = [_aligned(evaluate(a, values, sizes, t), a.dims, dims) for a in args]
-            return np.asarray(OPS[op].numpy(*operands), _WIDE[dtype.kind])
+            return np.asarray(OPS[op].numpy(*operands), WIDE[dtype.kind])
         case ir.Reduce(op, arg, over, _, dtype):
             axes = tuple(1 + arg.dims.index(d) for d in over)
             reduce: Any = getattr(np, op)
             value = evaluate(arg, values, sizes, t)
-            return np.asarray(reduce(value, axis=axes[0] if op.startswith("arg") else axes), _WIDE[dtype.kind])
+            return np.asarray(reduce(value, axis=axes[0] if op.startswith("arg") else axes), WIDE[dtype.kind])
         case ir.Contract(left, right, left_axes, right_axes, out_axes):
             # contiguous: einsum takes a broadcast operand out of the sum, but `inf * 0.1 + inf * -0.2` is no number
             a, b = (np.ascontiguousarray(evaluate(e, values, sizes, t)) for e in (left, right))
@@ -266,15 +264,6 @@ def _aligned(value: Array, dims: Dims, onto: Dims) -> Array:
 def _filled(value: Array, dims: Dims, onto: Dims, batch: int, sizes: Mapping[str, int]) -> Array:
     """`value` broadcast to `(batch, *onto)`."""
     return np.broadcast_to(_aligned(value, dims, onto), (batch, *(_size(d, sizes) for d in onto)))
-
-
-def _rounded(value: Array, dtype: DType) -> Array:
-    """`value` rounded to what `dtype` can hold, in the reference's wide type of that kind."""
-    if dtype is DType.BF16:
-        return loaded(bf16_bits(value)).astype(np.float64)
-    if dtype.kind is not Kind.COMPLEX and np.iscomplexobj(value):
-        value = np.asarray(np.real(value))
-    return value.astype(dtype.to_numpy()).astype(_WIDE[dtype.kind])
 
 
 class _ReferenceKernel:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recurc.types import DType, Kind
+
 Array = NDArray[Any]
+WIDE = {Kind.BOOL: np.bool_, Kind.INT: np.int64, Kind.REAL: np.float64, Kind.COMPLEX: np.complex128}
 
 
 def loaded(array: Any) -> Array:
@@ -36,3 +39,12 @@ def store(target: Array, value: Array) -> None:
     else:
         with np.errstate(over="ignore"):
             target[...] = value
+
+
+def rounded(value: Array, dtype: DType) -> Array:
+    """`value` rounded to what `dtype` can hold, in the wide type of that kind."""
+    if dtype is DType.BF16:
+        return loaded(bf16_bits(value)).astype(np.float64)
+    if dtype.kind is not Kind.COMPLEX and np.iscomplexobj(value):
+        value = np.asarray(np.real(value))
+    return value.astype(dtype.to_numpy()).astype(WIDE[dtype.kind])

@@ -222,6 +222,11 @@ _case("truth values as states", {"x": ("D", REAL)}, {}, {"on": ("D", BOOL, False
        "n": reduce("sum", r("on", "D", 0, BOOL), ("D",)),
        "every": reduce("all", apply("not", r("on", "D", 1, BOOL)), ("D",))}, "on odd n every")  # fmt: skip
 
+_case("numbers of narrower types", {"x": ("D", REAL), "q": ("D", INT)}, {}, {},
+      {"y": mul(x, cast(number(0.1), DType.BF16)), "z": mul(x, cast(number(0.1), DType.F32)),
+       "n": add(i("q", "D"), cast(cast(whole(3000000001), DType.I32), INT))}, "y z n",
+      draw={"q": _tokens})  # fmt: skip
+
 # --- what only derivatives see ---
 _case("a gradient stopped", _x, {}, _h,
       {"h": add(mul(apply("stop_gradient", add(x, number(0.25))), number(0.5)), mul(half, h))}, "h",

@@ -18,6 +18,7 @@ import numpy as np
 
 from recurc import ir
 from recurc.backends.base import Specialization
+from recurc.backends.storage import rounded
 from recurc.backends.triton import places
 from recurc.backends.triton.kernel import Arg, pointer_type, power_of_two, stored, triton_type
 from recurc.backends.triton.matrices import linalg
@@ -509,11 +510,8 @@ def constant_value(expr: ir.Expr, spec: Specialization) -> Any | None:
             return spec.size(dim)
         case ir.Apply(op="cast"):
             value = constant_value(expr.args[0], spec)
-            return (
-                None
-                if value is None
-                else {Kind.REAL: float, Kind.INT: int, Kind.BOOL: bool}.get(expr.dtype.kind, complex)(value)
-            )
+            with np.errstate(all="ignore"):
+                return None if value is None else rounded(np.asarray(value), expr.dtype).item()
         case ir.Apply():
             args: list[Any] = []
             for arg in expr.args:
