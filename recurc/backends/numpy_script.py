@@ -12,6 +12,7 @@ import numpy as np
 
 from recurc.backends.base import Specialization
 from recurc.backends.emit.names import Names, module_name
+from recurc.backends.emit.text import bare
 from recurc.errors import UnsupportedError
 from recurc.ir import (
     Apply,
@@ -229,7 +230,7 @@ class _Writer:
         lines.append("for t in range(T):")
         lines += [f"    {self.names(i.name)} = {self._array(i.name)}[:, t]" for i in rec.inputs]
         for e in rec.equations:
-            lines.append(f"    {self.names(e.name)} = {_bare(self._expr(e.expr))}")
+            lines.append(f"    {self.names(e.name)} = {bare(self._expr(e.expr))}")
         made = [o for o in rec.outputs if o not in self.inputs]
         lines += [f"    {self.names(f'{o}@all')}.append({self.names(o)})" for o in made]
         lines += [f"    {self._before(n)} = {self.names(n)}" for n in self._carried()]
@@ -294,15 +295,15 @@ class _Writer:
             case Iota(dims=dims):
                 return f"np.arange({self._size(dims[0])})[None]"
             case Broadcast(arg=arg, dims=dims):
-                return f"{self._helper('repeated')}({_bare(self._aligned(arg, dims))}, {self._sizes(dims)})"
+                return f"{self._helper('repeated')}({bare(self._aligned(arg, dims))}, {self._sizes(dims)})"
             case Gather(arg=arg, axis=axis, index=index, dims=dims):
                 rest = tuple(dims.index(d) for a, d in enumerate(arg.dims) if a != axis)
-                place = _bare(self._aligned(index, dims))
-                table = _bare(self._expr(arg))
+                place = bare(self._aligned(index, dims))
+                table = bare(self._expr(arg))
                 return f"{self._helper('gather')}({table}, {axis + 1}, {place}, {rest}, {self._sizes(dims)})"
             case Unfold(arg=arg, axes=axes, taps=taps, forward=forward, wrap=wrap):
                 along = tuple(a + 1 for a in axes)
-                near = f"{_bare(self._expr(arg))}, {along}, {self._sizes(taps)}, {forward}, {wrap}"
+                near = f"{bare(self._expr(arg))}, {along}, {self._sizes(taps)}, {forward}, {wrap}"
                 return f"{self._helper('neighbours')}({near})"
             case Linalg():
                 return self._linalg(e)
@@ -320,12 +321,12 @@ class _Writer:
         if e.op == "eye":
             return f"np.eye({self._size(e.dims[0])})[None]"
         each = self._helper("each_matrix")
-        matrix = _bare(self._expr(e.args[0]))
+        matrix = bare(self._expr(e.args[0]))
         if e.op != "solve":
             return f"{each}({self._helper('phi1') if e.op == 'phi1' else f'np.linalg.{e.op}'}, {matrix})"
         *batch, rows, columns = e.args[0].dims
         others = tuple(d for d in e.args[1].dims if d != rows and d not in batch)
-        right = _bare(self._aligned(e.args[1], (*batch, rows, *others)))
+        right = bare(self._aligned(e.args[1], (*batch, rows, *others)))
         found = f"{self._helper('solved')}({matrix}, {right}, {1 + len(batch)})"
         have = (*batch, columns, *others)
         if have == e.dims:
@@ -336,7 +337,7 @@ class _Writer:
         """Reals are computed in float64, also those that were rounded to a narrower type."""
         if target is DType.BF16:
             self.helpers.setdefault("bf16")
-            return f"bf16({_bare(text)})"
+            return f"bf16({bare(text)})"
         if target in (DType.F32, DType.F16):
             return f"np.asarray({text}).astype(np.{target.to_numpy().name}).astype(np.float64)"
         if target.kind is Kind.REAL and source.kind is Kind.REAL:
@@ -357,12 +358,12 @@ class _Writer:
             return args[0]
         if op in _HELPERS:
             self.helpers.setdefault(op)
-            return f"{op}({', '.join(map(_bare, args))})"
+            return f"{op}({', '.join(map(bare, args))})"
         meaning: Callable[..., Any] = OPS[op].numpy
         name = getattr(meaning, "__name__", "")
         if getattr(np, name, None) is not meaning:
             raise UnsupportedError(f"the numpy target has no spelling for `{op}` yet")
-        return f"np.{name}({', '.join(map(_bare, args))})"
+        return f"np.{name}({', '.join(map(bare, args))})"
 
     def _aligned(self, e: Expr, dims: Dims) -> str:
         """`e` with its axes where `dims` has them, axes of length 1 for the others, after the batch axis."""
@@ -382,16 +383,6 @@ class _Writer:
 
 def _letters(axes: tuple[int, ...]) -> str:
     return "".join(chr(ord("a") + i) for i in axes)
-
-
-def _bare(text: str) -> str:
-    """`text` without brackets around the whole of it."""
-    depth = 0
-    for i, ch in enumerate(text):
-        depth += (ch == "(") - (ch == ")")
-        if depth == 0:
-            return text[1:-1] if text.startswith("(") and i == len(text) - 1 else text
-    return text
 
 
 def _number(value: complex) -> str:

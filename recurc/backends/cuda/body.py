@@ -12,7 +12,6 @@ from recurc.backends.cuda.scalars import (
     Index,
     accumulate,
     arithmetic,
-    bare,
     beats,
     by_axis,
     c_type,
@@ -22,6 +21,7 @@ from recurc.backends.cuda.scalars import (
     scalar,
 )
 from recurc.backends.cuda.scope import Scope, flat, product
+from recurc.backends.emit.text import bare
 from recurc.ir import Contract, Equation, Expr, Gather, Linalg, Read, Reduce, reads, walk
 from recurc.plan import Buffer, Role
 from recurc.types import Dims, axis_ids

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from recurc.backends.base import Specialization
 from recurc.backends.cuda.flatten import is_matrix_operation
-from recurc.backends.cuda.scalars import arithmetic, bare, c_type
+from recurc.backends.cuda.scalars import arithmetic, c_type
 from recurc.backends.cuda.scope import Scope, flat, product
+from recurc.backends.emit.text import bare
 from recurc.ir import Equation, Expr, Linalg, children, walk
 from recurc.types import Dims, axis_ids
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from recurc.backends.base import Specialization
+from recurc.backends.emit.text import bare
 from recurc.errors import CompilerBug
 from recurc.ir import (
     Apply,
@@ -146,18 +147,6 @@ def _neighbour(expr: Unfold, index: Index, spec: Specialization, resolve: Resolv
         inner[axis] = place
     value = _scalar(expr.arg, inner, spec, resolve)
     return f"({' && '.join(inside)} ? {value} : {c_type(expr.dtype, spec)}(0))" if inside else value
-
-
-def bare(text: str) -> str:
-    """Without the parentheses around the whole."""
-    if not text.startswith("("):
-        return text
-    depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0:
-            return text[1:-1] if place == len(text) - 1 else text
-    return text
 
 
 def identity_of(op: str, dtype: DType) -> str:

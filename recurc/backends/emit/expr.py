@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recurc.backends.emit.nodes import Call, Fold, Load, Matrix, Node, Number, Place, StepIndex, Var, free_vars
+from recurc.backends.emit.text import bare
 from recurc.errors import CompilerBug
 from recurc.ops import OPS
 from recurc.types import DType, Kind
@@ -125,20 +126,3 @@ def number(value: bool | int | float | complex, dtype: DType) -> str:
         return "NAN"
     text = repr(real) + ("f" if dtype is DType.F32 else "")
     return f"({text})" if real < 0 or text.startswith("-") else text
-
-
-def bare(text: str) -> str:
-    """Without the parentheses around the whole."""
-    return text[1:-1] if _wrapped(text) else text
-
-
-def _wrapped(text: str) -> bool:
-    """Whether one pair of parentheses encloses the whole text."""
-    if not text.startswith("(") or not text.endswith(")"):
-        return False
-    depth = 0
-    for position, char in enumerate(text):
-        depth += (char == "(") - (char == ")")
-        if depth == 0:
-            return position == len(text) - 1
-    return False

@@ -1,4 +1,4 @@
-"""Writing indented C-like text."""
+"""Writing generated text: lines, comments, parentheses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from contextlib import contextmanager
 def commented(text: str) -> str:
     """Safe inside a comment of one line: nothing in a stranger's file, nor its name, ends it or takes the next line."""
     return "".join(c if c.isprintable() and c != "\\" else "?" for c in text.expandtabs(4))
+
+
+def bare(text: str) -> str:
+    """Without the parentheses around the whole."""
+    depth = 0
+    for place, letter in enumerate(text if text.startswith("(") else ""):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[1:-1] if place == len(text) - 1 else text
+    return text
 
 
 class Text:

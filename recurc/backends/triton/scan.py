@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from recurc import ir
 from recurc.backends.emit.lanes import lane_dims
+from recurc.backends.emit.text import bare
 from recurc.backends.triton.kernel import (
     ALL_REGISTERS,
     Arg,
@@ -26,7 +27,7 @@ from recurc.backends.triton.kernel import (
 from recurc.backends.triton.lanes import LaneCode, finish, lane_blocks, two_runs, warps
 from recurc.backends.triton.loop import whole_elements
 from recurc.backends.triton.scope import Lines
-from recurc.backends.triton.values import SEQ, TIME, Code, Context, TileCode, bare, constant_value
+from recurc.backends.triton.values import SEQ, TIME, Code, Context, TileCode, constant_value
 from recurc.errors import CompilerBug
 from recurc.plan import Role, Scan
 from recurc.types import Dims, DType, Kind, axis_ids

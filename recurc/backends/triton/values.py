@@ -18,6 +18,7 @@ import numpy as np
 
 from recurc import ir
 from recurc.backends.base import Specialization
+from recurc.backends.emit.text import bare
 from recurc.backends.storage import rounded
 from recurc.backends.triton import places
 from recurc.backends.triton.kernel import Arg, pointer_type, power_of_two, stored, triton_type
@@ -529,15 +530,3 @@ def _float_text(value: float) -> str:
     if math.isnan(value) or math.isinf(value):
         return f'float("{value}")'
     return repr(value) if math.copysign(1, value) > 0 else f"({value!r})"
-
-
-def bare(text: str) -> str:
-    """Without the outer parentheses, where they are a pair."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    depth = 0
-    for i, ch in enumerate(text):
-        depth += (ch == "(") - (ch == ")")
-        if depth == 0 and i < len(text) - 1:
-            return text
-    return text[1:-1]
