@@ -198,7 +198,7 @@ def _window_gradient(M: Any, x: SimpleNamespace, past: list[tuple[Any, Any]], si
     return grad
 
 
-@oracle("omega_net", sizes={"K": 2, "V": 3, "P": 6, "C": 4}, **OMEGA)
+@oracle("omega_net", sizes={"K": 3, "V": 2, "P": 10, "C": 4}, **OMEGA)
 def omega_net(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     M, past = p.M0, []
     for x in xs:
@@ -243,5 +243,5 @@ def _atlas(frozen_for: int) -> Callable[[SimpleNamespace, list[SimpleNamespace]]
 
 
 ATLAS: dict[str, Any] = {**OMEGA, "theta": "gate", "eta": "small"}
-oracle("atlas", sizes={"K": 2, "V": 3, "P": 6, "C": 4}, **ATLAS)(_atlas(1))
-oracle("atlas_chunked", sizes={"K": 2, "V": 3, "P": 6, "C": 4}, **ATLAS)(_atlas(4))
+oracle("atlas", sizes={"K": 3, "V": 2, "P": 10, "C": 4}, **ATLAS)(_atlas(1))
+oracle("atlas_chunked", sizes={"K": 3, "V": 2, "P": 10, "C": 4}, **ATLAS)(_atlas(4))

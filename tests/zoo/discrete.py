@@ -11,7 +11,7 @@ import numpy as np
 from tests.zoo.oracle import oracle
 
 
-@oracle("fibonacci")
+@oracle("fibonacci", x="int:1000")  # large enough to pass the modulus
 def fibonacci(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     numbers = [1, 1]
     while len(numbers) < len(xs):

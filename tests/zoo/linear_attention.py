@@ -40,11 +40,11 @@ def gla(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         yield S.T @ x.q / np.sqrt(2)
 
 
-@oracle("based", sizes=KV)
+@oracle("based", sizes={"K": 3, "V": 5})  # with K = 2, 2 K and K^2 and 2 + K are one number
 def based(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     """The attention whose weights are the polynomial."""
     for t, x in enumerate(xs):
-        scores = [x.q @ y.k / np.sqrt(2) for y in xs[: t + 1]]
+        scores = [x.q @ y.k / np.sqrt(3) for y in xs[: t + 1]]
         weights = [1 + s + s**2 / 2 for s in scores]
         yield sum(w * y.v for w, y in zip(weights, xs, strict=False)) / (sum(weights) + 1e-12)
 

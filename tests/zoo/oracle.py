@@ -41,9 +41,9 @@ def oracle(name: str, *, sizes: dict[str, int] | None = None, **draw: Draw) -> C
 
 def drawn(rng: np.random.Generator, how: Draw, shape: tuple[int, ...]) -> np.ndarray:
     """Random values: `normal` (0, 0.7), `unit` (vectors of length 1 over the last dim), `gate` in (0, 1), `log_gate`
-    below 0, `small`, `positive`, `stable` (a matrix whose
-    exponential shrinks), `complex`, `bool`, `bool:P` (true with probability P), `int:Q` (0 to Q - 1); or by a
-    function of the generator and the shape."""
+    below 0, `small`, `positive`, `stable` (a matrix whose exponential shrinks), `halves` (-1.5, -1, ..., 1.5: many are
+    equal, and sums of them meet a threshold), `at:X` (all X), `complex`, `bool`, `bool:P` (true with probability P),
+    `int:Q` (0 to Q - 1); or by a function of the generator and the shape."""
     if not isinstance(how, str):
         return how(rng, shape)
     kind, _, number = how.partition(":")
@@ -63,6 +63,10 @@ def drawn(rng: np.random.Generator, how: Draw, shape: tuple[int, ...]) -> np.nda
             return rng.uniform(0.2, 1.5, shape)
         case "stable":
             return rng.normal(0, 0.5, shape) - 1.5 * np.eye(shape[-1])
+        case "halves":
+            return rng.integers(-3, 4, shape) / 2
+        case "at":
+            return np.full(shape, float(number))
         case "complex":
             return rng.normal(0, 0.5, shape) + 1j * rng.normal(0, 0.5, shape)
         case "bool":

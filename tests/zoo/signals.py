@@ -152,25 +152,21 @@ def running_min(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     yield from (np.min([x.x for x in xs[:t]], 0) for t in range(1, len(xs) + 1))
 
 
-def _ties(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return rng.integers(-3, 4, shape) / 2
-
-
-@oracle("running_argmax", sizes={"D": 4}, x=_ties)
+@oracle("running_argmax", sizes={"D": 4}, x="halves")
 def running_argmax(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     for t in range(1, len(xs) + 1):
         seen = np.array([x.x for x in xs[:t]])
         yield seen.max(0), seen.argmax(0)
 
 
-@oracle("running_argmin", sizes={"D": 4}, x=_ties)
+@oracle("running_argmin", sizes={"D": 4}, x="halves")
 def running_argmin(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     for t in range(1, len(xs) + 1):
         seen = np.array([x.x for x in xs[:t]])
         yield seen.min(0), t - 1 - seen[::-1].argmin(0)
 
 
-@oracle("top_k", sizes={"D": 5, "K": 3}, x=_ties)
+@oracle("top_k", sizes={"D": 5, "K": 3}, x="halves")
 def top_k(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     for t in range(1, len(xs) + 1):
         seen = [np.full(5, -np.inf)] * 3 + [x.x for x in xs[:t]]
@@ -204,7 +200,7 @@ def _worst_sum(steps: list[Any]) -> Any:
     return np.max([np.sum(steps[len(steps) - n :], 0) if n else 0 * steps[0] for n in range(len(steps) + 1)], 0)
 
 
-@oracle("cusum", sizes={"D": 4}, slack="gate", threshold="positive")
+@oracle("cusum", sizes={"D": 4}, x="halves", target="halves", slack="at:0.5", threshold="at:1")
 def cusum(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     for t in range(1, len(xs) + 1):
         up = _worst_sum([x.x - p.target - p.slack for x in xs[:t]])

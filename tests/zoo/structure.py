@@ -160,7 +160,15 @@ def boundary_rnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]
 # --- thresholds -------------------------------------------------------------------------------------------------------
 
 
-@oracle("lif_neuron", sizes={"D": 4}, leak="gate", threshold="gate")
+def _leak(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.choice([0.5, 1.0], shape)
+
+
+# potentials are exact, some at the threshold
+MEETS: dict[str, Any] = {"x": "halves", "leak": _leak, "threshold": "at:1"}
+
+
+@oracle("lif_neuron", sizes={"D": 4}, **MEETS)
 def lif_neuron(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     v = np.zeros(4)
     for x in xs:
@@ -170,7 +178,7 @@ def lif_neuron(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         yield v.copy(), v > p.threshold
 
 
-@oracle("lif_neuron_hard_reset", sizes={"D": 4}, leak="gate", threshold="gate")
+@oracle("lif_neuron_hard_reset", sizes={"D": 4}, **MEETS)
 def lif_neuron_hard_reset(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     u = np.zeros(4)
     for x in xs:

@@ -56,6 +56,26 @@ def test_a_kalman_filter_may_or_may_not_predict_before_its_first_update(rng: np.
     assert close(m[:, 0], gain * given["z"][:, 0])
 
 
+@pytest.mark.parametrize("backend", ["reference", "numpy", "cpu"])
+def test_a_compensated_sum_keeps_what_a_plain_one_loses(backend: str) -> None:
+    """Nothing may simplify (s - s[t-1]) - y to zero, as exact arithmetic would."""
+    from tests.zoo.cases import cpu_is_missing
+
+    if backend == "cpu" and cpu_is_missing():
+        pytest.skip(str(cpu_is_missing()))
+    x = np.full((3000, 1), 0.1, np.float32)
+    exact, found = 3000 * float(x[0, 0]), load("kahan_sum").compile(backend=backend)(x=x)
+    assert abs(float(np.cumsum(x)[-1]) - exact) > 1e-3
+    assert abs(float(found[-1, 0]) - exact) < 2e-5, "within one unit in the last place of float32"
+
+
+def test_a_short_step_of_a_held_law_writes_what_it_should(rng: np.random.Generator) -> None:
+    """exp(z) - 1 would be 0 or one unit of float32 here."""
+    given = drawn("s4d_real", rng, 1) | {"log_dt": np.full(4, -16.0), "skip": np.zeros(4)}
+    found = load("s4d_real").compile(backend="numpy")(**{n: a.astype(np.float32) for n, a in given.items()})
+    assert np.allclose(found[:, 0], np.exp(-16.0) * given["C"].sum(1) * given["u"][:, 0], rtol=1e-4, atol=0)
+
+
 # --- clocks, segments and directions ----------------------------------------------------------------------------------
 
 
@@ -202,6 +222,20 @@ def test_without_peepholes_an_image_lstm_is_the_plain_one(rng: np.random.Generat
     assert not close(run("conv_lstm", given), run("conv_lstm_plain", plain), 1e-3)
 
 
+def test_a_key_is_the_smoothed_average_of_what_chose_it(rng: np.random.Generator) -> None:
+    """The outputs show which key was chosen and not what the keys are."""
+    given = drawn("key_value_bottleneck_ema", rng)
+    (_, slot), final = run("key_value_bottleneck_ema", given, return_final=True)
+    for b, chosen in enumerate(np.asarray(slot)):
+        count, total = np.ones(5), given["keys"].copy()
+        for n, x in zip(chosen, given["x"][b], strict=True):
+            count, total = given["keep"] * count, given["keep"] * total
+            count[n] += 1 - given["keep"]
+            total[n] += (1 - given["keep"]) * (given["P"] @ x)
+        share = (count + 1e-5) / (count.sum() + 5e-5)
+        assert close(final["key"][b], total / (share * count.sum())[:, None])
+
+
 def test_links_never_lead_from_a_slot_to_itself(rng: np.random.Generator) -> None:
     found = run("dnc_memory", drawn("dnc_memory", rng))
     assert not found.link[..., range(5), range(5)].any()
@@ -210,7 +244,7 @@ def test_links_never_lead_from_a_slot_to_itself(rng: np.random.Generator) -> Non
 
 def test_what_only_looks_affine_gets_no_scan() -> None:
     """The threshold of a spiking neuron reads its state: a derivative would be constant almost everywhere."""
-    for name in ("lif_neuron", "lif_neuron_hard_reset", "logistic_map", "ntm", "dnc"):
+    for name in ("lif_neuron", "lif_neuron_hard_reset", "logistic_map", "ntm", "dnc", "sru", "kahan_sum"):
         assert schedules(name) == ("sequential",), name
 
 
@@ -262,7 +296,7 @@ def test_a_token_of_a_shifted_memory_does_not_see_its_own_chunk(rng: np.random.G
 
 
 def test_newton_schulz_brings_singular_values_near_one_and_no_nearer(rng: np.random.Generator) -> None:
-    given = drawn("atlas", rng) | {"M0": np.zeros((6, 3))}
+    given = drawn("atlas", rng) | {"M0": np.zeros((10, 2))}
     given["alpha"], given["eta"] = np.zeros_like(given["alpha"]), np.ones_like(given["eta"])
     _, final = run("atlas", given, return_final=True)
     values = np.linalg.svd(final["M"], compute_uv=False)  # minus the direction of the last step
