@@ -23,6 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing recurc and what its tests need into $(VENV) (a minute or two, once)"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@$(PIP) --constraint constraints.txt --editable '.[torch,gpu,plot,bench,dev]'
+	@$(BIN)/python -m compileall -q recurc
 	@touch $@
 
 setup: $(STAMP) ## make .venv with recurc (editable) and every tool, at the versions of constraints.txt

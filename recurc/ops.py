@@ -1,6 +1,7 @@
 """The op table: everything recurc knows about an elementwise operator stands in its one row.
 
-Columns: how many operands, which kinds it takes and gives, its NumPy meaning (the definition), its spelling in C
+Columns: how many operands, which kinds it takes and gives, its meaning (the definition: a function of NumPy, or of
+`recurc.meaning` where NumPy lacks it), its spelling in C
 and CUDA C++ (`$` becomes the emitter's type suffix), its spelling in Triton, how it acts on affine operands, its
 partial derivatives as IR, the range of its values, and its cost in floating-point operations.
 A row without a spelling is a limitation the backend reports. A row with `expands` is shorthand: the `expand` pass
@@ -13,10 +14,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from recurc.ir import Apply, Const, Expr
 from recurc.source import Span
@@ -63,7 +63,7 @@ Partials = Callable[[Sequence[Expr], Expr], tuple[Expr | None, ...]]
 class Op:
     name: str
     arity: int
-    numpy: Callable[..., Any]
+    meaning: str
     c: str | None
     triton: str | None
     takes: Takes = Takes.REAL
@@ -73,6 +73,11 @@ class Op:
     range: tuple[float, float] = (-math.inf, math.inf)
     flops: int = 1
     expands: Callable[..., Expr] | None = None
+
+    @property
+    def numpy(self) -> Callable[..., Any]:
+        """The meaning as a function of arrays; see `recurc.meaning`."""
+        return import_module("recurc.meaning").function(self.meaning)
 
 
 class TypeProblem(Exception):
@@ -222,38 +227,6 @@ def _when(c: Expr) -> Expr:
 # --- the table ------------------------------------------------------------------------------------------------
 
 
-_np_choose: Callable[[Any, Any, Any], Any] = np.where
-
-
-def _np_sigmoid(x: Any) -> Any:
-    e = np.exp(-np.abs(x))
-    return _np_choose(x >= 0, 1 / (1 + e), e / (1 + e))
-
-
-def _np_softplus(x: Any) -> Any:
-    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
-
-
-def _np_erf(x: Any) -> Any:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
-
-
-def _np_gelu(x: Any) -> Any:
-    return 0.5 * x * (1 + _np_erf(x / math.sqrt(2)))
-
-
-def _np_elu(x: Any) -> Any:
-    return _np_choose(x > 0, x, np.expm1(np.minimum(x, 0)))
-
-
-def _np_identity(x: Any) -> Any:
-    return x
-
-
-def _np_rsqrt(x: Any) -> Any:
-    return np.reciprocal(np.sqrt(x))
-
-
 def _helper(name: str, arity: int) -> str:
     """The spelling of an operator that is a helper `rc_NAME` of the backends' preludes; `$` is C's type suffix."""
     return f"rc_{name}$({', '.join(f'{{{i}}}' for i in range(arity))})"
@@ -261,7 +234,7 @@ def _helper(name: str, arity: int) -> str:
 
 def _unary(
     name: str,
-    numpy: Callable[[Any], Any],
+    meaning: str,
     partial: Callable[[Expr, Expr], Expr] | None,
     *,
     flops: int = 1,
@@ -274,12 +247,12 @@ def _unary(
     """A row with one operand; `partial(x, y)` is dy/dx."""
     c = spelling or _helper(name, 1)
     derivative: Partials | None = (lambda a, y: (partial(a[0], y),)) if partial else None
-    return Op(name, 1, numpy, c, c.replace("$", ""), takes, gives, affine, derivative, range, flops)
+    return Op(name, 1, meaning, c, c.replace("$", ""), takes, gives, affine, derivative, range, flops)
 
 
 def _binary(
     name: str,
-    numpy: Callable[[Any, Any], Any],
+    meaning: str,
     partials: Callable[[Expr, Expr, Expr], tuple[Expr, Expr]] | None,
     *,
     flops: int = 1,
@@ -292,25 +265,23 @@ def _binary(
     """A row with two operands; `partials(a, b, y)` is (dy/da, dy/db)."""
     c = spelling or _helper(name, 2)
     derivative: Partials | None = (lambda a, y: partials(a[0], a[1], y)) if partials else None
-    return Op(name, 2, numpy, c, c.replace("$", ""), takes, gives, affine, derivative, range, flops)
+    return Op(name, 2, meaning, c, c.replace("$", ""), takes, gives, affine, derivative, range, flops)
 
 
-def _compare(name: str, numpy: Callable[[Any, Any], Any], sign: str, takes: Takes = Takes.INT_OR_REAL) -> Op:
+def _compare(name: str, meaning: str, sign: str, takes: Takes = Takes.INT_OR_REAL) -> Op:
     spelling = f"({{0}} {sign} {{1}})"
     return _binary(
-        name, numpy, None, spelling=spelling, takes=takes, gives=Gives.BOOL, affine=Affine.DISCONTINUOUS
+        name, meaning, None, spelling=spelling, takes=takes, gives=Gives.BOOL, affine=Affine.DISCONTINUOUS
     )  # fmt: skip
 
 
-def _shorthand(
-    name: str, numpy: Callable[[Any], Any], expands: Callable[[Expr], Expr], affine: Affine = Affine.NONE
-) -> Op:
-    return Op(name, 1, numpy, None, None, affine=affine, expands=expands)
+def _shorthand(name: str, meaning: str, expands: Callable[[Expr], Expr], affine: Affine = Affine.NONE) -> Op:
+    return Op(name, 1, meaning, None, None, affine=affine, expands=expands)
 
 
-def _reference_only(name: str, numpy: Callable[[Any], Any], gives: Gives) -> Op:
+def _reference_only(name: str, meaning: str, gives: Gives) -> Op:
     """Complex numbers are defined by the reference and the interpreter; they have no native spelling yet."""
-    return Op(name, 1, numpy, None, None, Takes.ANY, gives, Affine.REAL_LINEAR)
+    return Op(name, 1, meaning, None, None, Takes.ANY, gives, Affine.REAL_LINEAR)
 
 
 _ANY, _NUM, _BOOL = Takes.ANY, Takes.INT_OR_REAL, Takes.BOOL
@@ -334,123 +305,123 @@ def _not_zero(x: Expr) -> Expr:
 
 _TABLE = (
     # arithmetic
-    _unary("neg", np.negative, lambda x, y: _MINUS, spelling="(-{0})", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR),
+    _unary("neg", "negative", lambda x, y: _MINUS, spelling="(-{0})", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR),
     _binary(
-        "add", np.add, lambda a, b, y: (_ONE, _ONE),
+        "add", "add", lambda a, b, y: (_ONE, _ONE),
         spelling="({0} + {1})", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR,
     ),
     _binary(
-        "sub", np.subtract, lambda a, b, y: (_ONE, _MINUS),
+        "sub", "subtract", lambda a, b, y: (_ONE, _MINUS),
         spelling="({0} - {1})", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR,
     ),
     _binary(
-        "mul", np.multiply, lambda a, b, y: (b, a),
+        "mul", "multiply", lambda a, b, y: (b, a),
         spelling="({0} * {1})", takes=_ANY, gives=_COMMON, affine=Affine.PRODUCT,
     ),
     _binary(
-        "div", np.true_divide, lambda a, b, y: (div(_ONE, b), neg(div(y, b))),
+        "div", "true_divide", lambda a, b, y: (div(_ONE, b), neg(div(y, b))),
         spelling="({0} / {1})", takes=_ANY, affine=Affine.NUMERATOR, flops=4,
     ),
     _binary(
-        "pow", np.power,
+        "pow", "power",
         lambda a, b, y: (mul(b, apply("pow", a, sub(b, _ONE))), mul(y, apply("log", _not_zero(a)))),
         takes=_ANY, flops=40,
     ),
     _binary(
-        "mod", np.mod, lambda a, b, y: (_ONE, neg(apply("floordiv", a, b))),
+        "mod", "mod", lambda a, b, y: (_ONE, neg(apply("floordiv", a, b))),
         takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS, flops=6,
     ),
     _binary(
-        "floordiv", np.floor_divide, lambda a, b, y: (_ZERO, _ZERO),
+        "floordiv", "floor_divide", lambda a, b, y: (_ZERO, _ZERO),
         takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS, flops=6,
     ),
     # comparisons, truth values, choice
-    _compare("eq", np.equal, "==", _ANY),
-    _compare("ne", np.not_equal, "!=", _ANY),
-    _compare("lt", np.less, "<"),
-    _compare("le", np.less_equal, "<="),
-    _compare("gt", np.greater, ">"),
-    _compare("ge", np.greater_equal, ">="),
+    _compare("eq", "equal", "==", _ANY),
+    _compare("ne", "not_equal", "!=", _ANY),
+    _compare("lt", "less", "<"),
+    _compare("le", "less_equal", "<="),
+    _compare("gt", "greater", ">"),
+    _compare("ge", "greater_equal", ">="),
     _binary(
-        "and", np.logical_and, None, spelling="({0} & {1})", takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS
+        "and", "logical_and", None, spelling="({0} & {1})", takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS
     ),
-    _binary("or", np.logical_or, None, spelling="({0} | {1})", takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS),
-    _unary("not", np.logical_not, None, takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS),
+    _binary("or", "logical_or", None, spelling="({0} | {1})", takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS),
+    _unary("not", "logical_not", None, takes=_BOOL, gives=Gives.BOOL, affine=_DISCONTINUOUS),
     Op(
-        "select", 3, _np_choose, "rc_select$({0}, {1}, {2})", "tl.where({0}, {1}, {2})",
+        "select", 3, "where", "rc_select$({0}, {1}, {2})", "tl.where({0}, {1}, {2})",
         Takes.CONDITION, Gives.BRANCH, Affine.BRANCHES,
         lambda a, y: (None, _when(a[0]), select(a[0], _ZERO, _ONE)),
     ),
     _unary(
-        "stop_gradient", _np_identity, lambda x, y: _ZERO,
+        "stop_gradient", "same", lambda x, y: _ZERO,
         spelling="{0}", takes=_ANY, gives=_COMMON, affine=Affine.LINEAR,
     ),
     _unary(
-        "cast", _np_identity, lambda x, y: _ONE, spelling="{0}", takes=_ANY, gives=Gives.CAST, affine=Affine.LINEAR
+        "cast", "same", lambda x, y: _ONE, spelling="{0}", takes=_ANY, gives=Gives.CAST, affine=Affine.LINEAR
     ),
     # order; a tie belongs to the first operand, in the derivative too
     _binary(
-        "max", np.maximum, lambda a, b, y: (_when(apply("ge", a, b)), _when(apply("lt", a, b))),
+        "max", "maximum", lambda a, b, y: (_when(apply("ge", a, b)), _when(apply("lt", a, b))),
         takes=_NUM, gives=_COMMON, affine=_ORDER,
     ),
     _binary(
-        "min", np.minimum, lambda a, b, y: (_when(apply("le", a, b)), _when(apply("gt", a, b))),
+        "min", "minimum", lambda a, b, y: (_when(apply("le", a, b)), _when(apply("gt", a, b))),
         takes=_NUM, gives=_COMMON, affine=_ORDER,
     ),
     # exponentials, logarithms, roots
-    _unary("exp", np.exp, lambda x, y: y, takes=_ANY, range=_POSITIVE, flops=12),
-    _unary("expm1", np.expm1, lambda x, y: add(y, _ONE), range=(-1.0, math.inf), flops=18),
-    _unary("log", np.log, lambda x, y: div(_ONE, x), takes=_ANY, flops=15),
-    _unary("log1p", np.log1p, lambda x, y: div(_ONE, add(_ONE, x)), flops=18),
-    _unary("sqrt", np.sqrt, lambda x, y: div(number(0.5), y), takes=_ANY, range=_POSITIVE, flops=6),
-    _unary("rsqrt", _np_rsqrt, lambda x, y: mul(number(-0.5), div(y, x)), range=_POSITIVE, flops=8),
+    _unary("exp", "exp", lambda x, y: y, takes=_ANY, range=_POSITIVE, flops=12),
+    _unary("expm1", "expm1", lambda x, y: add(y, _ONE), range=(-1.0, math.inf), flops=18),
+    _unary("log", "log", lambda x, y: div(_ONE, x), takes=_ANY, flops=15),
+    _unary("log1p", "log1p", lambda x, y: div(_ONE, add(_ONE, x)), flops=18),
+    _unary("sqrt", "sqrt", lambda x, y: div(number(0.5), y), takes=_ANY, range=_POSITIVE, flops=6),
+    _unary("rsqrt", "rsqrt", lambda x, y: mul(number(-0.5), div(y, x)), range=_POSITIVE, flops=8),
     _binary(
-        "logaddexp", np.logaddexp, lambda a, b, y: (apply("exp", sub(a, y)), apply("exp", sub(b, y))),
+        "logaddexp", "logaddexp", lambda a, b, y: (apply("exp", sub(a, y)), apply("exp", sub(b, y))),
         affine=_ORDER, flops=35,
     ),
     # angles and special functions
-    _unary("sin", np.sin, lambda x, y: apply("cos", x), takes=_ANY, range=_UNIT, flops=20),
-    _unary("cos", np.cos, lambda x, y: neg(apply("sin", x)), takes=_ANY, range=_UNIT, flops=20),
+    _unary("sin", "sin", lambda x, y: apply("cos", x), takes=_ANY, range=_UNIT, flops=20),
+    _unary("cos", "cos", lambda x, y: neg(apply("sin", x)), takes=_ANY, range=_UNIT, flops=20),
     _binary(
-        "atan2", np.arctan2, lambda a, b, y: (div(b, _square_sum(a, b)), neg(div(a, _square_sum(a, b)))),
+        "atan2", "arctan2", lambda a, b, y: (div(b, _square_sum(a, b)), neg(div(a, _square_sum(a, b)))),
         range=(-math.pi, math.pi), flops=30,
     ),
     _unary(
-        "erf", _np_erf, lambda x, y: mul(number(2 / math.sqrt(math.pi)), apply("exp", neg(mul(x, x)))),
+        "erf", "erf", lambda x, y: mul(number(2 / math.sqrt(math.pi)), apply("exp", neg(mul(x, x)))),
         range=_UNIT, flops=25,
     ),
     # pieces
     _unary(
-        "abs", np.abs, lambda x, y: apply("sign", x),
+        "abs", "abs", lambda x, y: apply("sign", x),
         takes=_ANY, gives=Gives.REAL_PART, affine=_DISCONTINUOUS, range=_POSITIVE,
     ),
-    _unary("sign", np.sign, lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS, range=_UNIT, flops=2),
-    _unary("floor", np.floor, lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS),
-    _unary("round", np.round, lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS),
+    _unary("sign", "sign", lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS, range=_UNIT, flops=2),
+    _unary("floor", "floor", lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS),
+    _unary("round", "round", lambda x, y: _ZERO, takes=_NUM, gives=_COMMON, affine=_DISCONTINUOUS),
     # gates and activations
-    _unary("sigmoid", _np_sigmoid, lambda x, y: mul(y, sub(_ONE, y)), range=(0.0, 1.0), flops=16),
-    _unary("tanh", np.tanh, lambda x, y: sub(_ONE, mul(y, y)), range=_UNIT, flops=18),
-    _unary("softplus", _np_softplus, lambda x, y: apply("sigmoid", x), range=_POSITIVE, flops=30),
+    _unary("sigmoid", "sigmoid", lambda x, y: mul(y, sub(_ONE, y)), range=(0.0, 1.0), flops=16),
+    _unary("tanh", "tanh", lambda x, y: sub(_ONE, mul(y, y)), range=_UNIT, flops=18),
+    _unary("softplus", "softplus", lambda x, y: apply("sigmoid", x), range=_POSITIVE, flops=30),
     # shorthand
-    _shorthand("relu", lambda x: np.maximum(x, 0), lambda x: apply("max", x, _ZERO), _ORDER),
-    _shorthand("silu", lambda x: x * _np_sigmoid(x), lambda x: mul(x, apply("sigmoid", x))),
+    _shorthand("relu", "relu", lambda x: apply("max", x, _ZERO), _ORDER),
+    _shorthand("silu", "silu", lambda x: mul(x, apply("sigmoid", x))),
     _shorthand(
-        "gelu", _np_gelu,
+        "gelu", "gelu",
         lambda x: mul(mul(number(0.5), x), add(_ONE, apply("erf", mul(x, number(math.sqrt(0.5)))))),
     ),
-    _shorthand("logsigmoid", lambda x: -_np_softplus(-x), lambda x: neg(apply("softplus", neg(x)))),
+    _shorthand("logsigmoid", "logsigmoid", lambda x: neg(apply("softplus", neg(x)))),
     _shorthand(
-        "elu", _np_elu,
+        "elu", "elu",
         lambda x: select(apply("gt", x, _ZERO), x, apply("expm1", apply("min", x, _ZERO))),
     ),
     Op(
-        "clamp", 3, np.clip, None, None, Takes.INT_OR_REAL, Gives.COMMON, Affine.ORDER,
+        "clamp", 3, "clip", None, None, Takes.INT_OR_REAL, Gives.COMMON, Affine.ORDER,
         expands=_clamp,
     ),
     # complex numbers
-    _reference_only("real", np.real, Gives.REAL_PART),
-    _reference_only("imag", np.imag, Gives.REAL_PART),
-    _reference_only("conj", np.conj, Gives.COMMON),
+    _reference_only("real", "real", Gives.REAL_PART),
+    _reference_only("imag", "imag", Gives.REAL_PART),
+    _reference_only("conj", "conj", Gives.COMMON),
 )  # fmt: skip
 
 OPS: Mapping[str, Op] = MappingProxyType({op.name: op for op in _TABLE})

@@ -7,10 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from recurc.errors import BackendError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Kind(Enum):
@@ -70,6 +72,8 @@ class DType(Enum):
 
     def to_numpy(self) -> np.dtype[np.generic]:
         """The NumPy dtype; bf16 needs `ml_dtypes` and raises `BackendError` without it."""
+        import numpy as np
+
         if self is DType.BF16:
             try:
                 return np.dtype(import_module("ml_dtypes").bfloat16)

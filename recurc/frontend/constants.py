@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import cmath
-
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
 from recurc.ir import Apply, Const, Expr
 from recurc.ops import OPS
@@ -23,24 +23,26 @@ def fold(expr: Expr) -> Expr:
         return expr
     if expr.op in ("div", "mod", "floordiv") and values[1] == 0:
         raise ZeroDivisionError("a division by zero")
-    value = _exact(expr.op, values) if expr.dtype.kind is Kind.INT else None
+    value = _arithmetic(expr.op, values)
     if value is None:
-        with np.errstate(all="ignore"):
-            value = OPS[expr.op].numpy(*(_operand(v) for v in values)).item()
+        value = _numpy(expr.op, values)
     if cmath.isinf(value) and not any(cmath.isinf(v) for v in values):
         raise OverflowError("the result is too large for a float64")
     return Const(_checked(value, expr.dtype.kind), expr.dtype, expr.span)
 
 
-def _exact(op: str, values: list[_Number]) -> int | None:
-    """Whole numbers in exact arithmetic, so that an overflow is seen."""
-    match op, [int(v) for v in values if isinstance(v, int)]:
+def _arithmetic(op: str, values: list[_Number]) -> _Number | None:
+    """Whole numbers exactly, so that an overflow is seen; real ones by Python's float64, which is NumPy's."""
+    whole = [int(v) for v in values if isinstance(v, int)]
+    match op, whole if len(whole) == len(values) else [v for v in values if isinstance(v, float)]:
         case "add", [a, b]:
             return a + b
         case "sub", [a, b]:
             return a - b
         case "mul", [a, b]:
             return a * b
+        case "div", [float(a), b]:
+            return a / b
         case "neg", [a]:
             return -a
         case _:
@@ -59,13 +61,9 @@ def _checked(value: _Number, kind: Kind) -> _Number:
     return bool(value) if kind is Kind.BOOL else float(value.real)
 
 
-def _operand(value: bool | int | float | complex) -> np.generic:
-    match value:
-        case bool():
-            return np.bool_(value)
-        case int():
-            return np.int64(value)
-        case float():
-            return np.float64(value)
-        case _:
-            return np.complex128(value)
+def _numpy(op: str, values: list[_Number]) -> _Number:
+    import numpy as np
+
+    types: dict[type, Callable[..., Any]] = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.complex128}
+    with np.errstate(all="ignore"):
+        return OPS[op].numpy(*(types[type(v)](v) for v in values)).item()

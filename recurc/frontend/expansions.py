@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recurc import ir, ops
-from recurc.differentiate import gradient
 from recurc.frontend import ast
 from recurc.frontend.environment import Environment
 from recurc.frontend.functions import FUNCTIONS
@@ -53,6 +52,7 @@ class Expansions:
     # --- derivatives
     def grad(self, node: ast.Call, env: Environment) -> ir.Expr:
         """`grad(loss, name)`, `grad(loss, M[t-1])`: the derivative of a scalar; it has the dims of the name."""
+        from recurc.differentiate import gradient  # few sources need it, and all would wait for it
         from recurc.frontend.lower import Value
 
         lowerer = self.lowerer

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from recurc import ir, ops
-from recurc.discretize import METHODS, discretize
 from recurc.frontend import ast
 from recurc.frontend.constants import fold
 from recurc.frontend.symbols import Definition, Kind
@@ -28,6 +27,7 @@ def definition_of(law: ast.Derivative) -> tuple[ast.Derivative, ast.Expr]:
 
 def lower(lowerer: Lowerer, definition: Definition, law: ast.Derivative) -> ir.Expr:
     """The value of h at this step. Raises `Stop` after reporting what is wrong."""
+    from recurc.discretize import discretize  # few sources need it, and all would wait for it
     from recurc.frontend.lower import Value
 
     symbol = lowerer.scope.symbols[law.name.name]
@@ -55,6 +55,8 @@ def lower(lowerer: Lowerer, definition: Definition, law: ast.Derivative) -> ir.E
 
 def _arguments(lowerer: Lowerer, law: ast.Derivative) -> tuple[ast.Expr, ast.Expr | None]:
     """The step, and the weight of `exp_trapezoid`."""
+    from recurc.discretize import METHODS
+
     method = law.method.name
     if method not in METHODS:
         near = next(iter(difflib.get_close_matches(method, METHODS, 1, 0.5)), "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from lark.lexer import TerminalDef
 
 from recurc.frontend.build_ast import BuildAst
 
-_FOLDER = files("recurc.frontend")
+_FOLDER = Path(__file__).parent
 
 
 def load() -> lark.Lark:
@@ -27,11 +26,10 @@ def load() -> lark.Lark:
     text = _FOLDER.joinpath("grammar.lark").read_text(encoding="utf-8")
     tables = _FOLDER.joinpath("grammar.json")
     if tables.is_file():
-        kept = json.loads(tables.read_text(encoding="utf-8"))
+        kept = json.loads(tables.read_text(encoding="utf-8"), object_hook=_numbered)
         if kept["key"] == _key(text):
-            numbered: Any = _numbered({"data": kept["data"], "memo": kept["memo"]})
             read: Any = cast(Any, lark.Lark)._load_from_dict
-            return read(numbered["data"], numbered["memo"], transformer=BuildAst())
+            return read(kept["data"], kept["memo"], transformer=BuildAst())
     return build(text)
 
 
@@ -59,15 +57,10 @@ def _key(text: str) -> str:
     return f"lark {lark.__version__} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _numbered(value: Any) -> Any:
+def _numbered(table: dict[str, Any]) -> dict[Any, Any]:
     """JSON knows only text as keys; the tables' numbers are made numbers again."""
-    if isinstance(value, dict):
-        items = cast(dict[str, Any], value).items()
-        return {int(k) if k.isdigit() else k: _numbered(v) for k, v in items}
-    if isinstance(value, list):
-        return [_numbered(v) for v in cast(list[Any], value)]
-    return value
+    return {int(k) if k.isdigit() else k: v for k, v in table.items()}
 
 
 if __name__ == "__main__":
-    Path(str(_FOLDER.joinpath("grammar.json"))).write_text(tables_text(), encoding="utf-8")
+    _FOLDER.joinpath("grammar.json").write_text(tables_text(), encoding="utf-8")
