@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from ctypes import addressof, c_char
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -169,7 +170,7 @@ class BoundCall:
         values: list[Any] = []
         for place, shape, dtype, offset in self._allocate:
             array = empty(shape, dtype)
-            addresses[place] = array.__array_interface__["data"][0] + offset
+            addresses[place] = addressof(c_char.from_buffer(array)) + offset
             values.append(array)
         self._call(addresses)
         self._free.append(scratch)

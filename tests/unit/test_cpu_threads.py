@@ -26,9 +26,9 @@ def test_a_step_counts_its_products_and_functions() -> None:
 
 
 def test_threads_follow_the_work() -> None:
-    assert useful_threads(100, 1, 10, 16) == 1
-    assert useful_threads(100, 4, 1000, 16) == 2
-    assert useful_threads(10**6, 4, 1000, 16) == 16
+    assert useful_threads(100, 1, 10, lambda: 16) == 1
+    assert useful_threads(100, 4, 1000, lambda: 16) == 2
+    assert useful_threads(10**6, 4, 1000, lambda: 16) == 16
 
 
 def test_a_broadcast_param_does_not_split_the_batch() -> None:

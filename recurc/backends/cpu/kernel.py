@@ -107,10 +107,10 @@ class CpuKernel:
 
         own_weights = batch > 1 and any(differs_by_sequence(arrays[p.weight]) for p in self._products)
         if own_weights or not blas.worth_asking(self._products, batch, steps):
-            return lambda addresses: launch(addresses, useful_threads(flops, batch, steps, thread_count()), steps)
+            return lambda addresses: launch(addresses, useful_threads(flops, batch, steps, thread_count), steps)
 
         def call(addresses: Sequence[int]) -> None:
-            threads = useful_threads(flops, batch, steps, thread_count())
+            threads = useful_threads(flops, batch, steps, thread_count)
             launch(addresses, threads, steps, self._by_blas(launch, addresses, batch, steps, threads))
 
         return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from recurc.backends.base import Specialization
 from recurc.backends.emit.lanes import stage_exprs
@@ -21,9 +22,10 @@ def step_flops(plan: Plan, spec: Specialization) -> int:
     return sum(_flops(expr, spec) for stage in plan.stages for expr in stage_exprs(stage))
 
 
-def useful_threads(flops_per_step: int, batch: int, steps: int, threads: int) -> int:
-    """`threads`, or as many as there is work for."""
-    return max(1, min(threads, flops_per_step * batch * steps // _WORTH_A_THREAD))
+def useful_threads(flops_per_step: int, batch: int, steps: int, threads: Callable[[], int]) -> int:
+    """As many as there is work for, and at most `threads()`, which a short call has no time to ask."""
+    wanted = flops_per_step * batch * steps // _WORTH_A_THREAD
+    return 1 if wanted <= 1 else min(threads(), wanted)
 
 
 def _flops(expr: Expr, spec: Specialization) -> int:
