@@ -5,6 +5,7 @@ static inline @V@ rc_spread$(@T@ x) { return x - (@V@){0}; }  // -0.0 stays -0.0
 // first, first + 1, first + 2, ...
 static inline @V@ rc_count$(long first) {
     @V@ x;
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = (@T@)(first + i);
     return x;
 }
@@ -72,6 +73,7 @@ static inline @V@ rc_sign$(@V@ x) {
 
 //@ floor:
 static inline @V@ rc_floor$(@V@ x) {
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = __builtin_floor@F@(x[i]);
     return x;
 }
@@ -79,18 +81,21 @@ static inline @V@ rc_floor$(@V@ x) {
 //@ round:
 // to the nearest integer, ties to even
 static inline @V@ rc_round$(@V@ x) {
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = __builtin_rint@F@(x[i]);
     return x;
 }
 
 //@ half:
 static inline @V@ rc_half$(@V@ x) {
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = rc_half_@REAL@(x[i]);
     return x;
 }
 
 //@ bfloat:
 static inline @V@ rc_bfloat$(@V@ x) {
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = rc_bfloat_@REAL@(x[i]);
     return x;
 }
@@ -100,6 +105,7 @@ static inline @V@ rc_sqrt$(@V@ x) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
     return _mm512_sqrt_@P@(x);
 #else
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = __builtin_sqrt@F@(x[i]);
     return x;
 #endif
@@ -179,6 +185,7 @@ static inline void rc_stream$(@T@ *p, @V@ x) {
 INLINE @V@ rc_choose$(@V@ a, @V@ b, @M@ which) {
 #if defined __clang__
     @V@ out;
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) out[i] = which[i] < RC_LANES$ ? a[which[i]] : b[which[i] - RC_LANES$];
     return out;
 #else
@@ -191,6 +198,7 @@ INLINE @V@ rc_choose$(@V@ a, @V@ b, @M@ which) {
 static inline @V@ rc_evens$(const @T@ *p) {
     const @V@ a = rc_load$(p), b = rc_load$(p + RC_LANES$);
     @M@ which;
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) which[i] = 2 * i;
     return rc_choose$(a, b, which);
 }
@@ -200,6 +208,7 @@ static inline @V@ rc_evens$(const @T@ *p) {
 static inline @V@ rc_odds$(const @T@ *p) {
     const @V@ a = rc_load$(p), b = rc_load$(p + RC_LANES$);
     @M@ which;
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) which[i] = 2 * i + 1;
     return rc_choose$(a, b, which);
 }
@@ -209,6 +218,7 @@ static inline @V@ rc_evens_part$(const @T@ *p, long lanes) {
     const long more = 2 * lanes > RC_LANES$ ? 2 * lanes - RC_LANES$ : 0;
     const @V@ a = rc_load_part$(p, 2 * lanes), b = rc_load_part$(p + (more ? RC_LANES$ : 0), more);
     @M@ which;
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) which[i] = 2 * i;
     return rc_choose$(a, b, which);
 }
@@ -218,6 +228,7 @@ static inline @V@ rc_odds_part$(const @T@ *p, long lanes) {
     const long more = 2 * lanes > RC_LANES$ ? 2 * lanes - RC_LANES$ : 0;
     const @V@ a = rc_load_part$(p, 2 * lanes), b = rc_load_part$(p + (more ? RC_LANES$ : 0), more);
     @M@ which;
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) which[i] = 2 * i + 1;
     return rc_choose$(a, b, which);
 }
@@ -226,6 +237,7 @@ static inline @V@ rc_odds_part$(const @T@ *p, long lanes) {
 // the first (second) half of the pairs of two vectors
 static inline @V@ rc_mixed$(@V@ re, @V@ im, int half) {
     @M@ which;
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) which[i] = (i + half * RC_LANES$) / 2 + i % 2 * RC_LANES$;
     return rc_choose$(re, im, which);
 }
@@ -276,6 +288,7 @@ static inline void rc_store_part$(@T@ *p, @V@ x, long lanes) {
 // every stride-th element
 static inline @V@ rc_gather$(const @T@ *p, long stride, long lanes) {
     @V@ x = {0};
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = i < lanes ? p[i * stride] : 0;
     return x;
 }
@@ -305,6 +318,7 @@ static inline @V@ rc_dots$(const @T@ *w, const @T@ *x, long n, long lanes) {
 
 //@ scatter:
 static inline void rc_scatter$(@T@ *p, long stride, @V@ x, long lanes) {
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++)
         if (i < lanes) p[i * stride] = x[i];
 }
@@ -312,6 +326,7 @@ static inline void rc_scatter$(@T@ *p, long stride, @V@ x, long lanes) {
 //@ keep: select spread
 // x in the first `lanes` lanes, `neutral` in the others
 static inline @V@ rc_keep$(@V@ x, long lanes, @T@ neutral) {
+    UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = i < lanes ? x[i] : neutral;
     return x;
 }
