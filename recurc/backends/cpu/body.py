@@ -83,12 +83,46 @@ class Body:
         return "lanes" if self.ragged else "LANES"
 
     lanes: int = 16
+    vectors: int = 1  # of lanes that go through each step together, in a loop whose lanes stand outside
     function: str = ""  # the C function being printed
     packing: bool = False  # printing the pack function, whose lanes are split between the threads
 
     def c_type(self, dtype: DType, vector: bool) -> str:
         dtype = self.compute(dtype)
         return "vec" if vector else "real" if dtype is self.program.real else C_TYPES[dtype]
+
+    def is_vector(self, stmt: Stmt) -> bool:
+        return self.program.lane is not None and self.program.lane in stmt.index
+
+    def each(self, lines: Iterable[str], text: Text, vector: bool = True) -> None:
+        """Lines about one vector of lanes, for each of those that go through the step together."""
+        lane = self.program.lane
+        if lane is None or self.vectors == 1 or not vector:
+            text(*lines)
+            return
+        var = self.spell.var(lane)
+        one_by_one = f"for (long u = 0, {var} = lane; u < {self.vectors}; u++, {var} += LANES)"
+        text("UNROLL")
+        match list(lines):
+            case [line]:
+                text(f"{one_by_one} {line}")
+            case several:
+                with text.braces(one_by_one):
+                    text(*several)
+
+    def variable(self, kind: str, name: str, value: str, words: str, text: Text, vector: bool, fixed: bool) -> None:
+        """Declares a variable, or one for each vector of lanes."""
+        if not vector or self.vectors == 1:
+            text(f"{'const ' if fixed else ''}{kind} {name} = {value};{words}")
+            return
+        text(f"{kind} {name}[{self.vectors}];{words}")
+        self.each([f"{name}[u] = {value};"], text)
+
+    @property
+    def first_lane(self) -> str:
+        """The variable of the lane loop that stands outside."""
+        assert self.program.lane is not None
+        return "lane" if self.vectors > 1 else self.spell.var(self.program.lane)
 
     def is_carry(self, stmt: Stmt) -> bool:
         return self.program.elements[stmt.name][0] in self.carries
@@ -156,10 +190,8 @@ class Body:
         padded = array.has_lane and not self.program.lanes_outside
         place = self.place(stored, array.dims, padded)
         axis = self.lane_axis(stored)
-        if not array.dims:
-            return array.name
         if axis is None or (array.has_lane and not padded):
-            return element(array.name, place)
+            return self._own(array, place)
         if padded and stored[-1] == self.program.lane:
             return f"rc_load_{self.suffix}({at(array.name, place)})"
         if axis == len(stored) - 1:
@@ -168,26 +200,33 @@ class Body:
         stride = self.spell.padded_stride(axis, array.dims) if padded else stride_of(axis, array.dims, self.spell)
         return f"rc_gather_{self.suffix}({at(array.name, place)}, {stride}, {self.lane_count})"
 
+    def _own(self, array: Array, place: str) -> str:
+        """An element that is one number, or one vector of lanes."""
+        if self.vectors > 1 and array.has_lane:
+            before = f"({place}) * {self.vectors} + " if " + " in place else f"{place} * {self.vectors} + "
+            return f"{array.name}[{before if place else ''}u]"
+        return element(array.name, place) if array.dims else array.name
+
     def array_write(self, array: Array, index: Index, value: str) -> str:
         stored = tuple(index[i] for i in array.order)
         padded = array.has_lane and not self.program.lanes_outside
         place = self.place(stored, array.dims, padded)
-        if not array.dims:
-            return f"{array.name} = {value};"
-        if padded:
+        if padded and array.dims:
             return f"rc_store_{self.suffix}({at(array.name, place)}, {value});"
-        return f"{element(array.name, place)} = {value};"
+        return f"{self._own(array, place)} = {value};"
 
     def array_count(self, array: Array) -> str:
         padded = array.dims[-1] if array.has_lane and not self.program.lanes_outside and array.dims else None
         sizes = [self.spell.size(d) for d in array.dims[:-1]]
         if array.dims:
             sizes.append(self.spell.padded(array.dims[-1]) if padded else self.spell.size(array.dims[-1]))
+        if array.has_lane and self.vectors > 1:
+            sizes.append(str(self.vectors))
         return " * ".join(sizes) or "1"
 
     def fits_stack(self, array: Array, vector: bool) -> bool:
         """Take room for an array on the stack if there is some left: a thread's stack may be small."""
-        each = self.lanes * self.program.real.itemsize if vector else 8
+        each = self.vectors * self.lanes * self.program.real.itemsize if vector else 8
         return self.takes_stack(each * math.prod(self.spell.extent(d) for d in array.dims))
 
     def takes_stack(self, size: int) -> bool:
@@ -227,8 +266,7 @@ class Body:
         if not load.lag and load.name in self.made:
             stmt = self.made[load.name][1]
             if self.is_local(stmt, load):
-                name = self.local(stmt)
-                return f"{name}[q]" if self.rows and self.in_weights(stmt) else name
+                return self._value(stmt)
             array, full = self.value_array(stmt, load.index)
             return self.array_read(array, full)
         if load.name in self.carries:
@@ -410,17 +448,27 @@ class Body:
         return not any(load.name in later and not load.lag for load in loads(stmt.value))
 
     def assign(self, stmt: Stmt, text: Text) -> None:
-        vector = self.program.lane in stmt.index if self.program.lane else False
+        vector = self.is_vector(stmt)
         value = self.printer(stmt.value)
         if vector and not self.printer.is_vector(stmt.value):
             value = f"rc_spread_{self.suffix}({value})"
-        text(f"const {self.c_type(stmt.value.dtype, vector)} {self.local(stmt)} = {value};{comment(stmt)}")
+        kind = self.c_type(stmt.value.dtype, vector)
+        self.variable(kind, self.local(stmt), value, comment(stmt), text, vector, True)
 
     def _value(self, stmt: Stmt) -> str:
-        return f"{self.local(stmt)}[q]" if self.rows and self.in_weights(stmt) else self.local(stmt)
+        """The variable of a value: one of several, for rows or vectors of lanes that go together."""
+        if self.rows and self.in_weights(stmt):
+            return f"{self.local(stmt)}[q]"
+        return f"{self.local(stmt)}[u]" if self.vectors > 1 and self.is_vector(stmt) else self.local(stmt)
 
     def keep(self, stmt: Stmt, text: Text, value: str = "") -> None:
         """Store a value to the arrays that hold it: carry, scratch, output."""
+        lines = Text()
+        self._keep(stmt, lines, value)
+        if lines.lines:
+            self.each(lines.lines, text, self.is_vector(stmt))
+
+    def _keep(self, stmt: Stmt, text: Text, value: str) -> None:
         base, places = self.program.elements[stmt.name]
         value = value or self._value(stmt)
         if base in self.carries:
@@ -472,7 +520,7 @@ class Body:
         else:
             once = "if (lane0 == 0) " if self.program.lanes_apart and not self.program.lanes_outside else ""
             if self.program.lanes_outside and lane is not None:
-                once = f"if ({self.spell.var(lane)} == 0) "
+                once = f"if ({self.first_lane} == 0) "
             text(f"{once}{element(pointer, offset(place, buffer))} = {value};")
 
     def streams(self, name: str) -> bool:
@@ -509,7 +557,8 @@ class Body:
         if fold.dtype.kind is Kind.INT and fold.op in ("max", "min"):
             bits = self.compute(fold.dtype).value[1:]
             neutral = f"INT{bits}_{'MIN' if fold.op == 'max' else 'MAX'}"
-        text(f"{kind} {name} = {f'rc_spread_{self.suffix}({neutral})' if vector else neutral};{comment(stmt)}")
+        neutral = f"rc_spread_{self.suffix}({neutral})" if vector else neutral
+        self.variable(kind, name, neutral, comment(stmt), text, vector, False)
 
     def _update_fold(self, stmt: Stmt, text: Text) -> None:
         assert isinstance(stmt.value, Fold)
@@ -517,6 +566,8 @@ class Body:
         value = self.printer(fold.arg)
         if vector and not self.printer.is_vector(fold.arg):
             value = f"rc_spread_{self.suffix}({value})"
+        if vector and self.vectors > 1:
+            name = f"{name}[u]"
         lane = self.program.lane
         if self.ragged and lane in fold.over:
             value = f"rc_keep_{self.suffix}({value}, lanes, {_NEUTRAL[fold.op]})"
@@ -534,12 +585,12 @@ class Body:
                 what = {"sum": "add", "prod": "mul"}[op]
                 text(f"{name} = rc_{what}_{self.compute(fold.dtype).value}({name}, {value});")
             case "sum" | "prod":
-                text(f"{name} {'+' if fold.op == 'sum' else '*'}= {value};")
+                self.each([f"{name} {'+' if fold.op == 'sum' else '*'}= {value};"], text, vector)
             case "any" | "all":
-                text(f"{name} {'|' if fold.op == 'any' else '&'}= {value};")
+                self.each([f"{name} {'|' if fold.op == 'any' else '&'}= {value};"], text, vector)
             case _:
                 suffix = self.suffix if vector else self.compute(fold.dtype).value
-                text(f"{name} = rc_{fold.op}_{suffix}({name}, {value});")
+                self.each([f"{name} = rc_{fold.op}_{suffix}({name}, {value});"], text, vector)
 
     def _finish_fold(self, stmt: Stmt, text: Text) -> None:
         assert isinstance(stmt.value, Fold)

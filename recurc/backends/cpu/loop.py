@@ -1,20 +1,24 @@
 """One C function for a stage that goes through time one sequence at a time (`Loop`) or has no feedback (`Map`).
 
-With the lane loop outside, one vector of lanes goes through all steps with its states in registers or the first-level
-cache; otherwise each step runs its nests over whole rows, which streams through memory in order.
+With the lane loop outside, one vector of lanes (or a few together) goes through all steps with its states in registers
+or the first-level cache; otherwise each step runs its nests over whole rows, which streams through memory in order.
 """
 
 from __future__ import annotations
 
+import math
+
 from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.matrices import scratch
 from recurc.backends.cpu.names import STORED, at, offset, stride_of
+from recurc.backends.cpu.program import STATE_BYTES
 from recurc.backends.emit.expr import C_TYPES
 from recurc.backends.emit.indexed import lower
 from recurc.backends.emit.nodes import Load, Matrix, dim_of, loads
 from recurc.backends.emit.text import Text
 from recurc.types import DType, axis_ids
 
+_BLOCKS = 8  # of lanes for the threads to share
 _STEPS_AHEAD = 8  # how far a loop over time asks for its inputs in advance
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1"
 
@@ -22,7 +26,7 @@ SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long l
 def print_loop(body: Body, function: str, why: str) -> str:
     """`static void FUNCTION(...)`: sequences b0..b1, steps t0..t1, lanes lane0..lane1 of the stage."""
     text = Text()
-    program, spell = body.program, body.spell
+    program = body.program
     text(*(f"// {line}" for line in why.splitlines()))
     with text.braces(f"static void {function}({SIGNATURE})"):
         if not (program.lanes_apart and program.lane):
@@ -30,8 +34,11 @@ def print_loop(body: Body, function: str, why: str) -> str:
         with text.braces("for (long b = b0; b < b1; b++)"):
             _sequence_pointers(body, text)
             if program.lanes_outside and program.lane is not None:
-                var = spell.var(program.lane)
-                with text.braces(f"for (long {var} = lane0; {var} < lane1; {var} += LANES)"):
+                body.vectors = _vectors(body)
+                var, stride = body.first_lane, f"{body.vectors} * LANES" if body.vectors > 1 else "LANES"
+                if body.vectors > 1:
+                    text(f"// {body.vectors} vectors of lanes take each step together: while one waits, others work.")
+                with text.braces(f"for (long {var} = lane0; {var} < lane1; {var} += {stride})"):
                     if body.ragged:
                         text(f"const long lanes = rc_lanes(lane1 - {var});")
                     _through_time(body, text)
@@ -40,6 +47,20 @@ def print_loop(body: Body, function: str, why: str) -> str:
         if any(body.streams(name) for name in program.stage.writes):
             text("rc_streamed();")
     return str(text)
+
+
+def _vectors(body: Body) -> int:
+    """How many vectors of lanes go through time together: what one waits for (its exponentials, its cache lines), the
+    others fill. They must leave enough of the lanes for other threads and their states in the first-level cache."""
+    stage, lane = body.program.stage, body.program.lane
+    assert lane is not None
+    extent = body.spell.extent(dim_of(lane))
+    states = sum(math.prod(body.spell.extent(d) for d in c.dims) // extent for c in stage.carries) * 64
+    for count in (4, 2):
+        blocks, rest = divmod(extent, count * body.lanes)
+        if stage.packs and rest == 0 and blocks >= _BLOCKS and count * states <= STATE_BYTES:
+            return count
+    return 1
 
 
 def _through_time(body: Body, text: Text) -> None:
@@ -64,10 +85,13 @@ def _look_ahead(body: Body, text: Text) -> None:
     if lane is None or not body.program.lanes_outside:
         return
     read = {n for n, lags in body.buffers_read().items() if 0 in lags and spell.buffers[n].has_time}
-    for name, buffer in body.homes(read):
-        if buffer.dims == (dim_of(lane),) and buffer.spacing == 1:
-            ahead = f"{_STEPS_AHEAD} * call->{spell.field(name)}.time"
-            text(f"__builtin_prefetch({body.pointer(name)} + {spell.var(lane)} + {ahead});")
+    lines = [
+        f"__builtin_prefetch({body.pointer(n)} + {spell.var(lane)} + {_STEPS_AHEAD} * call->{spell.field(n)}.time);"
+        for n, buffer in body.homes(read)
+        if buffer.dims == (dim_of(lane),) and buffer.spacing == 1
+    ]
+    if lines:
+        body.each(lines, text)
 
 
 def _sequence_pointers(body: Body, text: Text) -> None:
@@ -156,11 +180,11 @@ def _preload_one(body: Body, load: Load, text: Text) -> None:
     value = body.buffer_read(direct, direct=True)
     if not array.dims:
         kind = "vec" if array.has_lane else body.c_type(buffer.dtype, False)
-        text(f"const {kind} {array.name} = {value};")
+        body.variable(kind, array.name, value, "", text, array.has_lane, True)
         return
     _declare_array(body, array.name, array, buffer.dtype, text, False)
     inner = Text()
-    inner(body.array_write(array, axes, value))
+    body.each([body.array_write(array, axes, value)], inner, array.has_lane)
     body.loops(tuple(v for v in axes if v != body.program.lane), inner, text)
 
 
@@ -186,7 +210,7 @@ def _declare_array(body: Body, name: str, array: Array, dtype: DType, text: Text
     kind = body.c_type(dtype, vector)
     count = body.array_count(array)
     if not array.dims:
-        text(f"{kind} {name};")
+        text(f"{kind} {name}{f'[{count}]' if vector and body.vectors > 1 else ''};")
         return
     fits = body.fits_stack(array, vector)
     if fits and pointer:
@@ -219,7 +243,9 @@ def _rotate(body: Body, text: Text) -> None:
     for carry in body.program.stage.carries:
         array = body.carry_array(carry.name, False)
         if not array.dims:
-            text(f"{array.name} = {body.spell(f'{carry.name}@new')};")
+            several = array.has_lane and body.vectors > 1
+            new = body.spell(f"{carry.name}@new") + ("[u]" if several else "")
+            body.each([f"{array.name}{'[u]' if several else ''} = {new};"], text, array.has_lane)
         elif carry.name in body.program.doubled:
             new = body.carry_array(carry.name, True).name
             with text.braces(""):
@@ -236,23 +262,23 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
     pointer = spell(f"{carry}@{'out' if save else 'in'}")
     given = spell.buffers.get(f"{carry}@initial")  # how what is copied from and to lies in memory
     place = offset(spell.place(axes, dims), given)
-    inner = Text()
+    one = Text()
     lane = program.lane
     in_a_row = lane in axes and axes[-1] == lane and (given is None or given.spacing == 1)
     if save:
         value = body.array_read(array, axes)
         if in_a_row:
             part = ", lanes" if body.ragged else ""
-            inner(f"rc_store{'_part' if part else ''}_{body.suffix}({at(pointer, place)}, {value}{part});")
+            one(f"rc_store{'_part' if part else ''}_{body.suffix}({at(pointer, place)}, {value}{part});")
         elif lane in axes:
             stride = stride_of(axes.index(lane), dims, spell, given)
             count = "lanes" if body.ragged else "LANES"
-            inner(f"rc_scatter_{body.suffix}({at(pointer, place)}, {stride}, {value}, {count});")
+            one(f"rc_scatter_{body.suffix}({at(pointer, place)}, {stride}, {value}, {count});")
         else:
             guard = ""
             if program.lanes_apart and lane is not None:
-                guard = f"if ({spell.var(lane) if program.lanes_outside else 'lane0'} == 0) "
-            inner(f"{guard}{pointer}[{place or '0'}] = {value};")
+                guard = f"if ({body.first_lane if program.lanes_outside else 'lane0'} == 0) "
+            one(f"{guard}{pointer}[{place or '0'}] = {value};")
     else:
         identity = program.stage.identity.get(carry)
         if identity is not None:
@@ -270,8 +296,10 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
             value = f"rc_gather_{body.suffix}({at(pointer, place)}, {stride}, {'lanes' if body.ragged else 'LANES'})"
         else:
             value = f"{pointer}[{place or '0'}]"
-        inner(body.array_write(array, axes, value))
+        one(body.array_write(array, axes, value))
     order = [v for v in axes if v != lane]
     if lane is not None and lane in axes and not program.lanes_outside:
         order.append(lane)
+    inner = Text()
+    body.each(one.lines, inner, array.has_lane)
     body.loops(tuple(order), inner, text)

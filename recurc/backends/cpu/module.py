@@ -343,19 +343,20 @@ class _ModulePrinter:
 
     def _items(self, unit: Unit, text: Text, count: str, rows: str, steps: str) -> None:
         """Sequences times lane blocks, dealt to the threads."""
-        lane_end = self._lane_end(unit)
-        parts = "1"
+        lane_end, vectors = self._lane_end(unit), unit.body.vectors
+        grain, parts = "LANES" if vectors == 1 else f"{vectors} * LANES", "1"
         if unit.program.lanes_apart:
             text(
-                f"const long vectors = ({lane_end} + LANES - 1) / LANES, wanted = (4 * count + {count} - 1) / {count};"
+                f"const long blocks = ({lane_end} + {grain} - 1) / ({grain}), "
+                f"wanted = (4 * count + {count} - 1) / {count};"
             )
-            text("const long parts = vectors < wanted ? vectors : wanted;")
+            text("const long parts = blocks < wanted ? blocks : wanted;")
             parts = "parts"
         text("long first, last;", f"rc_split({count} * {parts}, 1, thread, count, &first, &last);")
         with text.braces("for (long work = first; work < last; work++)"):
             text(f"const long item = work / {parts};", "long lane0 = 0, lane1 = 0;")
             if unit.program.lanes_apart:
-                text(f"rc_split({lane_end}, LANES, work % parts, parts, &lane0, &lane1);")
+                text(f"rc_split({lane_end}, {grain}, work % parts, parts, &lane0, &lane1);")
             text(f"{unit.function}(&self, {rows}, {steps}, lane0, lane1);")
 
     def _call_scan(self, code: StageCode, loops: ScanLoops, text: Text) -> None:

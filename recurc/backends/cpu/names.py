@@ -15,7 +15,8 @@ from recurc.types import Dims, DType
 # What generated functions use for themselves, and macros of the system's headers.
 RESERVED = frozenset(
     {
-        "batch", "steps", "t", "b", "t0", "t1", "b0", "b1", "q", "q0", "nb", "lanes", "real", "vec", "LANES", "call",
+        "batch", "steps", "t", "b", "t0", "t1", "b0", "b1", "q", "q0", "nb", "lanes", "lane", "u", "real", "vec",
+        "LANES", "call",
         "self", "thread", "threads", "rows", "row", "I", "panel", "swap", "team", "from", "to", "lane0", "lane1",
         "origin", "bounds", "count", "chunk", "whole", "by_batch", "AT", "ROW", "ALIGNED", "INLINE", "PADDED",
         "UNROLL", "ONE_BY_ONE", "NAN", "INFINITY", "memcpy", "memset", "linux", "unix", "i386", "sinf", "cosf",

@@ -32,7 +32,7 @@ from recurc.ir import Equation, Expr, Linalg, walk
 from recurc.plan import Buffer, Carry, Role
 from recurc.types import Dims, DType, Kind
 
-_TILE_BYTES = 24 * 1024  # states of one vector of lanes that still leave room in the first-level cache
+STATE_BYTES = 24 * 1024  # states that go through time together and still leave room in the first-level cache
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def _lanes_outside(stmts: Sequence[Stmt], stage: StageInput, lane: Var, spec: Sp
         for dim in carry.dims:
             count *= 1 if dim == dim_of(lane) else spec.size(dim)
         per_vector += count
-    return per_vector <= _TILE_BYTES
+    return per_vector <= STATE_BYTES
 
 
 # --- carries --------------------------------------------------------------------------------------------------------
