@@ -169,7 +169,7 @@ class BoundCall:
             addresses[m.place] = array.__array_interface__["data"][0]
         values: list[Any] = []
         for place, shape, dtype, offset in self._allocate:
-            array = empty(shape, dtype)
+            array: Any = empty(shape, dtype)
             addresses[place] = addressof(c_char.from_buffer(array)) + offset
             values.append(array)
         self._call(addresses)
