@@ -70,10 +70,10 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point of `recurc` and `python -m recurc`."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(invoke(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def invoke(arguments: Sequence[str]) -> int:
     """Run one command line; gives the exit code. Messages go to stderr."""
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # closed by the caller, as in `recurc >&-`
         say("error: standard output is closed, so there is no place for the result")

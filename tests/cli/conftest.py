@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recurc.cli import run
+from recurc.cli import invoke
 
 EMA = """recurrence EMA(D):
     input  x[D]
@@ -36,13 +36,13 @@ Invoke = Callable[..., Result]
 def recurc(capsys: pytest.CaptureFixture[str]) -> Invoke:
     """`recurc("check", path)` runs `recurc check path`; gives the exit code, stdout and stderr."""
 
-    def invoke(*arguments: object) -> Result:
+    def command(*arguments: object) -> Result:
         capsys.readouterr()
-        code = run([str(a) for a in arguments])
+        code = invoke([str(a) for a in arguments])
         out, err = capsys.readouterr()
         return Result(code, out, err)
 
-    return invoke
+    return command
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import recurc
-from recurc.cli import run
+from recurc.cli import invoke
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/language.md", "docs/python.md", "docs/benchmarks.md", "docs/errors/index.md", "CHANGELOG.md")
@@ -47,7 +47,7 @@ def test_every_command_of_the_readme_works(
     for command in commands():
         if command[0] == "compile" and find_spec("cuda") is None:
             continue
-        assert run(command) == 0, f"{command}: {capsys.readouterr().err}"
+        assert invoke(command) == 0, f"{command}: {capsys.readouterr().err}"
     for file in ("my_lstm.rec", "lstm.svg", "smooth.npz", "smooth.png"):
         assert Path(file).stat().st_size > 0
     np.testing.assert_allclose(np.load("smooth.npz")["h"][:, 0], [1.75, 3.125, 2.5625])

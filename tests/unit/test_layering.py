@@ -191,7 +191,7 @@ def test_importing_recurc_loads_nothing_heavy() -> None:
 
 def test_checking_a_file_loads_no_pass() -> None:
     """The passes bring networkx along and meanings NumPy; each takes longer to import than a file takes to check."""
-    code = "import sys; from recurc.cli import run; assert run(['check', 'zoo:lstm']) == 0; "
+    code = "import sys; from recurc.cli import invoke; assert invoke(['check', 'zoo:lstm']) == 0; "
     loaded = _in_fresh_python(code + "print(*sys.modules)")
     assert "recurc.frontend" in loaded and not {"recurc.passes", "networkx", "numpy", "sympy"} & set(loaded)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import recurc
-from recurc.cli import run
+from recurc.cli import invoke
 from recurc.errors import BackendError, RecurcError, ShapeError, UnsupportedError
 
 BACKENDS = ("reference", "numpy", "cpu")
@@ -160,10 +160,10 @@ def test_results_never_take_the_place_of_a_device(tmp_path: Path, capsys: pytest
     np.save(tmp_path / "x.npy", np.ones((6, 4)))
     np.save(tmp_path / "alpha.npy", np.array(0.5))
     given = ["run", "zoo:ema", "--input", f"x={tmp_path}/x.npy", "--params", f"alpha={tmp_path}/alpha.npy"]
-    assert run([*given, "--out", str(pipe)]) == 1
+    assert invoke([*given, "--out", str(pipe)]) == 1
     assert pipe.is_fifo()
     assert "no ordinary file" in capsys.readouterr().err
-    assert run([*given, "--plot", str(tmp_path / "x.foo")]) == 2
+    assert invoke([*given, "--plot", str(tmp_path / "x.foo")]) == 2
     assert "'x.foo' should end in one of .png" in capsys.readouterr().err
 
 
@@ -171,5 +171,5 @@ def test_a_closed_standard_output_is_said_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout", None)
-    assert run(["zoo"]) == 1
+    assert invoke(["zoo"]) == 1
     assert "standard output is closed" in capsys.readouterr().err

@@ -232,7 +232,7 @@ def test_messages_point_into_the_file_that_is_wrong(folder: Path) -> None:
 
 
 def test_the_commands_follow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from recurc.cli import run
+    from recurc.cli import invoke
 
     for command in (["check"], ["explain", "--sizes", "H=2"]):
-        assert run([command[0], str(folder / "main.rec"), *command[1:]]) == 0, capsys.readouterr().out
+        assert invoke([command[0], str(folder / "main.rec"), *command[1:]]) == 0, capsys.readouterr().out

@@ -29,12 +29,12 @@ NAMES = """
 recurrence Names(lane, N):
     input  x[lane], v[N]
     param  iu_[N]
-    state  u[lane, N] = 0.5
+    state  each[lane, N] = 0.5
     state  q[lane] = 1
     q = 0.5 * q[t-1] + x
-    u = sigmoid(x) * u[t-1] + v * q * iu_
-    top = max(u, N)
-    output y = sum(u * v, N) + top, q
+    each = sigmoid(x) * each[t-1] + v * q * iu_
+    top = max(each, N)
+    output y = sum(each * v, N) + top, q
 """
 
 

@@ -101,14 +101,9 @@ class Body:
             text(*lines)
             return
         var = self.spell.var(lane)
-        one_by_one = f"for (long u = 0, {var} = lane; u < {self.vectors}; u++, {var} += LANES)"
         text("UNROLL")
-        match list(lines):
-            case [line]:
-                text(f"{one_by_one} {line}")
-            case several:
-                with text.braces(one_by_one):
-                    text(*several)
+        with text.braces(f"for (long each = 0, {var} = lane; each < {self.vectors}; each++, {var} += LANES)"):
+            text(*lines)
 
     def variable(self, kind: str, name: str, value: str, words: str, text: Text, vector: bool, fixed: bool) -> None:
         """Declares a variable, or one for each vector of lanes."""
@@ -116,13 +111,12 @@ class Body:
             text(f"{'const ' if fixed else ''}{kind} {name} = {value};{words}")
             return
         text(f"{kind} {name}[{self.vectors}];{words}")
-        self.each([f"{name}[u] = {value};"], text)
+        self.each([f"{name}[each] = {value};"], text)
 
     @property
     def first_lane(self) -> str:
         """The variable of the lane loop that stands outside."""
-        assert self.program.lane is not None
-        return "lane" if self.vectors > 1 else self.spell.var(self.program.lane)
+        return "lane" if self.vectors > 1 else self.spell.var(self.program.lane or "")
 
     def is_carry(self, stmt: Stmt) -> bool:
         return self.program.elements[stmt.name][0] in self.carries
@@ -204,7 +198,7 @@ class Body:
         """An element that is one number, or one vector of lanes."""
         if self.vectors > 1 and array.has_lane:
             before = f"({place}) * {self.vectors} + " if " + " in place else f"{place} * {self.vectors} + "
-            return f"{array.name}[{before if place else ''}u]"
+            return f"{array.name}[{before if place else ''}each]"
         return element(array.name, place) if array.dims else array.name
 
     def array_write(self, array: Array, index: Index, value: str) -> str:
@@ -459,7 +453,7 @@ class Body:
         """The variable of a value: one of several, for rows or vectors of lanes that go together."""
         if self.rows and self.in_weights(stmt):
             return f"{self.local(stmt)}[q]"
-        return f"{self.local(stmt)}[u]" if self.vectors > 1 and self.is_vector(stmt) else self.local(stmt)
+        return f"{self.local(stmt)}[each]" if self.vectors > 1 and self.is_vector(stmt) else self.local(stmt)
 
     def keep(self, stmt: Stmt, text: Text, value: str = "") -> None:
         """Store a value to the arrays that hold it: carry, scratch, output."""
@@ -567,7 +561,7 @@ class Body:
         if vector and not self.printer.is_vector(fold.arg):
             value = f"rc_spread_{self.suffix}({value})"
         if vector and self.vectors > 1:
-            name = f"{name}[u]"
+            name = f"{name}[each]"
         lane = self.program.lane
         if self.ragged and lane in fold.over:
             value = f"rc_keep_{self.suffix}({value}, lanes, {_NEUTRAL[fold.op]})"

@@ -244,8 +244,8 @@ def _rotate(body: Body, text: Text) -> None:
         array = body.carry_array(carry.name, False)
         if not array.dims:
             several = array.has_lane and body.vectors > 1
-            new = body.spell(f"{carry.name}@new") + ("[u]" if several else "")
-            body.each([f"{array.name}{'[u]' if several else ''} = {new};"], text, array.has_lane)
+            new = body.spell(f"{carry.name}@new") + ("[each]" if several else "")
+            body.each([f"{array.name}{'[each]' if several else ''} = {new};"], text, array.has_lane)
         elif carry.name in body.program.doubled:
             new = body.carry_array(carry.name, True).name
             with text.braces(""):

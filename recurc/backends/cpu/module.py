@@ -344,10 +344,10 @@ class _ModulePrinter:
     def _items(self, unit: Unit, text: Text, count: str, rows: str, steps: str) -> None:
         """Sequences times lane blocks, dealt to the threads."""
         lane_end, vectors = self._lane_end(unit), unit.body.vectors
-        grain, parts = "LANES" if vectors == 1 else f"{vectors} * LANES", "1"
+        grain, parts = "LANES" if vectors == 1 else f"({vectors} * LANES)", "1"
         if unit.program.lanes_apart:
             text(
-                f"const long blocks = ({lane_end} + {grain} - 1) / ({grain}), "
+                f"const long blocks = ({lane_end} + {grain} - 1) / {grain}, "
                 f"wanted = (4 * count + {count} - 1) / {count};"
             )
             text("const long parts = blocks < wanted ? blocks : wanted;")

@@ -15,7 +15,7 @@ from recurc.types import Dims, DType
 # What generated functions use for themselves, and macros of the system's headers.
 RESERVED = frozenset(
     {
-        "batch", "steps", "t", "b", "t0", "t1", "b0", "b1", "q", "q0", "nb", "lanes", "lane", "u", "real", "vec",
+        "batch", "steps", "t", "b", "t0", "t1", "b0", "b1", "q", "q0", "nb", "lanes", "lane", "each", "real", "vec",
         "LANES", "call",
         "self", "thread", "threads", "rows", "row", "I", "panel", "swap", "team", "from", "to", "lane0", "lane1",
         "origin", "bounds", "count", "chunk", "whole", "by_batch", "AT", "ROW", "ALIGNED", "INLINE", "PADDED",

@@ -268,8 +268,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         if (by_batch) {
             aaren_loop(&self, b0, b1, t0, t1, 0, D);
         } else {
-            const long vectors = (D + LANES - 1) / LANES, wanted = (4 * count + batch - 1) / batch;
-            const long parts = vectors < wanted ? vectors : wanted;
+            const long blocks = (D + LANES - 1) / LANES, wanted = (4 * count + batch - 1) / batch;
+            const long parts = blocks < wanted ? blocks : wanted;
             long first, last;
             rc_split(batch * parts, 1, thread, count, &first, &last);
             for (long work = first; work < last; work++) {

@@ -287,8 +287,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         {
             const long segments = scan_segments(batch, steps, count), length = (steps + segments - 1) / segments;
             {
-                const long vectors = (D + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
-                const long parts = vectors < wanted ? vectors : wanted;
+                const long blocks = (D + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
+                const long parts = blocks < wanted ? blocks : wanted;
                 long first, last;
                 rc_split(batch * segments * parts, 1, thread, count, &first, &last);
                 for (long work = first; work < last; work++) {
@@ -309,8 +309,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
             {
                 self.h_in = self.h_initial;
                 self.h_out = (rc_array){0};
-                const long vectors = (D + LANES - 1) / LANES, wanted = (4 * count + batch - 1) / batch;
-                const long parts = vectors < wanted ? vectors : wanted;
+                const long blocks = (D + LANES - 1) / LANES, wanted = (4 * count + batch - 1) / batch;
+                const long parts = blocks < wanted ? blocks : wanted;
                 long first, last;
                 rc_split(batch * parts, 1, thread, count, &first, &last);
                 for (long work = first; work < last; work++) {
@@ -322,8 +322,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
             }
             RC_BARRIER
             {
-                const long vectors = (D + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
-                const long parts = vectors < wanted ? vectors : wanted;
+                const long blocks = (D + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
+                const long parts = blocks < wanted ? blocks : wanted;
                 long first, last;
                 rc_split(batch * segments * parts, 1, thread, count, &first, &last);
                 for (long work = first; work < last; work++) {

@@ -122,6 +122,7 @@ INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }
 // every stride-th element
 static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     vf32 x = {0};
+    UNROLL
     for (int i = 0; i < RC_LANES_vf32; i++) x[i] = i < lanes ? p[i * stride] : 0;
     return x;
 }

@@ -221,6 +221,7 @@ static inline float rc_softplus_f32(float x) { return rc_max_f32(x, rc_spread_f3
 // every stride-th element
 static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     vf32 x = {0};
+    UNROLL
     for (int i = 0; i < RC_LANES_vf32; i++) x[i] = i < lanes ? p[i * stride] : 0;
     return x;
 }
@@ -258,6 +259,7 @@ static inline vf32 rc_sigmoid_vf32(vf32 x) {
 }
 
 static inline void rc_scatter_vf32(float *p, long stride, vf32 x, long lanes) {
+    UNROLL
     for (int i = 0; i < RC_LANES_vf32; i++)
         if (i < lanes) p[i * stride] = x[i];
 }
@@ -483,8 +485,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         {
             const long segments = scan_segments(batch, steps, count), length = (steps + segments - 1) / segments;
             {
-                const long vectors = (N + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
-                const long parts = vectors < wanted ? vectors : wanted;
+                const long blocks = (N + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
+                const long parts = blocks < wanted ? blocks : wanted;
                 long first, last;
                 rc_split(batch * segments * parts, 1, thread, count, &first, &last);
                 for (long work = first; work < last; work++) {
@@ -505,8 +507,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
             {
                 self.h_in = self.h_initial;
                 self.h_out = (rc_array){0};
-                const long vectors = (N + LANES - 1) / LANES, wanted = (4 * count + batch - 1) / batch;
-                const long parts = vectors < wanted ? vectors : wanted;
+                const long blocks = (N + LANES - 1) / LANES, wanted = (4 * count + batch - 1) / batch;
+                const long parts = blocks < wanted ? blocks : wanted;
                 long first, last;
                 rc_split(batch * parts, 1, thread, count, &first, &last);
                 for (long work = first; work < last; work++) {
@@ -518,8 +520,8 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
             }
             RC_BARRIER
             {
-                const long vectors = (D + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
-                const long parts = vectors < wanted ? vectors : wanted;
+                const long blocks = (D + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
+                const long parts = blocks < wanted ? blocks : wanted;
                 long first, last;
                 rc_split(batch * segments * parts, 1, thread, count, &first, &last);
                 for (long work = first; work < last; work++) {

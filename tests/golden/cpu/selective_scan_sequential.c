@@ -169,6 +169,7 @@ static inline void rc_store_vf32(float *p, vf32 x) { memcpy(p, &x, sizeof x); }
 // every stride-th element
 static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     vf32 x = {0};
+    UNROLL
     for (int i = 0; i < RC_LANES_vf32; i++) x[i] = i < lanes ? p[i * stride] : 0;
     return x;
 }
@@ -206,6 +207,7 @@ static inline vf32 rc_sigmoid_vf32(vf32 x) {
 }
 
 static inline void rc_scatter_vf32(float *p, long stride, vf32 x, long lanes) {
+    UNROLL
     for (int i = 0; i < RC_LANES_vf32; i++)
         if (i < lanes) p[i * stride] = x[i];
 }
@@ -245,16 +247,31 @@ static void selectivescan_loop(const struct call *call, long b0, long b1, long t
         const float *skip_b = ROW(call->skip, float, b);
         const float *h_in = ROW(call->h_in, float, b);
         float *h_out = ROW(call->h_out, float, b);
-        for (long iD_ = lane0; iD_ < lane1; iD_ += LANES) {
-            const vec delta_bias = rc_load_vf32(delta_bias_b + iD_);
-            vec A[N] ALIGNED;
-            for (long iN_ = 0; iN_ < N; iN_++) {
-                A[iN_] = rc_gather_vf32(A_b + iD_ * N + iN_, N, LANES);
+        // 4 vectors of lanes take each step together: while one waits, others work.
+        for (long lane = lane0; lane < lane1; lane += 4 * LANES) {
+            vec delta_bias[4];
+            UNROLL
+            for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                delta_bias[each] = rc_load_vf32(delta_bias_b + iD_);
             }
-            const vec skip = rc_load_vf32(skip_b + iD_);
-            vec h[N] ALIGNED;
+            vec A[N * 4] ALIGNED;
             for (long iN_ = 0; iN_ < N; iN_++) {
-                h[iN_] = rc_gather_vf32(h_in + iD_ * N + iN_, N, LANES);
+                UNROLL
+                for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                    A[iN_ * 4 + each] = rc_gather_vf32(A_b + iD_ * N + iN_, N, LANES);
+                }
+            }
+            vec skip[4];
+            UNROLL
+            for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                skip[each] = rc_load_vf32(skip_b + iD_);
+            }
+            vec h[N * 4] ALIGNED;
+            for (long iN_ = 0; iN_ < N; iN_++) {
+                UNROLL
+                for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                    h[iN_ * 4 + each] = rc_gather_vf32(h_in + iD_ * N + iN_, N, LANES);
+                }
             }
             for (long t = t0; t < t1; t++) {
                 const float *B_t = AT(call->B, float, b, t);
@@ -263,22 +280,53 @@ static void selectivescan_loop(const struct call *call, long b0, long b1, long t
                 const float *x_t = AT(call->x, float, b, t);
                 float *y_t = AT(call->y, float, b, t);
                 const float *z_t = AT(call->z, float, b, t);
-                __builtin_prefetch(delta_t + iD_ + 8 * call->delta.time);
-                __builtin_prefetch(x_t + iD_ + 8 * call->x.time);
-                __builtin_prefetch(z_t + iD_ + 8 * call->z.time);
-                const vec dt = rc_softplus_vf32((rc_load_vf32(delta_t + iD_) + delta_bias));
-                vec y_sum = rc_spread_vf32(0);  // sum over N in y
-                for (long iN_ = 0; iN_ < N; iN_++) {
-                    const vec h_new = (rc_exp_vf32(((-dt) * A[iN_])) * h[iN_]) + ((dt * B_t[iN_]) * rc_load_vf32(x_t + iD_));
-                    y_sum += h_new * C_t[iN_];
-                    h[iN_] = h_new;
+                UNROLL
+                for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                    __builtin_prefetch(delta_t + iD_ + 8 * call->delta.time);
+                    __builtin_prefetch(x_t + iD_ + 8 * call->x.time);
+                    __builtin_prefetch(z_t + iD_ + 8 * call->z.time);
                 }
-                const vec y = (y_sum + (skip * rc_load_vf32(x_t + iD_))) * (rc_load_vf32(z_t + iD_) * rc_sigmoid_vf32(rc_load_vf32(z_t + iD_)));
-                rc_store_vf32(y_t + iD_, y);
+                vec dt[4];
+                UNROLL
+                for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                    dt[each] = rc_softplus_vf32((rc_load_vf32(delta_t + iD_) + delta_bias[each]));
+                }
+                vec y_sum[4];  // sum over N in y
+                UNROLL
+                for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                    y_sum[each] = rc_spread_vf32(0);
+                }
+                for (long iN_ = 0; iN_ < N; iN_++) {
+                    vec h_new[4];
+                    UNROLL
+                    for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                        h_new[each] = (rc_exp_vf32(((-dt[each]) * A[iN_ * 4 + each])) * h[iN_ * 4 + each]) + ((dt[each] * B_t[iN_]) * rc_load_vf32(x_t + iD_));
+                    }
+                    UNROLL
+                    for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                        y_sum[each] += h_new[each] * C_t[iN_];
+                    }
+                    UNROLL
+                    for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                        h[iN_ * 4 + each] = h_new[each];
+                    }
+                }
+                vec y[4];
+                UNROLL
+                for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                    y[each] = (y_sum[each] + (skip[each] * rc_load_vf32(x_t + iD_))) * (rc_load_vf32(z_t + iD_) * rc_sigmoid_vf32(rc_load_vf32(z_t + iD_)));
+                }
+                UNROLL
+                for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                    rc_store_vf32(y_t + iD_, y[each]);
+                }
             }
             if (call->h_out.data) {
                 for (long iN_ = 0; iN_ < N; iN_++) {
-                    rc_scatter_vf32(h_out + iD_ * N + iN_, N, h[iN_], LANES);
+                    UNROLL
+                    for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
+                        rc_scatter_vf32(h_out + iD_ * N + iN_, N, h[iN_ * 4 + each], LANES);
+                    }
                 }
             }
         }
@@ -329,14 +377,14 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         if (by_batch) {
             selectivescan_loop(&self, b0, b1, t0, t1, 0, D);
         } else {
-            const long vectors = (D + LANES - 1) / LANES, wanted = (4 * count + batch - 1) / batch;
-            const long parts = vectors < wanted ? vectors : wanted;
+            const long blocks = (D + (4 * LANES) - 1) / (4 * LANES), wanted = (4 * count + batch - 1) / batch;
+            const long parts = blocks < wanted ? blocks : wanted;
             long first, last;
             rc_split(batch * parts, 1, thread, count, &first, &last);
             for (long work = first; work < last; work++) {
                 const long item = work / parts;
                 long lane0 = 0, lane1 = 0;
-                rc_split(D, LANES, work % parts, parts, &lane0, &lane1);
+                rc_split(D, (4 * LANES), work % parts, parts, &lane0, &lane1);
                 selectivescan_loop(&self, item, item + 1, t0, t1, lane0, lane1);
             }
             RC_BARRIER
