@@ -6,12 +6,10 @@ or the first-level cache; otherwise each step runs its nests over whole rows, wh
 
 from __future__ import annotations
 
-import math
-
 from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.matrices import scratch
 from recurc.backends.cpu.names import STORED, at, offset, stride_of
-from recurc.backends.cpu.program import STATE_BYTES
+from recurc.backends.cpu.program import STATE_BYTES, state_bytes
 from recurc.backends.emit.expr import C_TYPES
 from recurc.backends.emit.indexed import lower
 from recurc.backends.emit.nodes import Load, Matrix, dim_of, loads
@@ -55,7 +53,7 @@ def _vectors(body: Body) -> int:
     stage, lane = body.program.stage, body.program.lane
     assert lane is not None
     extent = body.spell.extent(dim_of(lane))
-    states = sum(math.prod(body.spell.extent(d) for d in c.dims) // extent for c in stage.carries) * 64
+    states = state_bytes(stage, lane, body.spell.spec)
     for count in (4, 2):
         blocks, rest = divmod(extent, count * body.lanes)
         if stage.packs and rest == 0 and blocks >= _BLOCKS and count * states <= STATE_BYTES:

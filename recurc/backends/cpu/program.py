@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -248,13 +249,12 @@ def _lanes_outside(stmts: Sequence[Stmt], stage: StageInput, lane: Var, spec: Sp
     other = any(set(s.index) - {lane} and lane in s.index for s in stmts) and bool(stage.carries)
     if not other or any(isinstance(s.value, Matrix) for s in stmts):
         return False
-    per_vector = 0
-    for carry in stage.carries:
-        count = 64
-        for dim in carry.dims:
-            count *= 1 if dim == dim_of(lane) else spec.size(dim)
-        per_vector += count
-    return per_vector <= STATE_BYTES
+    return state_bytes(stage, lane, spec) <= STATE_BYTES
+
+
+def state_bytes(stage: StageInput, lane: Var, spec: Specialization) -> int:
+    """Of the states of one vector of lanes."""
+    return sum(64 * math.prod(spec.size(d) for d in c.dims if d != dim_of(lane)) for c in stage.carries)
 
 
 # --- carries --------------------------------------------------------------------------------------------------------
