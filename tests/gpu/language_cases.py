@@ -179,8 +179,8 @@ for _n, _size in (("small", 3), ("larger", 6)):
            "h": add(add(r("h", "N", 1), matmul(matmul(r("A", "N N"), r("F", "N N")), r("h", "N", 1))),
                     mul(matmul(r("F", "N N"), r("b", "N")), r("u")))}, "h", sizes=_sizes,
           draw={"A": lambda rng, shape: rng.standard_normal(shape) - 2 * np.eye(shape[-1])})  # fmt: skip
-    _case(f"exponentials of {_n} inputs", {"A": ("N N", REAL)}, {}, {"h": ("N", REAL, 1.0)},
-          {"h": apply("tanh", matmul(linalg("phi1", r("A", "N N")), r("h", "N", 1)))}, "h", sizes=_sizes,
+    _case(f"exponentials of {_n} inputs", {"A": ("N N", REAL), "x": ("N", REAL)}, {}, {"h": ("N", REAL, 1.0)},
+          {"h": add(mul(half, r("h", "N", 1)), matmul(linalg("phi1", r("A", "N N")), r("x", "N")))}, "h", sizes=_sizes,
           draw={"A": lambda rng, shape: 2 * rng.standard_normal(shape)})  # fmt: skip
 _case("solving for several sides, permuted", {"A": ("D N M", REAL), "b": ("K N D S", REAL)}, {}, {},
       {"y": linalg("solve", r("A", "D N M"), r("b", "K N D S"))}, "y", draw={"A": _near_identity})  # fmt: skip
