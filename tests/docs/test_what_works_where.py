@@ -4,7 +4,7 @@ possible on a machine without a GPU. A cell that is no longer true fails, and so
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,10 @@ def refusals(rec: recurc.Recurrence, name: str, schedule: str = "auto", real: st
 
 def arrays(rec: recurc.Recurrence) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    shape = lambda dims: tuple(int(d) if d.isdigit() else SIZES[d] for d in dims)  # noqa: E731
+
+    def shape(dims: Iterable[str]) -> tuple[int, ...]:
+        return tuple(int(d) if d.isdigit() else SIZES[d] for d in dims)
+
     given = {n: 0.5 * rng.standard_normal((2, 9, *shape(s.dims))) for n, s in rec.inputs.items()}
     return given | {n: 0.3 * rng.standard_normal(shape(s.dims)) for n, s in rec.params.items()}
 
