@@ -17,6 +17,11 @@ from recurc.errors import BackendError
 _CANDIDATES = ("cc", "gcc", "clang")
 _TIMEOUT_S = 120
 _ANSWER_S = 20  # for a question that takes a compiler milliseconds
+# What must be unrolled says so in the source; -O3 would take half as long again and find nothing more.
+_FAST = (
+    "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
+    "-fno-semantic-interposition",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,19 +93,17 @@ def _probe(command: tuple[str, ...]) -> Compiler:
     lines = sorted(line for line in macros.splitlines() if line.startswith("#define __"))
     defined = {line.split()[1] for line in lines}
     openmp = _links(command, ("-fopenmp",), "#include <omp.h>\nint rc_probe(void) { return omp_get_max_threads(); }\n")
-    fast = [
-        flag for flag in (
-            # What must be unrolled says so in the source; -O3 would take half as long again and find nothing more.
-            "-ftree-vectorize", "-fvect-cost-model=dynamic",
-            "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fno-semantic-interposition",
-        )
-        if _run([*command, "-Werror", flag, "-E", "-x", "c", "-"]).returncode == 0
-    ]  # fmt: skip
+    fast = _FAST if _takes(command, _FAST) else tuple(flag for flag in _FAST if _takes(command, (flag,)))
     flags = ("-O2", *native, *fast, "-std=gnu11", "-fPIC", "-shared", *(("-fopenmp",) if openmp else ()))
     width = 64 if "__AVX512F__" in defined else 32 if "__AVX__" in defined else 16
     # GCC defines OpenMP's and the CPU's macros only; they say what `native` means on this machine.
     target = "\n".join(line for line in lines if line.split()[-1] == "1" and line.split()[1].isupper())
     return Compiler(command, version.stdout.strip(), flags, ("-lm",), openmp, width, "__FMA__" in defined, target)
+
+
+def _takes(command: tuple[str, ...], flags: tuple[str, ...]) -> bool:
+    """Whether the compiler knows all of the flags."""
+    return _run([*command, "-Werror", *flags, "-E", "-x", "c", "-"]).returncode == 0
 
 
 def _links(command: tuple[str, ...], flags: tuple[str, ...], text: str) -> bool:
