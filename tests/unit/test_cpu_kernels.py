@@ -295,6 +295,23 @@ def test_same_bits_for_any_number_of_threads(rng: np.random.Generator, monkeypat
     assert all(np.array_equal(seen[0], other) for other in seen[1:])
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_every_way_to_share_out_the_work(name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few sequences, whose steps the threads take together, and many, which they share out; tiles of all sizes."""
+    sizes, steps = ODD[name], 5
+    spec = Specialization(tuple(sorted(sizes.items())), DType.F32)
+    kernel = BACKEND.build(PLANS[name, "sequential"], spec)
+    for batch in (*range(1, 15), 19, 26, 37):
+        arrays = {n: a.astype(np.float32) for n, a in random_arrays(name, rng, batch, steps, sizes).items()}
+        want = reference.run(SYSTEMS[name](), {n: a.astype(np.float64) for n, a in arrays.items()}, batch, steps)
+        for threads in (1, 2, 3, 5):
+            monkeypatch.setattr("recurc.backends.cpu.kernel.thread_count", lambda n=threads: n)
+            monkeypatch.setattr("recurc.backends.cpu.kernel.useful_threads", lambda *_, n=threads: n)
+            got = results(PLANS[name, "sequential"], spec, batch, steps, np.float32)
+            kernel({**arrays, **got}, batch, steps)
+            compare(got, want, bound(DType.F32, steps))
+
+
 def test_results_larger_than_the_caches_are_whole(rng: np.random.Generator) -> None:
     """Outputs that are written around the caches arrive complete."""
     sizes, batch, steps = {"D": 512}, 2, 4500

@@ -84,7 +84,7 @@ def _look_ahead(body: Body, text: Text) -> None:
         return
     read = {n for n, lags in body.buffers_read().items() if 0 in lags and spell.buffers[n].has_time}
     lines = [
-        f"__builtin_prefetch({body.pointer(n)} + {spell.var(lane)} + {_STEPS_AHEAD} * call->{spell.field(n)}.time);"
+        f"PREFETCH_L1({body.pointer(n)} + {spell.var(lane)} + {_STEPS_AHEAD} * call->{spell.field(n)}.time);"
         for n, buffer in body.homes(read)
         if buffer.dims == (dim_of(lane),) and buffer.spacing == 1
     ]

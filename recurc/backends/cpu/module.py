@@ -11,15 +11,16 @@ from recurc.backends.cpu.blas import Product, hoisted_products
 from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.loop import print_loop, thread_rooms
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
-from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params, panel_room
+from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params, panel_room, weight_bytes
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
 from recurc.backends.cpu.program import Program, StageInput, analyse
 from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, scan_loops, sequence_lagged
 from recurc.backends.emit.names import Names
-from recurc.backends.emit.nodes import dim_of
+from recurc.backends.emit.nodes import Var, dim_of
 from recurc.backends.emit.text import Text, commented
 from recurc.plan import Buffer, Loop, Map, Matmul, Plan, Role, Scan, Stage
 
+_CACHED = 1 << 20  # bytes of weights that stay in a core's own cache beside everything else
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
 
 
@@ -225,8 +226,7 @@ class _ModulePrinter:
         if scans:
             text("const int by_batch = 0;  // a scan splits time between the threads")
         else:
-            text("// Enough sequences: each thread takes its own through every stage and waits for nobody.")
-            text("const int by_batch = batch % count == 0 || batch >= 4 * count;")
+            text("const int by_batch = by_sequences(batch, count);")
         text("long b0 = 0, b1 = batch;")
         text("if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);")
         if self.absorbed:
@@ -424,16 +424,43 @@ class _ModulePrinter:
         lane = unit.program.lane
         return "0" if lane is None else self.spell.size(dim_of(lane))
 
-    def _layout(self, text: Text) -> None:
-        sequences = self._sequences()
+    def _choices(self, text: Text) -> None:
+        """Which threads take which part of the work, and in what order."""
+        loops = [
+            s for s in self.stages if s.scan is None and s.units[0].program.tiled and s.units[0].program.stage.carries
+        ]
+        weights = sum(weight_bytes((code.whole or code.units[0]).body) for code in loops)
+        if self.absorbed or not any(code.scan for code in self.stages):
+            text("// Enough sequences: each thread takes its own through every stage and waits for nobody.")
+            with text.braces("INLINE int by_sequences(int64_t batch, int threads)"):
+                if weights:
+                    vectors = min(-(-self.sizes[dim_of(_lane(c.units[0]))] // self.lanes) for c in loops)
+                    least = min(max(3 * weights // _CACHED, 3), 12)
+                    text(
+                        "// Few ones go through the steps together, each thread with its share of the weights: a weight"
+                    )
+                    text("// that is loaded then serves all sequences.")
+                    text(f"if (threads > 1 && threads <= {vectors}) return batch >= {least} * threads;")
+                text("return batch % threads == 0 || batch >= 4 * threads;")
+            text("")
         if self.absorbed:
             text(
                 "// Whether the products before a loop are computed inside it: with a few sequences every weight loaded"
             )
-            text("// serves all of them, with one or two it is better loaded once for many steps.")
+            text(
+                "// serves all of them, with one or two it is better loaded once for many steps, as it is where all the"
+            )
+            text("// weights of a thread do not stay in its cache.")
             with text.braces("INLINE int runs_whole(int64_t batch, int64_t steps, int threads)"):
-                text("(void)steps;", "return batch >= 4 && batch >= 2 * threads;")
+                text("(void)steps;", "if (batch < 4) return 0;")
+                text(
+                    f"return by_sequences(batch, threads) ? batch >= 2 * threads : threads >= {-(-weights // _CACHED)};"
+                )
             text("")
+
+    def _layout(self, text: Text) -> None:
+        sequences = self._sequences()
+        self._choices(text)
         if self.chunked:
             text("// Steps that go through all stages together, so that what passes between them stays in the caches.")
             with text.braces("INLINE int64_t chunk_steps(int64_t batch, int64_t steps, int threads)"):
@@ -502,6 +529,11 @@ class _ModulePrinter:
 
 def _all_units(code: StageCode) -> list[Unit]:
     return [*code.units, *([code.whole] if code.whole else [])]
+
+
+def _lane(unit: Unit) -> Var:
+    assert unit.program.lane is not None  # a tiled program has lanes
+    return unit.program.lane
 
 
 def _kind(stage: Stage) -> str:

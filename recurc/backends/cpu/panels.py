@@ -3,6 +3,7 @@ vectors one after the other."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,16 @@ def _panel_bytes(body: Body, weights: Weights) -> str:
     return f"(int64_t){len(weights.params)} * {sizes} * (int64_t)sizeof(real)"
 
 
+def weight_bytes(body: Body) -> int:
+    """How much a step reads of all panels."""
+    lane, spec = body.program.lane, body.spell.spec
+    total = 0
+    for _, _, w in groups(body):
+        dims = [dim_of(v) for v in (*_outer_vars(w, lane), w.over, *([lane] if lane else []))]
+        total += len(w.params) * math.prod(spec.size(d) for d in dims) * body.program.real.itemsize
+    return total
+
+
 def pack_function(body: Body) -> str:
     text, spell, lane = Text(), body.spell, body.program.lane
     assert lane is not None
@@ -107,20 +118,28 @@ def pack_function(body: Body) -> str:
         for nest, group, weights in groups(body):
             room = field(body, nest, group)
             inner = Text()
-            over = spell.var(weights.over)
             inner(f"vec *panel = (vec *)call->{room}.data + {panel_place(body, weights)};")
-            with inner.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++)"):
-                for load in weights.params:
-                    buffer = spell.buffers[load.name]
-                    source = f"(const {spell.stored(load.name)} *)call->{spell.field(load.name)}.data"
-                    axis = load.index.index(lane)
-                    stride = stride_of(axis, buffer.dims, spell, buffer)
-                    count = "lanes" if body.ragged else "LANES"
-                    place = offset(spell.place(load.index, buffer.dims), buffer)
-                    inner(f"*panel++ = rc_gather_{body.suffix}({at(source, place)}, {stride}, {count});")
+            count, n = len(weights.params), spell.size(dim_of(weights.over))
+            lanes = "lanes" if body.ragged else "LANES"
+            for number, load in enumerate(weights.params):
+                first = substitute(load, {weights.over: 0})
+                assert isinstance(first, Load)
+                buffer = spell.buffers[load.name]
+                data = f"(const {spell.stored(load.name)} *)call->{spell.field(load.name)}.data"
+                source = at(data, offset(spell.place(first.index, buffer.dims), buffer))
+                step, stride = (_stride(load, var, body) for var in (weights.over, lane))
+                target = at("panel", str(number or ""))
+                inner(f"rc_pack_{body.suffix}({target}, {count}, {source}, {n}, {step}, {stride}, {lanes});")
             body.loops((*_outer_vars(weights, lane), lane), inner, text)
     body.packing = False
     return str(text)
+
+
+def _stride(load: Load, var: Var, body: Body) -> str:
+    """The distance between the elements of a param at two neighbouring places of a variable."""
+    buffer = body.spell.buffers[load.name]
+    axes = [axis for axis, index in enumerate(load.index) if index == var]
+    return " + ".join(stride_of(axis, buffer.dims, body.spell, buffer) for axis in axes)
 
 
 def pack_calls(body: Body, guard: str) -> list[str]:

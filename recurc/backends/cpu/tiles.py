@@ -17,6 +17,8 @@ from recurc.backends.cpu.weights import Weights
 from recurc.backends.emit.nodes import Load, Node, dim_of, loads
 from recurc.backends.emit.text import Text
 
+LINE_BYTES = 64  # of a cache
+_AHEAD = 32  # lines of a panel between the one asked for and the one in use: some 50 ns
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team"
 
 
@@ -66,11 +68,30 @@ def rows_per_tile(body: Body, nest: int) -> int:
     return max(1, min(12, (registers - params - 2) // sums))
 
 
-def _parameters(body: Body, nest: int, types: bool, parts: bool = True) -> str:
-    """Where in the stage a tile is; `parts`: and how many lanes of its vector count."""
+def tile_sizes(body: Body, nest: int) -> tuple[int, ...]:
+    """Rows for which a nest has a function of its own; as many rows as there are take the next larger one, which
+    computes the last row again. A few sizes keep the compiler fast; where the rows are steps, only the last tile of
+    a sequence is not full."""
+    most = rows_per_tile(body, nest)
+    if not body.program.stage.carries:
+        return tuple(dict.fromkeys((1, most)))
+    return tuple(sorted({1, -(-most // 3), -(-most * 2 // 3), most}))
+
+
+def _certain(body: Body, nest: int, rows: int) -> int:
+    """How many rows a tile for up to `rows` has at least."""
+    return 1 + max((size for size in tile_sizes(body, nest) if size < rows), default=0)
+
+
+def _parameters(body: Body, nest: int, types: bool, rows: int = 0) -> str:
+    """Where a tile is in the stage and, where that matters, how many rows it has (`nb`), which ones share its panel
+    (`b0` to `b1`) and how many lanes of its vector count. `rows`: of the products of a tile for up to so many."""
     variables = [body.spell.var(v) for v in body.program.nests[nest].vars]
-    lanes = ["lanes"] if body.ragged and parts else []
-    words = ["call", "b", "t", *variables, *lanes]
+    most = rows or (rows_per_tile(body, nest) if nest in body.program.weights else 1)
+    shared = ["b0", "b1"] if body.program.stage.carries and most > 1 else []
+    count = ["nb"] if not rows or rows > _certain(body, nest, rows) else []
+    lanes = ["lanes"] if body.ragged and (not rows or _meets_parts(body, rows)) else []
+    words = ["call", *count, "b", "t", *variables, *shared, *lanes]
     if not types:
         return ", ".join(words)
     return "const struct call *call, " + ", ".join(f"long {w}" for w in words[1:])
@@ -133,30 +154,31 @@ def _sums(body: Body, number: int) -> list[str]:
 
 
 def _products_functions(body: Body, function: str, number: int) -> str:
-    """The sums of one vector of outputs for 1, 2, ... rows. Every sum is a variable of its own: compilers keep those
-    in registers, which they do not promise for arrays, however short."""
-    return "\n\n".join(
-        _products_function(body, function, number, rows) for rows in range(1, rows_per_tile(body, number) + 1)
-    )
+    """The sums of one vector of outputs, a function for each size of a tile. Every sum is a variable of its own:
+    compilers keep those in registers, which they do not promise for arrays, however short."""
+    return "\n\n".join(_products_function(body, function, number, rows) for rows in tile_sizes(body, number))
 
 
 def _products_function(body: Body, function: str, number: int, rows: int) -> str:
     text, spell = Text(), body.spell
     body.nest = number
     sums = _sums(body, number)
-    text(f"// {', '.join(sums)} of one vector of outputs for {rows} row{'s' if rows > 1 else ''}.")
+    text(f"// {', '.join(sums)} of one vector of outputs for {f'up to {rows} rows' if rows > 1 else 'a row'}.")
     out = ", ".join(f"vec *{name}__out" for name in sums)
-    where = _parameters(body, number, True, _meets_parts(body, rows))
+    where = _parameters(body, number, True, rows)
     with text.braces(f"INLINE void {function}_products{number}_{rows}({where}, {out})"):
         for name in sums:
             text("vec " + ", ".join(f"{name}__{q} = {{0}}" for q in range(rows)) + ";")
+        certain = _certain(body, number, rows)
+        for q in range(certain, rows):
+            text(f"const long row__{q} = {q} < nb ? {q} : nb - 1;")
         if _meets_parts(body, rows):
             _one_row(body, number, sums, text)
         for group, weights in enumerate(body.program.weights[number]):
             panel = spell(f"panel@{weights.over}")
             place = panel_place(body, weights)
             text(f"const vec *{panel} = (const vec *)call->{field(body, number, group)}.data + {place};")
-            _product_loop(body, weights, panel, rows, text)
+            _product_loop(body, weights, panel, [str(q) if q < certain else f"row__{q}" for q in range(rows)], text)
         for name in sums:
             text(" ".join(f"{name}__out[{q}] = {name}__{q};" for q in range(rows)))
     return str(text)
@@ -189,7 +211,10 @@ def _one_row(body: Body, number: int, sums: list[str], text: Text) -> None:
 _DECLARED = re.compile(r"\*?(\w+) = ")
 
 
-def _product_loop(body: Body, weights: Weights, panel: str, rows: int, text: Text) -> None:
+def _product_loop(body: Body, weights: Weights, panel: str, rows: list[str], text: Text) -> None:
+    """The sums of `rows`, counted from the first of the tile. A panel is larger than the first cache and all of them
+    than the second, so its vectors are asked for some iterations ahead, and of the panel that comes next every tile
+    of a loop asks for its share."""
     spell = body.spell
     over, count = spell.var(weights.over), len(weights.params)
     names, old, states = _reads_of(body, [factor for _, factor in weights.factors])
@@ -207,20 +232,32 @@ def _product_loop(body: Body, weights: Weights, panel: str, rows: int, text: Tex
         inner(f"{body.local(body.made[into][1])} += {vectors[which]} * {known[factor]};")
     own = {found[1] for line in pointers.lines if (found := _DECLARED.search(line))}
     own |= {*known.values(), *(body.local(body.made[into][1]) for into in weights.into)}
-    for q in range(rows):
-        text(*(_of_row(line, q, own) for line in pointers.lines))
+    for q, row in enumerate(rows):
+        text(*(_of_row(line, q, own, row) for line in pointers.lines))
+    ahead = spell(f"ahead@{weights.over}")
+    if body.program.stage.carries and len(rows) > 1:
+        size = spell.size(dim_of(weights.over)) + (f" * {count}" if count > 1 else "")
+        text(f"const vec *{ahead} = {panel} + {size} * (b - b0 + b1 - b0) / (b1 - b0);")
     step = f"{panel} += {count}" if count > 1 else f"{panel}++"
     text("ONE_BY_ONE")
     with text.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++, {step})"):
         text("const vec " + ", ".join(f"{v} = {panel}[{k}]" for k, v in enumerate(vectors)) + ";")
-        for q in range(rows):
+        if len(rows) == 1:  # nothing but the panel is read, in order: the processor sees it coming
+            text(*(_of_row(line, 0, own) for line in inner.lines))
+            return
+        per_line = max(1, LINE_BYTES // (body.lanes * body.program.real.itemsize))
+        text(*(f"PREFETCH_L1({panel} + {k + _AHEAD * per_line});" for k in range(0, count, per_line)))
+        if body.program.stage.carries:
+            text(f"PREFETCH_L2({ahead}++);")
+        for q in range(len(rows)):
             text(*(_of_row(line, q, own) for line in inner.lines))
 
 
-def _of_row(line: str, q: int, own: set[str]) -> str:
-    """A line about row `q` with the names that belong to the row numbered, in a way that `safe_name` keeps free."""
+def _of_row(line: str, q: int, own: set[str], row: str = "") -> str:
+    """A line about row `q`, which lies at `row`, with the names that belong to the row numbered, in a way that
+    `safe_name` keeps free."""
     numbered = re.sub(rf"(?<!->)(?<!\.)\b({'|'.join(map(re.escape, sorted(own)))})\b", rf"\1__{q}", line)
-    return re.sub(r"\bq\b", str(q), numbered)
+    return re.sub(r"\bq\b", row or str(q), numbered)
 
 
 def _rows_function(body: Body, function: str, number: int) -> str:
@@ -228,14 +265,15 @@ def _rows_function(body: Body, function: str, number: int) -> str:
     text = Text()
     nest, rows, sums = body.program.nests[number], rows_per_tile(body, number), _sums(body, number)
     body.nest = number
-    with text.braces(f"static void {function}_rows{number}(long nb, {_parameters(body, number, True)})"):
+    with text.braces(f"static void {function}_rows{number}({_parameters(body, number, True)})"):
         if sums:
             text("vec " + ", ".join(f"{name}[{rows}]" for name in sums) + ";")
-            with text.braces("switch (nb)"):
-                for count in range(1, rows + 1):
-                    where = _parameters(body, number, False, _meets_parts(body, count))
-                    arguments = ", ".join([where, *sums])
-                    text(f"case {count}: {function}_products{number}_{count}({arguments}); break;")
+            for count in tile_sizes(body, number):
+                where = _parameters(body, number, False, count)
+                start = "" if count == 1 else "else "
+                if count < rows:
+                    start += f"if (nb {'==' if count == 1 else '<='} {count}) "
+                text(f"{start}{function}_products{number}_{count}({', '.join([where, *sums])});")
         with text.braces("for (long q = 0; q < nb; q++)"):
             folds = {s.name for w in body.program.weights.get(number, ()) for s in w.folds}
             names, old, states = _reads_of(body, [s.value for s in nest.stmts if s.name not in folds])
@@ -275,7 +313,7 @@ def _tiled_loops(body: Body, function: str, number: int, head: str, row: str, te
         inner(f"const long rows = rc_even({last} - {first}, {rows});")
         with inner.braces(f"for (long {row} = {first}; {row} < {last}; {row} += rows)"):
             inner(f"const long nb = {row} + rows < {last} ? rows : {last} - {row};")
-            inner(f"{function}_rows{number}(nb, {_parameters(body, number, False)});")
+            inner(f"{function}_rows{number}({_parameters(body, number, False)});")
     body.loops(nest.vars, inner, text)
 
 

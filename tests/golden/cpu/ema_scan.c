@@ -15,9 +15,6 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __SSE2__
-#include <immintrin.h>
-#endif
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -42,6 +39,10 @@
 #define ONE_BY_ONE _Pragma("GCC unroll 1")
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
+
+// Memory that is read soon, or only after what is read now.
+#define PREFETCH_L1(address) __builtin_prefetch(address, 0, 3)
+#define PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
 
 // One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
 typedef struct { void *data; int64_t batch, time, origin; } rc_array;
@@ -79,7 +80,7 @@ INLINE int rc_streams(const rc_array *array, long b, int64_t count, int64_t size
 // Written around the caches, and now seen by other threads.
 INLINE void rc_streamed(void) {
 #if defined __SSE2__
-    _mm_sfence();
+    __builtin_ia32_sfence();
 #endif
 }
 
@@ -123,10 +124,8 @@ static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x
 
 // around the caches, for results larger than the last one; p is aligned to a vector
 static inline void rc_stream_vf32(float *p, vf32 x) {
-#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    _mm512_stream_ps(p, x);
-#elif defined __AVX__ && RC_VECTOR_BYTES == 32
-    _mm256_stream_ps(p, x);
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64 || defined __AVX__ && RC_VECTOR_BYTES == 32
+    __asm__ volatile("vmovntps %1, %0" : "=m"(*(vf32 *)p) : "v"(x));
 #else
     rc_store_vf32(p, x);
 #endif

@@ -15,9 +15,6 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __SSE2__
-#include <immintrin.h>
-#endif
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -42,6 +39,10 @@
 #define ONE_BY_ONE _Pragma("GCC unroll 1")
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
+
+// Memory that is read soon, or only after what is read now.
+#define PREFETCH_L1(address) __builtin_prefetch(address, 0, 3)
+#define PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
 
 // One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
 typedef struct { void *data; int64_t batch, time, origin; } rc_array;
@@ -79,7 +80,7 @@ INLINE int rc_streams(const rc_array *array, long b, int64_t count, int64_t size
 // Written around the caches, and now seen by other threads.
 INLINE void rc_streamed(void) {
 #if defined __SSE2__
-    _mm_sfence();
+    __builtin_ia32_sfence();
 #endif
 }
 
@@ -121,10 +122,8 @@ static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x
 
 // around the caches, for results larger than the last one; p is aligned to a vector
 static inline void rc_stream_vf32(float *p, vf32 x) {
-#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    _mm512_stream_ps(p, x);
-#elif defined __AVX__ && RC_VECTOR_BYTES == 32
-    _mm256_stream_ps(p, x);
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64 || defined __AVX__ && RC_VECTOR_BYTES == 32
+    __asm__ volatile("vmovntps %1, %0" : "=m"(*(vf32 *)p) : "v"(x));
 #else
     rc_store_vf32(p, x);
 #endif
@@ -170,6 +169,11 @@ static void ema_loop(const struct call *call, long b0, long b1, long t0, long t1
     rc_streamed();
 }
 
+// Enough sequences: each thread takes its own through every stage and waits for nobody.
+INLINE int by_sequences(int64_t batch, int threads) {
+    return batch % threads == 0 || batch >= 4 * threads;
+}
+
 
 // Places of what the plan makes for itself; returns how much room they take.
 static int64_t lay_out(struct call *call, int64_t batch, int64_t steps, int threads, char *base) {
@@ -196,8 +200,7 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
     {
         const int thread = RC_THREAD, count = RC_THREADS;
         struct call self = call;
-        // Enough sequences: each thread takes its own through every stage and waits for nobody.
-        const int by_batch = batch % count == 0 || batch >= 4 * count;
+        const int by_batch = by_sequences(batch, count);
         long b0 = 0, b1 = batch;
         if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);
         const long t0 = 0, t1 = steps;

@@ -19,9 +19,6 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __SSE2__
-#include <immintrin.h>
-#endif
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -46,6 +43,10 @@
 #define ONE_BY_ONE _Pragma("GCC unroll 1")
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
+
+// Memory that is read soon, or only after what is read now.
+#define PREFETCH_L1(address) __builtin_prefetch(address, 0, 3)
+#define PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
 
 // One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
 typedef struct { void *data; int64_t batch, time, origin; } rc_array;
@@ -83,7 +84,7 @@ INLINE int rc_streams(const rc_array *array, long b, int64_t count, int64_t size
 // Written around the caches, and now seen by other threads.
 INLINE void rc_streamed(void) {
 #if defined __SSE2__
-    _mm_sfence();
+    __builtin_ia32_sfence();
 #endif
 }
 
@@ -118,6 +119,9 @@ typedef vf32 vec;
 #define PADDED(n) (((n) + LANES - 1) / LANES * LANES)  // local arrays hold whole vectors
 INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }
 
+// a full vector from anywhere
+static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }
+
 // every stride-th element
 static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     vf32 x = {0};
@@ -126,13 +130,20 @@ static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     return x;
 }
 
-// a full vector from anywhere
-static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }
+// One param of a panel: vector k, `count` vectors after the one before, has the elements w[k * step + lane * stride].
+static __attribute__((noinline)) void rc_pack_vf32(vf32 *panel, long count, const float *w, long n, long step, long stride, long lanes) {
+    for (long k = 0; k < n; k++, panel += count, w += step)
+        *panel = stride == 1 && lanes == RC_LANES_vf32 ? rc_load_vf32(w) : rc_gather_vf32(w, stride, lanes);
+}
 
 // the first `lanes` elements, zeros after them
 static inline vf32 rc_load_part_vf32(const float *p, long lanes) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_maskz_loadu_ps((__mmask16)(lanes >= 16 ? -1 : (1 << lanes) - 1), p);
+    const uint16_t mask = (uint16_t)(lanes >= 16 ? -1 : (1 << lanes) - 1);
+    const struct { float of[16]; } *from = (const void *)p;
+    vf32 x;
+    __asm__("vmovups %1, %0%{%2%}%{z%}" : "=v"(x) : "m"(*from), "Yk"(mask));
+    return x;
 #else
     vf32 x = {0};
     if (lanes >= RC_LANES_vf32) memcpy(&x, p, sizeof x);
@@ -171,7 +182,9 @@ static inline vf32 rc_dots_vf32(const float *w, const float *x, long n, long lan
 
 static inline void rc_store_part_vf32(float *p, vf32 x, long lanes) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    _mm512_mask_storeu_ps(p, (__mmask16)(lanes >= 16 ? -1 : (1 << lanes) - 1), x);
+    const uint16_t mask = (uint16_t)(lanes >= 16 ? -1 : (1 << lanes) - 1);
+    struct { float of[16]; } *to = (void *)p;
+    __asm__("vmovups %1, %0%{%2%}" : "+m"(*to) : "v"(x), "Yk"(mask));
 #else
     if (lanes >= RC_LANES_vf32) memcpy(p, &x, sizeof x);
     else for (int i = 0; i < lanes; i++) p[i] = x[i];
@@ -184,10 +197,9 @@ static inline vf32 rc_spread_vf32(float x) { return x - (vf32){0}; }  // -0.0 st
 
 // x in [lo, hi]; NaN stays NaN
 static inline vf32 rc_clip_vf32(vf32 x, float lo, float hi) {
-#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_min_ps(_mm512_set1_ps(hi), _mm512_max_ps(_mm512_set1_ps(lo), x));
-#elif defined __AVX__ && RC_VECTOR_BYTES == 32
-    return _mm256_min_ps(_mm256_set1_ps(hi), _mm256_max_ps(_mm256_set1_ps(lo), x));
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64 || defined __AVX__ && RC_VECTOR_BYTES == 32
+    __asm__("vmaxps %1, %2, %0\n\tvminps %0, %3, %0" : "=&v"(x) : "v"(x), "v"(rc_spread_vf32(lo)), "v"(rc_spread_vf32(hi)));
+    return x;
 #else
     x = rc_select_vf32(x < lo, rc_spread_vf32(lo), x);
     return rc_select_vf32(x > hi, rc_spread_vf32(hi), x);
@@ -203,7 +215,8 @@ static inline vm32 rc_to_int_vf32(vf32 x) { return __builtin_convertvector(x, vm
 // x * 2^n for integral n, also where 2^n alone would overflow or be denormal
 static inline vf32 rc_scale_vf32(vf32 x, vf32 n) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_scalef_ps(x, n);
+    __asm__("vscalefps %1, %2, %0" : "=v"(x) : "v"(n), "v"(x));
+    return x;
 #else
     const vm32 i = rc_to_int_vf32(n), half = i >> 1;
     return x * rc_real_vf32((half + 127) << 23) * rc_real_vf32((i - half + 127) << 23);
@@ -266,15 +279,13 @@ static void gru_matmul_pack(const struct call *call, long lane0, long lane1) {
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
         const long lanes = rc_lanes(lane1 - iH_);
         vec *panel = (vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
-        for (long iD_ = 0; iD_ < D; iD_++) {
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_, D, lanes);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 3840, D, lanes);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 7680, D, lanes);
-        }
+        rc_pack_vf32(panel, 3, (const float *)call->W.data + iH_ * D, D, 1, D, lanes);
+        rc_pack_vf32(panel + 1, 3, (const float *)call->W.data + iH_ * D + 3840, D, 1, D, lanes);
+        rc_pack_vf32(panel + 2, 3, (const float *)call->W.data + iH_ * D + 7680, D, 1, D, lanes);
     }
 }
 
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 1 row.
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for a row.
 INLINE void gru_matmul_products0_1(const struct call *call, long b, long t, long iH_, long lanes, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0};
     vec Wx_1__0 = {0};
@@ -306,304 +317,34 @@ INLINE void gru_matmul_products0_1(const struct call *call, long b, long t, long
     Wx_2__out[0] = Wx_2__0;
 }
 
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 2 rows.
-INLINE void gru_matmul_products0_2(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0};
-    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1;
-}
-
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 3 rows.
-INLINE void gru_matmul_products0_3(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0};
-    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2;
-}
-
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 4 rows.
-INLINE void gru_matmul_products0_4(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0};
-    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        Wx_0__3 += W_0_ * x_each__3;
-        Wx_1__3 += W_1_ * x_each__3;
-        Wx_2__3 += W_2_ * x_each__3;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3;
-}
-
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 5 rows.
-INLINE void gru_matmul_products0_5(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0};
-    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    const float *x_t__4 = AT(call->x, float, b, (t + 4));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        Wx_0__3 += W_0_ * x_each__3;
-        Wx_1__3 += W_1_ * x_each__3;
-        Wx_2__3 += W_2_ * x_each__3;
-        const real x_each__4 = x_t__4[iD_];
-        Wx_0__4 += W_0_ * x_each__4;
-        Wx_1__4 += W_1_ * x_each__4;
-        Wx_2__4 += W_2_ * x_each__4;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4;
-}
-
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 6 rows.
-INLINE void gru_matmul_products0_6(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0};
-    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    const float *x_t__4 = AT(call->x, float, b, (t + 4));
-    const float *x_t__5 = AT(call->x, float, b, (t + 5));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        Wx_0__3 += W_0_ * x_each__3;
-        Wx_1__3 += W_1_ * x_each__3;
-        Wx_2__3 += W_2_ * x_each__3;
-        const real x_each__4 = x_t__4[iD_];
-        Wx_0__4 += W_0_ * x_each__4;
-        Wx_1__4 += W_1_ * x_each__4;
-        Wx_2__4 += W_2_ * x_each__4;
-        const real x_each__5 = x_t__5[iD_];
-        Wx_0__5 += W_0_ * x_each__5;
-        Wx_1__5 += W_1_ * x_each__5;
-        Wx_2__5 += W_2_ * x_each__5;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4; Wx_0__out[5] = Wx_0__5;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4; Wx_1__out[5] = Wx_1__5;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5;
-}
-
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 7 rows.
-INLINE void gru_matmul_products0_7(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0};
-    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    const float *x_t__4 = AT(call->x, float, b, (t + 4));
-    const float *x_t__5 = AT(call->x, float, b, (t + 5));
-    const float *x_t__6 = AT(call->x, float, b, (t + 6));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        Wx_0__3 += W_0_ * x_each__3;
-        Wx_1__3 += W_1_ * x_each__3;
-        Wx_2__3 += W_2_ * x_each__3;
-        const real x_each__4 = x_t__4[iD_];
-        Wx_0__4 += W_0_ * x_each__4;
-        Wx_1__4 += W_1_ * x_each__4;
-        Wx_2__4 += W_2_ * x_each__4;
-        const real x_each__5 = x_t__5[iD_];
-        Wx_0__5 += W_0_ * x_each__5;
-        Wx_1__5 += W_1_ * x_each__5;
-        Wx_2__5 += W_2_ * x_each__5;
-        const real x_each__6 = x_t__6[iD_];
-        Wx_0__6 += W_0_ * x_each__6;
-        Wx_1__6 += W_1_ * x_each__6;
-        Wx_2__6 += W_2_ * x_each__6;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4; Wx_0__out[5] = Wx_0__5; Wx_0__out[6] = Wx_0__6;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4; Wx_1__out[5] = Wx_1__5; Wx_1__out[6] = Wx_1__6;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5; Wx_2__out[6] = Wx_2__6;
-}
-
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 8 rows.
-INLINE void gru_matmul_products0_8(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0}, Wx_0__7 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0}, Wx_1__7 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0}, Wx_2__7 = {0};
-    const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    const float *x_t__4 = AT(call->x, float, b, (t + 4));
-    const float *x_t__5 = AT(call->x, float, b, (t + 5));
-    const float *x_t__6 = AT(call->x, float, b, (t + 6));
-    const float *x_t__7 = AT(call->x, float, b, (t + 7));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        Wx_0__3 += W_0_ * x_each__3;
-        Wx_1__3 += W_1_ * x_each__3;
-        Wx_2__3 += W_2_ * x_each__3;
-        const real x_each__4 = x_t__4[iD_];
-        Wx_0__4 += W_0_ * x_each__4;
-        Wx_1__4 += W_1_ * x_each__4;
-        Wx_2__4 += W_2_ * x_each__4;
-        const real x_each__5 = x_t__5[iD_];
-        Wx_0__5 += W_0_ * x_each__5;
-        Wx_1__5 += W_1_ * x_each__5;
-        Wx_2__5 += W_2_ * x_each__5;
-        const real x_each__6 = x_t__6[iD_];
-        Wx_0__6 += W_0_ * x_each__6;
-        Wx_1__6 += W_1_ * x_each__6;
-        Wx_2__6 += W_2_ * x_each__6;
-        const real x_each__7 = x_t__7[iD_];
-        Wx_0__7 += W_0_ * x_each__7;
-        Wx_1__7 += W_1_ * x_each__7;
-        Wx_2__7 += W_2_ * x_each__7;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4; Wx_0__out[5] = Wx_0__5; Wx_0__out[6] = Wx_0__6; Wx_0__out[7] = Wx_0__7;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4; Wx_1__out[5] = Wx_1__5; Wx_1__out[6] = Wx_1__6; Wx_1__out[7] = Wx_1__7;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5; Wx_2__out[6] = Wx_2__6; Wx_2__out[7] = Wx_2__7;
-}
-
-// Wx_0, Wx_1, Wx_2 of one vector of outputs for 9 rows.
-INLINE void gru_matmul_products0_9(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
+// Wx_0, Wx_1, Wx_2 of one vector of outputs for up to 9 rows.
+INLINE void gru_matmul_products0_9(const struct call *call, long nb, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0}, Wx_0__6 = {0}, Wx_0__7 = {0}, Wx_0__8 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0}, Wx_1__6 = {0}, Wx_1__7 = {0}, Wx_1__8 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0}, Wx_2__6 = {0}, Wx_2__7 = {0}, Wx_2__8 = {0};
+    const long row__2 = 2 < nb ? 2 : nb - 1;
+    const long row__3 = 3 < nb ? 3 : nb - 1;
+    const long row__4 = 4 < nb ? 4 : nb - 1;
+    const long row__5 = 5 < nb ? 5 : nb - 1;
+    const long row__6 = 6 < nb ? 6 : nb - 1;
+    const long row__7 = 7 < nb ? 7 : nb - 1;
+    const long row__8 = 8 < nb ? 8 : nb - 1;
     const vec *panel_D = (const vec *)call->gru_matmul_packed0a.data + iH_ / LANES * (D * 3);
     const float *x_t__0 = AT(call->x, float, b, (t + 0));
     const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    const float *x_t__4 = AT(call->x, float, b, (t + 4));
-    const float *x_t__5 = AT(call->x, float, b, (t + 5));
-    const float *x_t__6 = AT(call->x, float, b, (t + 6));
-    const float *x_t__7 = AT(call->x, float, b, (t + 7));
-    const float *x_t__8 = AT(call->x, float, b, (t + 8));
+    const float *x_t__2 = AT(call->x, float, b, (t + row__2));
+    const float *x_t__3 = AT(call->x, float, b, (t + row__3));
+    const float *x_t__4 = AT(call->x, float, b, (t + row__4));
+    const float *x_t__5 = AT(call->x, float, b, (t + row__5));
+    const float *x_t__6 = AT(call->x, float, b, (t + row__6));
+    const float *x_t__7 = AT(call->x, float, b, (t + row__7));
+    const float *x_t__8 = AT(call->x, float, b, (t + row__8));
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
         const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        PREFETCH_L1(panel_D + 32);
+        PREFETCH_L1(panel_D + 33);
+        PREFETCH_L1(panel_D + 34);
         const real x_each__0 = x_t__0[iD_];
         Wx_0__0 += W_0_ * x_each__0;
         Wx_1__0 += W_1_ * x_each__0;
@@ -646,19 +387,10 @@ INLINE void gru_matmul_products0_9(const struct call *call, long b, long t, long
     Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4; Wx_2__out[5] = Wx_2__5; Wx_2__out[6] = Wx_2__6; Wx_2__out[7] = Wx_2__7; Wx_2__out[8] = Wx_2__8;
 }
 
-static void gru_matmul_rows0(long nb, const struct call *call, long b, long t, long iH_, long lanes) {
+static void gru_matmul_rows0(const struct call *call, long nb, long b, long t, long iH_, long lanes) {
     vec Wx_0[9], Wx_1[9], Wx_2[9];
-    switch (nb) {
-        case 1: gru_matmul_products0_1(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2); break;
-        case 2: gru_matmul_products0_2(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
-        case 3: gru_matmul_products0_3(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
-        case 4: gru_matmul_products0_4(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
-        case 5: gru_matmul_products0_5(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
-        case 6: gru_matmul_products0_6(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
-        case 7: gru_matmul_products0_7(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
-        case 8: gru_matmul_products0_8(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
-        case 9: gru_matmul_products0_9(call, b, t, iH_, Wx_0, Wx_1, Wx_2); break;
-    }
+    if (nb == 1) gru_matmul_products0_1(call, b, t, iH_, lanes, Wx_0, Wx_1, Wx_2);
+    else gru_matmul_products0_9(call, nb, b, t, iH_, Wx_0, Wx_1, Wx_2);
     for (long q = 0; q < nb; q++) {
         float *Wx_t = AT(call->Wx, float, b, (t + q));
         rc_store_part_vf32(Wx_t + iH_, Wx_0[q], lanes);
@@ -677,7 +409,7 @@ static void gru_matmul(const struct call *call, long b0, long b1, long t0, long 
             const long rows = rc_even(t1 - t0, 9);
             for (long t = t0; t < t1; t += rows) {
                 const long nb = t + rows < t1 ? rows : t1 - t;
-                gru_matmul_rows0(nb, call, b, t, iH_, lanes);
+                gru_matmul_rows0(call, nb, b, t, iH_, lanes);
             }
         }
     }
@@ -688,15 +420,13 @@ static void gru_loop_pack(const struct call *call, long lane0, long lane1) {
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
         const long lanes = rc_lanes(lane1 - iH_);
         vec *panel = (vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-        for (long kH_ = 0; kH_ < H; kH_++) {
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_, H, lanes);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 3600, H, lanes);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 7200, H, lanes);
-        }
+        rc_pack_vf32(panel, 3, (const float *)call->U.data + iH_ * H, H, 1, H, lanes);
+        rc_pack_vf32(panel + 1, 3, (const float *)call->U.data + iH_ * H + 3600, H, 1, H, lanes);
+        rc_pack_vf32(panel + 2, 3, (const float *)call->U.data + iH_ * H + 7200, H, 1, H, lanes);
     }
 }
 
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 1 row.
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for a row.
 INLINE void gru_loop_products0_1(const struct call *call, long b, long t, long iH_, long lanes, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0};
     vec hr_hz_hn_1_sum__0 = {0};
@@ -728,43 +458,24 @@ INLINE void gru_loop_products0_1(const struct call *call, long b, long t, long i
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0;
 }
 
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 2 rows.
-INLINE void gru_loop_products0_2(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
-    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0};
-    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0};
-    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0};
-    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
-        const real h_each__0 = h__0[kH_];
-        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
-        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
-        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
-        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
-        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
-    }
-    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1;
-    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1;
-    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1;
-}
-
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 3 rows.
-INLINE void gru_loop_products0_3(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for up to 3 rows.
+INLINE void gru_loop_products0_3(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0};
+    const long row__2 = 2 < nb ? 2 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__2)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
         hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
@@ -783,96 +494,28 @@ INLINE void gru_loop_products0_3(const struct call *call, long b, long t, long i
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2;
 }
 
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 4 rows.
-INLINE void gru_loop_products0_4(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
-    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0};
-    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0};
-    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0};
-    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
-        const real h_each__0 = h__0[kH_];
-        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
-        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
-        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
-        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
-        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
-        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
-        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
-        const real h_each__3 = h__3[kH_];
-        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
-        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
-        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
-    }
-    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3;
-    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3;
-    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3;
-}
-
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 5 rows.
-INLINE void gru_loop_products0_5(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
-    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0};
-    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0};
-    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0};
-    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
-        const real h_each__0 = h__0[kH_];
-        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
-        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
-        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
-        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
-        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
-        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
-        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
-        const real h_each__3 = h__3[kH_];
-        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
-        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
-        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
-        const real h_each__4 = h__4[kH_];
-        hr_hz_hn_0_sum__4 += U_0_ * h_each__4;
-        hr_hz_hn_1_sum__4 += U_1_ * h_each__4;
-        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
-    }
-    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3; hr_hz_hn_0_sum__out[4] = hr_hz_hn_0_sum__4;
-    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3; hr_hz_hn_1_sum__out[4] = hr_hz_hn_1_sum__4;
-    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4;
-}
-
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 6 rows.
-INLINE void gru_loop_products0_6(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for up to 6 rows.
+INLINE void gru_loop_products0_6(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0};
+    const long row__4 = 4 < nb ? 4 : nb - 1;
+    const long row__5 = 5 < nb ? 5 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
     const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
     const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__4)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
         hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
@@ -903,116 +546,13 @@ INLINE void gru_loop_products0_6(const struct call *call, long b, long t, long i
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5;
 }
 
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 7 rows.
-INLINE void gru_loop_products0_7(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
-    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0};
-    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0};
-    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0};
-    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
-    const real *h__6 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 6)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
-        const real h_each__0 = h__0[kH_];
-        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
-        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
-        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
-        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
-        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
-        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
-        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
-        const real h_each__3 = h__3[kH_];
-        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
-        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
-        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
-        const real h_each__4 = h__4[kH_];
-        hr_hz_hn_0_sum__4 += U_0_ * h_each__4;
-        hr_hz_hn_1_sum__4 += U_1_ * h_each__4;
-        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
-        const real h_each__5 = h__5[kH_];
-        hr_hz_hn_0_sum__5 += U_0_ * h_each__5;
-        hr_hz_hn_1_sum__5 += U_1_ * h_each__5;
-        hr_hz_hn_2_sum__5 += U_2_ * h_each__5;
-        const real h_each__6 = h__6[kH_];
-        hr_hz_hn_0_sum__6 += U_0_ * h_each__6;
-        hr_hz_hn_1_sum__6 += U_1_ * h_each__6;
-        hr_hz_hn_2_sum__6 += U_2_ * h_each__6;
-    }
-    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3; hr_hz_hn_0_sum__out[4] = hr_hz_hn_0_sum__4; hr_hz_hn_0_sum__out[5] = hr_hz_hn_0_sum__5; hr_hz_hn_0_sum__out[6] = hr_hz_hn_0_sum__6;
-    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3; hr_hz_hn_1_sum__out[4] = hr_hz_hn_1_sum__4; hr_hz_hn_1_sum__out[5] = hr_hz_hn_1_sum__5; hr_hz_hn_1_sum__out[6] = hr_hz_hn_1_sum__6;
-    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5; hr_hz_hn_2_sum__out[6] = hr_hz_hn_2_sum__6;
-}
-
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 8 rows.
-INLINE void gru_loop_products0_8(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
-    vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0}, hr_hz_hn_0_sum__7 = {0};
-    vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0}, hr_hz_hn_1_sum__7 = {0};
-    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0}, hr_hz_hn_2_sum__7 = {0};
-    const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
-    const real *h__6 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 6)) * (PADDED(H));
-    const real *h__7 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 7)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
-        const real h_each__0 = h__0[kH_];
-        hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
-        hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
-        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        hr_hz_hn_0_sum__1 += U_0_ * h_each__1;
-        hr_hz_hn_1_sum__1 += U_1_ * h_each__1;
-        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        hr_hz_hn_0_sum__2 += U_0_ * h_each__2;
-        hr_hz_hn_1_sum__2 += U_1_ * h_each__2;
-        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
-        const real h_each__3 = h__3[kH_];
-        hr_hz_hn_0_sum__3 += U_0_ * h_each__3;
-        hr_hz_hn_1_sum__3 += U_1_ * h_each__3;
-        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
-        const real h_each__4 = h__4[kH_];
-        hr_hz_hn_0_sum__4 += U_0_ * h_each__4;
-        hr_hz_hn_1_sum__4 += U_1_ * h_each__4;
-        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
-        const real h_each__5 = h__5[kH_];
-        hr_hz_hn_0_sum__5 += U_0_ * h_each__5;
-        hr_hz_hn_1_sum__5 += U_1_ * h_each__5;
-        hr_hz_hn_2_sum__5 += U_2_ * h_each__5;
-        const real h_each__6 = h__6[kH_];
-        hr_hz_hn_0_sum__6 += U_0_ * h_each__6;
-        hr_hz_hn_1_sum__6 += U_1_ * h_each__6;
-        hr_hz_hn_2_sum__6 += U_2_ * h_each__6;
-        const real h_each__7 = h__7[kH_];
-        hr_hz_hn_0_sum__7 += U_0_ * h_each__7;
-        hr_hz_hn_1_sum__7 += U_1_ * h_each__7;
-        hr_hz_hn_2_sum__7 += U_2_ * h_each__7;
-    }
-    hr_hz_hn_0_sum__out[0] = hr_hz_hn_0_sum__0; hr_hz_hn_0_sum__out[1] = hr_hz_hn_0_sum__1; hr_hz_hn_0_sum__out[2] = hr_hz_hn_0_sum__2; hr_hz_hn_0_sum__out[3] = hr_hz_hn_0_sum__3; hr_hz_hn_0_sum__out[4] = hr_hz_hn_0_sum__4; hr_hz_hn_0_sum__out[5] = hr_hz_hn_0_sum__5; hr_hz_hn_0_sum__out[6] = hr_hz_hn_0_sum__6; hr_hz_hn_0_sum__out[7] = hr_hz_hn_0_sum__7;
-    hr_hz_hn_1_sum__out[0] = hr_hz_hn_1_sum__0; hr_hz_hn_1_sum__out[1] = hr_hz_hn_1_sum__1; hr_hz_hn_1_sum__out[2] = hr_hz_hn_1_sum__2; hr_hz_hn_1_sum__out[3] = hr_hz_hn_1_sum__3; hr_hz_hn_1_sum__out[4] = hr_hz_hn_1_sum__4; hr_hz_hn_1_sum__out[5] = hr_hz_hn_1_sum__5; hr_hz_hn_1_sum__out[6] = hr_hz_hn_1_sum__6; hr_hz_hn_1_sum__out[7] = hr_hz_hn_1_sum__7;
-    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5; hr_hz_hn_2_sum__out[6] = hr_hz_hn_2_sum__6; hr_hz_hn_2_sum__out[7] = hr_hz_hn_2_sum__7;
-}
-
-// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for 9 rows.
-INLINE void gru_loop_products0_9(const struct call *call, long b, long t, long iH_, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
+// hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum of one vector of outputs for up to 9 rows.
+INLINE void gru_loop_products0_9(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *hr_hz_hn_0_sum__out, vec *hr_hz_hn_1_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec hr_hz_hn_0_sum__0 = {0}, hr_hz_hn_0_sum__1 = {0}, hr_hz_hn_0_sum__2 = {0}, hr_hz_hn_0_sum__3 = {0}, hr_hz_hn_0_sum__4 = {0}, hr_hz_hn_0_sum__5 = {0}, hr_hz_hn_0_sum__6 = {0}, hr_hz_hn_0_sum__7 = {0}, hr_hz_hn_0_sum__8 = {0};
     vec hr_hz_hn_1_sum__0 = {0}, hr_hz_hn_1_sum__1 = {0}, hr_hz_hn_1_sum__2 = {0}, hr_hz_hn_1_sum__3 = {0}, hr_hz_hn_1_sum__4 = {0}, hr_hz_hn_1_sum__5 = {0}, hr_hz_hn_1_sum__6 = {0}, hr_hz_hn_1_sum__7 = {0}, hr_hz_hn_1_sum__8 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0}, hr_hz_hn_2_sum__6 = {0}, hr_hz_hn_2_sum__7 = {0}, hr_hz_hn_2_sum__8 = {0};
+    const long row__7 = 7 < nb ? 7 : nb - 1;
+    const long row__8 = 8 < nb ? 8 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
@@ -1021,11 +561,16 @@ INLINE void gru_loop_products0_9(const struct call *call, long b, long t, long i
     const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
     const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
     const real *h__6 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 6)) * (PADDED(H));
-    const real *h__7 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 7)) * (PADDED(H));
-    const real *h__8 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 8)) * (PADDED(H));
+    const real *h__7 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__7)) * (PADDED(H));
+    const real *h__8 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__8)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         hr_hz_hn_0_sum__0 += U_0_ * h_each__0;
         hr_hz_hn_1_sum__0 += U_1_ * h_each__0;
@@ -1068,19 +613,12 @@ INLINE void gru_loop_products0_9(const struct call *call, long b, long t, long i
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5; hr_hz_hn_2_sum__out[6] = hr_hz_hn_2_sum__6; hr_hz_hn_2_sum__out[7] = hr_hz_hn_2_sum__7; hr_hz_hn_2_sum__out[8] = hr_hz_hn_2_sum__8;
 }
 
-static void gru_loop_rows0(long nb, const struct call *call, long b, long t, long iH_, long lanes) {
+static void gru_loop_rows0(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, long lanes) {
     vec hr_hz_hn_0_sum[9], hr_hz_hn_1_sum[9], hr_hz_hn_2_sum[9];
-    switch (nb) {
-        case 1: gru_loop_products0_1(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 2: gru_loop_products0_2(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 3: gru_loop_products0_3(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 4: gru_loop_products0_4(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 5: gru_loop_products0_5(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 6: gru_loop_products0_6(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 7: gru_loop_products0_7(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 8: gru_loop_products0_8(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-        case 9: gru_loop_products0_9(call, b, t, iH_, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum); break;
-    }
+    if (nb == 1) gru_loop_products0_1(call, b, t, iH_, lanes, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum);
+    else if (nb <= 3) gru_loop_products0_3(call, nb, b, t, iH_, b0, b1, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum);
+    else if (nb <= 6) gru_loop_products0_6(call, nb, b, t, iH_, b0, b1, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum);
+    else gru_loop_products0_9(call, nb, b, t, iH_, b0, b1, hr_hz_hn_0_sum, hr_hz_hn_1_sum, hr_hz_hn_2_sum);
     for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         const float *d_b = ROW(call->d, float, (b + q));
@@ -1122,7 +660,7 @@ static void gru_loop(const struct call *call, long b0, long b1, long t0, long t1
                 const long rows = rc_even(b1 - b0, 9);
                 for (long b = b0; b < b1; b += rows) {
                     const long nb = b + rows < b1 ? rows : b1 - b;
-                    gru_loop_rows0(nb, call, b, t, iH_, lanes);
+                    gru_loop_rows0(call, nb, b, t, iH_, b0, b1, lanes);
                 }
             }
         }
@@ -1143,24 +681,20 @@ static void gru_loop_whole_pack(const struct call *call, long lane0, long lane1)
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
         const long lanes = rc_lanes(lane1 - iH_);
         vec *panel = (vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
-        for (long iD_ = 0; iD_ < D; iD_++) {
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_, D, lanes);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 3840, D, lanes);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 7680, D, lanes);
-        }
+        rc_pack_vf32(panel, 3, (const float *)call->W.data + iH_ * D, D, 1, D, lanes);
+        rc_pack_vf32(panel + 1, 3, (const float *)call->W.data + iH_ * D + 3840, D, 1, D, lanes);
+        rc_pack_vf32(panel + 2, 3, (const float *)call->W.data + iH_ * D + 7680, D, 1, D, lanes);
     }
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
         const long lanes = rc_lanes(lane1 - iH_);
         vec *panel = (vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
-        for (long kH_ = 0; kH_ < H; kH_++) {
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_, H, lanes);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 3600, H, lanes);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 7200, H, lanes);
-        }
+        rc_pack_vf32(panel, 3, (const float *)call->U.data + iH_ * H, H, 1, H, lanes);
+        rc_pack_vf32(panel + 1, 3, (const float *)call->U.data + iH_ * H + 3600, H, 1, H, lanes);
+        rc_pack_vf32(panel + 2, 3, (const float *)call->U.data + iH_ * H + 7200, H, 1, H, lanes);
     }
 }
 
-// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 1 row.
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for a row.
 INLINE void gru_loop_whole_products0_1(const struct call *call, long b, long t, long iH_, long lanes, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0};
     vec ar_az_an_1_sum__0 = {0};
@@ -1211,8 +745,8 @@ INLINE void gru_loop_whole_products0_1(const struct call *call, long b, long t, 
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0;
 }
 
-// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 2 rows.
-INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for up to 2 rows.
+INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, long iH_, long b0, long b1, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0};
     vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0};
     vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0};
@@ -1220,9 +754,14 @@ INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, 
     const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
     const float *x_t__0 = AT(call->x, float, (b + 0), t);
     const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const vec *ahead_D = panel_D + D * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
         const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        PREFETCH_L1(panel_D + 32);
+        PREFETCH_L1(panel_D + 33);
+        PREFETCH_L1(panel_D + 34);
+        PREFETCH_L2(ahead_D++);
         const real x_each__0 = x_t__0[iD_];
         ar_az_an_0_sum__0 += W_0_ * x_each__0;
         ar_az_an_1_sum__0 += W_1_ * x_each__0;
@@ -1235,9 +774,14 @@ INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, 
     const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         ar_az_an_0_sum__0 += U_0_ * h_each__0;
         ar_az_an_1_sum__0 += U_1_ * h_each__0;
@@ -1253,72 +797,26 @@ INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, 
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1;
 }
 
-// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 3 rows.
-INLINE void gru_loop_whole_products0_3(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
-    vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0};
-    vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0};
-    vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0};
-    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0};
-    const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, (b + 0), t);
-    const float *x_t__1 = AT(call->x, float, (b + 1), t);
-    const float *x_t__2 = AT(call->x, float, (b + 2), t);
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        ar_az_an_0_sum__0 += W_0_ * x_each__0;
-        ar_az_an_1_sum__0 += W_1_ * x_each__0;
-        ar_az_an_2_sum__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        ar_az_an_0_sum__1 += W_0_ * x_each__1;
-        ar_az_an_1_sum__1 += W_1_ * x_each__1;
-        ar_az_an_2_sum__1 += W_2_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        ar_az_an_0_sum__2 += W_0_ * x_each__2;
-        ar_az_an_1_sum__2 += W_1_ * x_each__2;
-        ar_az_an_2_sum__2 += W_2_ * x_each__2;
-    }
-    const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
-        const real h_each__0 = h__0[kH_];
-        ar_az_an_0_sum__0 += U_0_ * h_each__0;
-        ar_az_an_1_sum__0 += U_1_ * h_each__0;
-        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        ar_az_an_0_sum__1 += U_0_ * h_each__1;
-        ar_az_an_1_sum__1 += U_1_ * h_each__1;
-        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        ar_az_an_0_sum__2 += U_0_ * h_each__2;
-        ar_az_an_1_sum__2 += U_1_ * h_each__2;
-        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
-    }
-    ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0; ar_az_an_0_sum__out[1] = ar_az_an_0_sum__1; ar_az_an_0_sum__out[2] = ar_az_an_0_sum__2;
-    ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0; ar_az_an_1_sum__out[1] = ar_az_an_1_sum__1; ar_az_an_1_sum__out[2] = ar_az_an_1_sum__2;
-    ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0; ar_az_an_2_sum__out[1] = ar_az_an_2_sum__1; ar_az_an_2_sum__out[2] = ar_az_an_2_sum__2;
-    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2;
-}
-
-// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 4 rows.
-INLINE void gru_loop_whole_products0_4(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for up to 4 rows.
+INLINE void gru_loop_whole_products0_4(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0};
     vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0};
     vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0};
+    const long row__3 = 3 < nb ? 3 : nb - 1;
     const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
     const float *x_t__0 = AT(call->x, float, (b + 0), t);
     const float *x_t__1 = AT(call->x, float, (b + 1), t);
     const float *x_t__2 = AT(call->x, float, (b + 2), t);
-    const float *x_t__3 = AT(call->x, float, (b + 3), t);
+    const float *x_t__3 = AT(call->x, float, (b + row__3), t);
+    const vec *ahead_D = panel_D + D * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
         const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        PREFETCH_L1(panel_D + 32);
+        PREFETCH_L1(panel_D + 33);
+        PREFETCH_L1(panel_D + 34);
+        PREFETCH_L2(ahead_D++);
         const real x_each__0 = x_t__0[iD_];
         ar_az_an_0_sum__0 += W_0_ * x_each__0;
         ar_az_an_1_sum__0 += W_1_ * x_each__0;
@@ -1340,10 +838,15 @@ INLINE void gru_loop_whole_products0_4(const struct call *call, long b, long t, 
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
     const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         ar_az_an_0_sum__0 += U_0_ * h_each__0;
         ar_az_an_1_sum__0 += U_1_ * h_each__0;
@@ -1367,94 +870,28 @@ INLINE void gru_loop_whole_products0_4(const struct call *call, long b, long t, 
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3;
 }
 
-// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 5 rows.
-INLINE void gru_loop_whole_products0_5(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
-    vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0}, ar_az_an_0_sum__4 = {0};
-    vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0}, ar_az_an_1_sum__4 = {0};
-    vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0}, ar_az_an_2_sum__4 = {0};
-    vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0};
-    const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
-    const float *x_t__0 = AT(call->x, float, (b + 0), t);
-    const float *x_t__1 = AT(call->x, float, (b + 1), t);
-    const float *x_t__2 = AT(call->x, float, (b + 2), t);
-    const float *x_t__3 = AT(call->x, float, (b + 3), t);
-    const float *x_t__4 = AT(call->x, float, (b + 4), t);
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
-        const real x_each__0 = x_t__0[iD_];
-        ar_az_an_0_sum__0 += W_0_ * x_each__0;
-        ar_az_an_1_sum__0 += W_1_ * x_each__0;
-        ar_az_an_2_sum__0 += W_2_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        ar_az_an_0_sum__1 += W_0_ * x_each__1;
-        ar_az_an_1_sum__1 += W_1_ * x_each__1;
-        ar_az_an_2_sum__1 += W_2_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        ar_az_an_0_sum__2 += W_0_ * x_each__2;
-        ar_az_an_1_sum__2 += W_1_ * x_each__2;
-        ar_az_an_2_sum__2 += W_2_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        ar_az_an_0_sum__3 += W_0_ * x_each__3;
-        ar_az_an_1_sum__3 += W_1_ * x_each__3;
-        ar_az_an_2_sum__3 += W_2_ * x_each__3;
-        const real x_each__4 = x_t__4[iD_];
-        ar_az_an_0_sum__4 += W_0_ * x_each__4;
-        ar_az_an_1_sum__4 += W_1_ * x_each__4;
-        ar_az_an_2_sum__4 += W_2_ * x_each__4;
-    }
-    const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
-        const real h_each__0 = h__0[kH_];
-        ar_az_an_0_sum__0 += U_0_ * h_each__0;
-        ar_az_an_1_sum__0 += U_1_ * h_each__0;
-        hr_hz_hn_2_sum__0 += U_2_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        ar_az_an_0_sum__1 += U_0_ * h_each__1;
-        ar_az_an_1_sum__1 += U_1_ * h_each__1;
-        hr_hz_hn_2_sum__1 += U_2_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        ar_az_an_0_sum__2 += U_0_ * h_each__2;
-        ar_az_an_1_sum__2 += U_1_ * h_each__2;
-        hr_hz_hn_2_sum__2 += U_2_ * h_each__2;
-        const real h_each__3 = h__3[kH_];
-        ar_az_an_0_sum__3 += U_0_ * h_each__3;
-        ar_az_an_1_sum__3 += U_1_ * h_each__3;
-        hr_hz_hn_2_sum__3 += U_2_ * h_each__3;
-        const real h_each__4 = h__4[kH_];
-        ar_az_an_0_sum__4 += U_0_ * h_each__4;
-        ar_az_an_1_sum__4 += U_1_ * h_each__4;
-        hr_hz_hn_2_sum__4 += U_2_ * h_each__4;
-    }
-    ar_az_an_0_sum__out[0] = ar_az_an_0_sum__0; ar_az_an_0_sum__out[1] = ar_az_an_0_sum__1; ar_az_an_0_sum__out[2] = ar_az_an_0_sum__2; ar_az_an_0_sum__out[3] = ar_az_an_0_sum__3; ar_az_an_0_sum__out[4] = ar_az_an_0_sum__4;
-    ar_az_an_1_sum__out[0] = ar_az_an_1_sum__0; ar_az_an_1_sum__out[1] = ar_az_an_1_sum__1; ar_az_an_1_sum__out[2] = ar_az_an_1_sum__2; ar_az_an_1_sum__out[3] = ar_az_an_1_sum__3; ar_az_an_1_sum__out[4] = ar_az_an_1_sum__4;
-    ar_az_an_2_sum__out[0] = ar_az_an_2_sum__0; ar_az_an_2_sum__out[1] = ar_az_an_2_sum__1; ar_az_an_2_sum__out[2] = ar_az_an_2_sum__2; ar_az_an_2_sum__out[3] = ar_az_an_2_sum__3; ar_az_an_2_sum__out[4] = ar_az_an_2_sum__4;
-    hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4;
-}
-
-// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for 6 rows.
-INLINE void gru_loop_whole_products0_6(const struct call *call, long b, long t, long iH_, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
+// ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum of one vector of outputs for up to 6 rows.
+INLINE void gru_loop_whole_products0_6(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *ar_az_an_0_sum__out, vec *ar_az_an_1_sum__out, vec *ar_az_an_2_sum__out, vec *hr_hz_hn_2_sum__out) {
     vec ar_az_an_0_sum__0 = {0}, ar_az_an_0_sum__1 = {0}, ar_az_an_0_sum__2 = {0}, ar_az_an_0_sum__3 = {0}, ar_az_an_0_sum__4 = {0}, ar_az_an_0_sum__5 = {0};
     vec ar_az_an_1_sum__0 = {0}, ar_az_an_1_sum__1 = {0}, ar_az_an_1_sum__2 = {0}, ar_az_an_1_sum__3 = {0}, ar_az_an_1_sum__4 = {0}, ar_az_an_1_sum__5 = {0};
     vec ar_az_an_2_sum__0 = {0}, ar_az_an_2_sum__1 = {0}, ar_az_an_2_sum__2 = {0}, ar_az_an_2_sum__3 = {0}, ar_az_an_2_sum__4 = {0}, ar_az_an_2_sum__5 = {0};
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0}, hr_hz_hn_2_sum__3 = {0}, hr_hz_hn_2_sum__4 = {0}, hr_hz_hn_2_sum__5 = {0};
+    const long row__5 = 5 < nb ? 5 : nb - 1;
     const vec *panel_D = (const vec *)call->gru_loop_whole_packed0a.data + iH_ / LANES * (D * 3);
     const float *x_t__0 = AT(call->x, float, (b + 0), t);
     const float *x_t__1 = AT(call->x, float, (b + 1), t);
     const float *x_t__2 = AT(call->x, float, (b + 2), t);
     const float *x_t__3 = AT(call->x, float, (b + 3), t);
     const float *x_t__4 = AT(call->x, float, (b + 4), t);
-    const float *x_t__5 = AT(call->x, float, (b + 5), t);
+    const float *x_t__5 = AT(call->x, float, (b + row__5), t);
+    const vec *ahead_D = panel_D + D * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 3) {
         const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2];
+        PREFETCH_L1(panel_D + 32);
+        PREFETCH_L1(panel_D + 33);
+        PREFETCH_L1(panel_D + 34);
+        PREFETCH_L2(ahead_D++);
         const real x_each__0 = x_t__0[iD_];
         ar_az_an_0_sum__0 += W_0_ * x_each__0;
         ar_az_an_1_sum__0 += W_1_ * x_each__0;
@@ -1486,10 +923,15 @@ INLINE void gru_loop_whole_products0_6(const struct call *call, long b, long t, 
     const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
     const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
     const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         ar_az_an_0_sum__0 += U_0_ * h_each__0;
         ar_az_an_1_sum__0 += U_1_ * h_each__0;
@@ -1521,16 +963,12 @@ INLINE void gru_loop_whole_products0_6(const struct call *call, long b, long t, 
     hr_hz_hn_2_sum__out[0] = hr_hz_hn_2_sum__0; hr_hz_hn_2_sum__out[1] = hr_hz_hn_2_sum__1; hr_hz_hn_2_sum__out[2] = hr_hz_hn_2_sum__2; hr_hz_hn_2_sum__out[3] = hr_hz_hn_2_sum__3; hr_hz_hn_2_sum__out[4] = hr_hz_hn_2_sum__4; hr_hz_hn_2_sum__out[5] = hr_hz_hn_2_sum__5;
 }
 
-static void gru_loop_whole_rows0(long nb, const struct call *call, long b, long t, long iH_, long lanes) {
+static void gru_loop_whole_rows0(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, long lanes) {
     vec ar_az_an_0_sum[6], ar_az_an_1_sum[6], ar_az_an_2_sum[6], hr_hz_hn_2_sum[6];
-    switch (nb) {
-        case 1: gru_loop_whole_products0_1(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 2: gru_loop_whole_products0_2(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 3: gru_loop_whole_products0_3(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 4: gru_loop_whole_products0_4(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 5: gru_loop_whole_products0_5(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-        case 6: gru_loop_whole_products0_6(call, b, t, iH_, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum); break;
-    }
+    if (nb == 1) gru_loop_whole_products0_1(call, b, t, iH_, lanes, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum);
+    else if (nb <= 2) gru_loop_whole_products0_2(call, b, t, iH_, b0, b1, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum);
+    else if (nb <= 4) gru_loop_whole_products0_4(call, nb, b, t, iH_, b0, b1, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum);
+    else gru_loop_whole_products0_6(call, nb, b, t, iH_, b0, b1, ar_az_an_0_sum, ar_az_an_1_sum, ar_az_an_2_sum, hr_hz_hn_2_sum);
     for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         const float *d_b = ROW(call->d, float, (b + q));
@@ -1566,7 +1004,7 @@ static void gru_loop_whole(const struct call *call, long b0, long b1, long t0, l
                 const long rows = rc_even(b1 - b0, 6);
                 for (long b = b0; b < b1; b += rows) {
                     const long nb = b + rows < b1 ? rows : b1 - b;
-                    gru_loop_whole_rows0(nb, call, b, t, iH_, lanes);
+                    gru_loop_whole_rows0(call, nb, b, t, iH_, b0, b1, lanes);
                 }
             }
         }
@@ -1582,11 +1020,21 @@ static void gru_loop_whole(const struct call *call, long b0, long b1, long t0, l
     }
 }
 
+// Enough sequences: each thread takes its own through every stage and waits for nobody.
+INLINE int by_sequences(int64_t batch, int threads) {
+    // Few ones go through the steps together, each thread with its share of the weights: a weight
+    // that is loaded then serves all sequences.
+    if (threads > 1 && threads <= 4) return batch >= 3 * threads;
+    return batch % threads == 0 || batch >= 4 * threads;
+}
+
 // Whether the products before a loop are computed inside it: with a few sequences every weight loaded
-// serves all of them, with one or two it is better loaded once for many steps.
+// serves all of them, with one or two it is better loaded once for many steps, as it is where all the
+// weights of a thread do not stay in its cache.
 INLINE int runs_whole(int64_t batch, int64_t steps, int threads) {
     (void)steps;
-    return batch >= 4 && batch >= 2 * threads;
+    if (batch < 4) return 0;
+    return by_sequences(batch, threads) ? batch >= 2 * threads : threads >= 1;
 }
 
 // Steps that go through all stages together, so that what passes between them stays in the caches.
@@ -1641,8 +1089,7 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
     {
         const int thread = RC_THREAD, count = RC_THREADS;
         struct call self = call;
-        // Enough sequences: each thread takes its own through every stage and waits for nobody.
-        const int by_batch = batch % count == 0 || batch >= 4 * count;
+        const int by_batch = by_sequences(batch, count);
         long b0 = 0, b1 = batch;
         if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);
         const int whole = !given && runs_whole(batch, steps, threads);

@@ -20,9 +20,6 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __SSE2__
-#include <immintrin.h>
-#endif
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -47,6 +44,10 @@
 #define ONE_BY_ONE _Pragma("GCC unroll 1")
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
+
+// Memory that is read soon, or only after what is read now.
+#define PREFETCH_L1(address) __builtin_prefetch(address, 0, 3)
+#define PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
 
 // One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
 typedef struct { void *data; int64_t batch, time, origin; } rc_array;
@@ -84,7 +85,7 @@ INLINE int rc_streams(const rc_array *array, long b, int64_t count, int64_t size
 // Written around the caches, and now seen by other threads.
 INLINE void rc_streamed(void) {
 #if defined __SSE2__
-    _mm_sfence();
+    __builtin_ia32_sfence();
 #endif
 }
 
@@ -119,6 +120,9 @@ typedef vf32 vec;
 #define PADDED(n) (((n) + LANES - 1) / LANES * LANES)  // local arrays hold whole vectors
 INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }
 
+// a full vector from anywhere
+static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }
+
 // every stride-th element
 static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     vf32 x = {0};
@@ -127,13 +131,20 @@ static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     return x;
 }
 
-// a full vector from anywhere
-static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x); return x; }
+// One param of a panel: vector k, `count` vectors after the one before, has the elements w[k * step + lane * stride].
+static __attribute__((noinline)) void rc_pack_vf32(vf32 *panel, long count, const float *w, long n, long step, long stride, long lanes) {
+    for (long k = 0; k < n; k++, panel += count, w += step)
+        *panel = stride == 1 && lanes == RC_LANES_vf32 ? rc_load_vf32(w) : rc_gather_vf32(w, stride, lanes);
+}
 
 // the first `lanes` elements, zeros after them
 static inline vf32 rc_load_part_vf32(const float *p, long lanes) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_maskz_loadu_ps((__mmask16)(lanes >= 16 ? -1 : (1 << lanes) - 1), p);
+    const uint16_t mask = (uint16_t)(lanes >= 16 ? -1 : (1 << lanes) - 1);
+    const struct { float of[16]; } *from = (const void *)p;
+    vf32 x;
+    __asm__("vmovups %1, %0%{%2%}%{z%}" : "=v"(x) : "m"(*from), "Yk"(mask));
+    return x;
 #else
     vf32 x = {0};
     if (lanes >= RC_LANES_vf32) memcpy(&x, p, sizeof x);
@@ -178,10 +189,9 @@ static inline vf32 rc_spread_vf32(float x) { return x - (vf32){0}; }  // -0.0 st
 
 // x in [lo, hi]; NaN stays NaN
 static inline vf32 rc_clip_vf32(vf32 x, float lo, float hi) {
-#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_min_ps(_mm512_set1_ps(hi), _mm512_max_ps(_mm512_set1_ps(lo), x));
-#elif defined __AVX__ && RC_VECTOR_BYTES == 32
-    return _mm256_min_ps(_mm256_set1_ps(hi), _mm256_max_ps(_mm256_set1_ps(lo), x));
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64 || defined __AVX__ && RC_VECTOR_BYTES == 32
+    __asm__("vmaxps %1, %2, %0\n\tvminps %0, %3, %0" : "=&v"(x) : "v"(x), "v"(rc_spread_vf32(lo)), "v"(rc_spread_vf32(hi)));
+    return x;
 #else
     x = rc_select_vf32(x < lo, rc_spread_vf32(lo), x);
     return rc_select_vf32(x > hi, rc_spread_vf32(hi), x);
@@ -197,7 +207,8 @@ static inline vm32 rc_to_int_vf32(vf32 x) { return __builtin_convertvector(x, vm
 // x * 2^n for integral n, also where 2^n alone would overflow or be denormal
 static inline vf32 rc_scale_vf32(vf32 x, vf32 n) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_scalef_ps(x, n);
+    __asm__("vscalefps %1, %2, %0" : "=v"(x) : "v"(n), "v"(x));
+    return x;
 #else
     const vm32 i = rc_to_int_vf32(n), half = i >> 1;
     return x * rc_real_vf32((half + 127) << 23) * rc_real_vf32((i - half + 127) << 23);
@@ -257,16 +268,14 @@ INLINE int one_row(const struct call *call) {
 static void lstm_matmul_pack(const struct call *call, long lane0, long lane1) {
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
         vec *panel = (vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
-        for (long iD_ = 0; iD_ < D; iD_++) {
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_, D, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 65536, D, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 131072, D, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 196608, D, LANES);
-        }
+        rc_pack_vf32(panel, 4, (const float *)call->W.data + iH_ * D, D, 1, D, LANES);
+        rc_pack_vf32(panel + 1, 4, (const float *)call->W.data + iH_ * D + 65536, D, 1, D, LANES);
+        rc_pack_vf32(panel + 2, 4, (const float *)call->W.data + iH_ * D + 131072, D, 1, D, LANES);
+        rc_pack_vf32(panel + 3, 4, (const float *)call->W.data + iH_ * D + 196608, D, 1, D, LANES);
     }
 }
 
-// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 1 row.
+// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for a row.
 INLINE void lstm_matmul_products0_1(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
     vec Wx_0__0 = {0};
     vec Wx_1__0 = {0};
@@ -303,174 +312,30 @@ INLINE void lstm_matmul_products0_1(const struct call *call, long b, long t, lon
     Wx_3__out[0] = Wx_3__0;
 }
 
-// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 2 rows.
-INLINE void lstm_matmul_products0_2(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0};
-    vec Wx_3__0 = {0}, Wx_3__1 = {0};
-    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        Wx_3__0 += W_3_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        Wx_3__1 += W_3_ * x_each__1;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1;
-    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1;
-}
-
-// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 3 rows.
-INLINE void lstm_matmul_products0_3(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0};
-    vec Wx_3__0 = {0}, Wx_3__1 = {0}, Wx_3__2 = {0};
-    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        Wx_3__0 += W_3_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        Wx_3__1 += W_3_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-        Wx_3__2 += W_3_ * x_each__2;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2;
-    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2;
-}
-
-// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 4 rows.
-INLINE void lstm_matmul_products0_4(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0};
-    vec Wx_3__0 = {0}, Wx_3__1 = {0}, Wx_3__2 = {0}, Wx_3__3 = {0};
-    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        Wx_3__0 += W_3_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        Wx_3__1 += W_3_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-        Wx_3__2 += W_3_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        Wx_0__3 += W_0_ * x_each__3;
-        Wx_1__3 += W_1_ * x_each__3;
-        Wx_2__3 += W_2_ * x_each__3;
-        Wx_3__3 += W_3_ * x_each__3;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3;
-    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2; Wx_3__out[3] = Wx_3__3;
-}
-
-// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 5 rows.
-INLINE void lstm_matmul_products0_5(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
-    vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0};
-    vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0};
-    vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0};
-    vec Wx_3__0 = {0}, Wx_3__1 = {0}, Wx_3__2 = {0}, Wx_3__3 = {0}, Wx_3__4 = {0};
-    const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
-    const float *x_t__0 = AT(call->x, float, b, (t + 0));
-    const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    const float *x_t__4 = AT(call->x, float, b, (t + 4));
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
-        const real x_each__0 = x_t__0[iD_];
-        Wx_0__0 += W_0_ * x_each__0;
-        Wx_1__0 += W_1_ * x_each__0;
-        Wx_2__0 += W_2_ * x_each__0;
-        Wx_3__0 += W_3_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        Wx_0__1 += W_0_ * x_each__1;
-        Wx_1__1 += W_1_ * x_each__1;
-        Wx_2__1 += W_2_ * x_each__1;
-        Wx_3__1 += W_3_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        Wx_0__2 += W_0_ * x_each__2;
-        Wx_1__2 += W_1_ * x_each__2;
-        Wx_2__2 += W_2_ * x_each__2;
-        Wx_3__2 += W_3_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        Wx_0__3 += W_0_ * x_each__3;
-        Wx_1__3 += W_1_ * x_each__3;
-        Wx_2__3 += W_2_ * x_each__3;
-        Wx_3__3 += W_3_ * x_each__3;
-        const real x_each__4 = x_t__4[iD_];
-        Wx_0__4 += W_0_ * x_each__4;
-        Wx_1__4 += W_1_ * x_each__4;
-        Wx_2__4 += W_2_ * x_each__4;
-        Wx_3__4 += W_3_ * x_each__4;
-    }
-    Wx_0__out[0] = Wx_0__0; Wx_0__out[1] = Wx_0__1; Wx_0__out[2] = Wx_0__2; Wx_0__out[3] = Wx_0__3; Wx_0__out[4] = Wx_0__4;
-    Wx_1__out[0] = Wx_1__0; Wx_1__out[1] = Wx_1__1; Wx_1__out[2] = Wx_1__2; Wx_1__out[3] = Wx_1__3; Wx_1__out[4] = Wx_1__4;
-    Wx_2__out[0] = Wx_2__0; Wx_2__out[1] = Wx_2__1; Wx_2__out[2] = Wx_2__2; Wx_2__out[3] = Wx_2__3; Wx_2__out[4] = Wx_2__4;
-    Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2; Wx_3__out[3] = Wx_3__3; Wx_3__out[4] = Wx_3__4;
-}
-
-// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for 6 rows.
-INLINE void lstm_matmul_products0_6(const struct call *call, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
+// Wx_0, Wx_1, Wx_2, Wx_3 of one vector of outputs for up to 6 rows.
+INLINE void lstm_matmul_products0_6(const struct call *call, long nb, long b, long t, long iH_, vec *Wx_0__out, vec *Wx_1__out, vec *Wx_2__out, vec *Wx_3__out) {
     vec Wx_0__0 = {0}, Wx_0__1 = {0}, Wx_0__2 = {0}, Wx_0__3 = {0}, Wx_0__4 = {0}, Wx_0__5 = {0};
     vec Wx_1__0 = {0}, Wx_1__1 = {0}, Wx_1__2 = {0}, Wx_1__3 = {0}, Wx_1__4 = {0}, Wx_1__5 = {0};
     vec Wx_2__0 = {0}, Wx_2__1 = {0}, Wx_2__2 = {0}, Wx_2__3 = {0}, Wx_2__4 = {0}, Wx_2__5 = {0};
     vec Wx_3__0 = {0}, Wx_3__1 = {0}, Wx_3__2 = {0}, Wx_3__3 = {0}, Wx_3__4 = {0}, Wx_3__5 = {0};
+    const long row__2 = 2 < nb ? 2 : nb - 1;
+    const long row__3 = 3 < nb ? 3 : nb - 1;
+    const long row__4 = 4 < nb ? 4 : nb - 1;
+    const long row__5 = 5 < nb ? 5 : nb - 1;
     const vec *panel_D = (const vec *)call->lstm_matmul_packed0a.data + iH_ / LANES * (D * 4);
     const float *x_t__0 = AT(call->x, float, b, (t + 0));
     const float *x_t__1 = AT(call->x, float, b, (t + 1));
-    const float *x_t__2 = AT(call->x, float, b, (t + 2));
-    const float *x_t__3 = AT(call->x, float, b, (t + 3));
-    const float *x_t__4 = AT(call->x, float, b, (t + 4));
-    const float *x_t__5 = AT(call->x, float, b, (t + 5));
+    const float *x_t__2 = AT(call->x, float, b, (t + row__2));
+    const float *x_t__3 = AT(call->x, float, b, (t + row__3));
+    const float *x_t__4 = AT(call->x, float, b, (t + row__4));
+    const float *x_t__5 = AT(call->x, float, b, (t + row__5));
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
         const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        PREFETCH_L1(panel_D + 32);
+        PREFETCH_L1(panel_D + 33);
+        PREFETCH_L1(panel_D + 34);
+        PREFETCH_L1(panel_D + 35);
         const real x_each__0 = x_t__0[iD_];
         Wx_0__0 += W_0_ * x_each__0;
         Wx_1__0 += W_1_ * x_each__0;
@@ -508,16 +373,10 @@ INLINE void lstm_matmul_products0_6(const struct call *call, long b, long t, lon
     Wx_3__out[0] = Wx_3__0; Wx_3__out[1] = Wx_3__1; Wx_3__out[2] = Wx_3__2; Wx_3__out[3] = Wx_3__3; Wx_3__out[4] = Wx_3__4; Wx_3__out[5] = Wx_3__5;
 }
 
-static void lstm_matmul_rows0(long nb, const struct call *call, long b, long t, long iH_) {
+static void lstm_matmul_rows0(const struct call *call, long nb, long b, long t, long iH_) {
     vec Wx_0[6], Wx_1[6], Wx_2[6], Wx_3[6];
-    switch (nb) {
-        case 1: lstm_matmul_products0_1(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 2: lstm_matmul_products0_2(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 3: lstm_matmul_products0_3(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 4: lstm_matmul_products0_4(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 5: lstm_matmul_products0_5(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-        case 6: lstm_matmul_products0_6(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3); break;
-    }
+    if (nb == 1) lstm_matmul_products0_1(call, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3);
+    else lstm_matmul_products0_6(call, nb, b, t, iH_, Wx_0, Wx_1, Wx_2, Wx_3);
     for (long q = 0; q < nb; q++) {
         float *Wx_t = AT(call->Wx, float, b, (t + q));
         rc_store_vf32(Wx_t + iH_, Wx_0[q]);
@@ -536,7 +395,7 @@ static void lstm_matmul(const struct call *call, long b0, long b1, long t0, long
             const long rows = rc_even(t1 - t0, 6);
             for (long t = t0; t < t1; t += rows) {
                 const long nb = t + rows < t1 ? rows : t1 - t;
-                lstm_matmul_rows0(nb, call, b, t, iH_);
+                lstm_matmul_rows0(call, nb, b, t, iH_);
             }
         }
     }
@@ -546,16 +405,14 @@ static void lstm_matmul(const struct call *call, long b0, long b1, long t0, long
 static void lstm_loop_pack(const struct call *call, long lane0, long lane1) {
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
         vec *panel = (vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
-        for (long kH_ = 0; kH_ < H; kH_++) {
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_, H, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 65536, H, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 131072, H, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 196608, H, LANES);
-        }
+        rc_pack_vf32(panel, 4, (const float *)call->U.data + iH_ * H, H, 1, H, LANES);
+        rc_pack_vf32(panel + 1, 4, (const float *)call->U.data + iH_ * H + 65536, H, 1, H, LANES);
+        rc_pack_vf32(panel + 2, 4, (const float *)call->U.data + iH_ * H + 131072, H, 1, H, LANES);
+        rc_pack_vf32(panel + 3, 4, (const float *)call->U.data + iH_ * H + 196608, H, 1, H, LANES);
     }
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 1 row.
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for a row.
 INLINE void lstm_loop_products0_1(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
     vec i_f_g_o_0_sum__0 = {0};
     vec i_f_g_o_1_sum__0 = {0};
@@ -592,8 +449,8 @@ INLINE void lstm_loop_products0_1(const struct call *call, long b, long t, long 
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0;
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 2 rows.
-INLINE void lstm_loop_products0_2(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for up to 2 rows.
+INLINE void lstm_loop_products0_2(const struct call *call, long b, long t, long iH_, long b0, long b1, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
     vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0};
     vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0};
     vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0};
@@ -601,9 +458,15 @@ INLINE void lstm_loop_products0_2(const struct call *call, long b, long t, long 
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L1(panel_H_1 + 35);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         i_f_g_o_0_sum__0 += U_0_ * h_each__0;
         i_f_g_o_1_sum__0 += U_1_ * h_each__0;
@@ -621,55 +484,27 @@ INLINE void lstm_loop_products0_2(const struct call *call, long b, long t, long 
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1;
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 3 rows.
-INLINE void lstm_loop_products0_3(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
-    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0};
-    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0};
-    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0};
-    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0};
-    const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
-        const real h_each__0 = h__0[kH_];
-        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
-        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
-        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
-        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
-        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
-        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
-        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
-        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
-        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
-        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
-    }
-    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2;
-    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2;
-    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2;
-    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2;
-}
-
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 4 rows.
-INLINE void lstm_loop_products0_4(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for up to 4 rows.
+INLINE void lstm_loop_products0_4(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
     vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0};
     vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0};
     vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0};
     vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0};
+    const long row__3 = 3 < nb ? 3 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
     const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L1(panel_H_1 + 35);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         i_f_g_o_0_sum__0 += U_0_ * h_each__0;
         i_f_g_o_1_sum__0 += U_1_ * h_each__0;
@@ -697,69 +532,29 @@ INLINE void lstm_loop_products0_4(const struct call *call, long b, long t, long 
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3;
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 5 rows.
-INLINE void lstm_loop_products0_5(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
-    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0}, i_f_g_o_0_sum__4 = {0};
-    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0}, i_f_g_o_1_sum__4 = {0};
-    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0}, i_f_g_o_2_sum__4 = {0};
-    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0};
-    const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
-        const real h_each__0 = h__0[kH_];
-        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
-        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
-        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
-        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
-        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
-        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
-        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
-        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
-        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
-        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
-        const real h_each__3 = h__3[kH_];
-        i_f_g_o_0_sum__3 += U_0_ * h_each__3;
-        i_f_g_o_1_sum__3 += U_1_ * h_each__3;
-        i_f_g_o_2_sum__3 += U_2_ * h_each__3;
-        i_f_g_o_3_sum__3 += U_3_ * h_each__3;
-        const real h_each__4 = h__4[kH_];
-        i_f_g_o_0_sum__4 += U_0_ * h_each__4;
-        i_f_g_o_1_sum__4 += U_1_ * h_each__4;
-        i_f_g_o_2_sum__4 += U_2_ * h_each__4;
-        i_f_g_o_3_sum__4 += U_3_ * h_each__4;
-    }
-    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2; i_f_g_o_0_sum__out[3] = i_f_g_o_0_sum__3; i_f_g_o_0_sum__out[4] = i_f_g_o_0_sum__4;
-    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2; i_f_g_o_1_sum__out[3] = i_f_g_o_1_sum__3; i_f_g_o_1_sum__out[4] = i_f_g_o_1_sum__4;
-    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2; i_f_g_o_2_sum__out[3] = i_f_g_o_2_sum__3; i_f_g_o_2_sum__out[4] = i_f_g_o_2_sum__4;
-    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4;
-}
-
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 6 rows.
-INLINE void lstm_loop_products0_6(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for up to 6 rows.
+INLINE void lstm_loop_products0_6(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
     vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0}, i_f_g_o_0_sum__4 = {0}, i_f_g_o_0_sum__5 = {0};
     vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0}, i_f_g_o_1_sum__4 = {0}, i_f_g_o_1_sum__5 = {0};
     vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0}, i_f_g_o_2_sum__4 = {0}, i_f_g_o_2_sum__5 = {0};
     vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0}, i_f_g_o_3_sum__5 = {0};
+    const long row__5 = 5 < nb ? 5 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
     const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
     const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
     const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L1(panel_H_1 + 35);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         i_f_g_o_0_sum__0 += U_0_ * h_each__0;
         i_f_g_o_1_sum__0 += U_1_ * h_each__0;
@@ -797,16 +592,12 @@ INLINE void lstm_loop_products0_6(const struct call *call, long b, long t, long 
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4; i_f_g_o_3_sum__out[5] = i_f_g_o_3_sum__5;
 }
 
-static void lstm_loop_rows0(long nb, const struct call *call, long b, long t, long iH_) {
+static void lstm_loop_rows0(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1) {
     vec i_f_g_o_0_sum[6], i_f_g_o_1_sum[6], i_f_g_o_2_sum[6], i_f_g_o_3_sum[6];
-    switch (nb) {
-        case 1: lstm_loop_products0_1(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 2: lstm_loop_products0_2(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 3: lstm_loop_products0_3(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 4: lstm_loop_products0_4(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 5: lstm_loop_products0_5(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 6: lstm_loop_products0_6(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-    }
+    if (nb == 1) lstm_loop_products0_1(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum);
+    else if (nb <= 2) lstm_loop_products0_2(call, b, t, iH_, b0, b1, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum);
+    else if (nb <= 4) lstm_loop_products0_4(call, nb, b, t, iH_, b0, b1, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum);
+    else lstm_loop_products0_6(call, nb, b, t, iH_, b0, b1, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum);
     for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         const float *Wx_t = AT(call->Wx, float, (b + q), t);
@@ -845,7 +636,7 @@ static void lstm_loop(const struct call *call, long b0, long b1, long t0, long t
                 const long rows = rc_even(b1 - b0, 6);
                 for (long b = b0; b < b1; b += rows) {
                     const long nb = b + rows < b1 ? rows : b1 - b;
-                    lstm_loop_rows0(nb, call, b, t, iH_);
+                    lstm_loop_rows0(call, nb, b, t, iH_, b0, b1);
                 }
             }
         }
@@ -871,25 +662,21 @@ static void lstm_loop(const struct call *call, long b0, long b1, long t0, long t
 static void lstm_loop_whole_pack(const struct call *call, long lane0, long lane1) {
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
         vec *panel = (vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
-        for (long iD_ = 0; iD_ < D; iD_++) {
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_, D, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 65536, D, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 131072, D, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->W.data + iH_ * D + iD_ + 196608, D, LANES);
-        }
+        rc_pack_vf32(panel, 4, (const float *)call->W.data + iH_ * D, D, 1, D, LANES);
+        rc_pack_vf32(panel + 1, 4, (const float *)call->W.data + iH_ * D + 65536, D, 1, D, LANES);
+        rc_pack_vf32(panel + 2, 4, (const float *)call->W.data + iH_ * D + 131072, D, 1, D, LANES);
+        rc_pack_vf32(panel + 3, 4, (const float *)call->W.data + iH_ * D + 196608, D, 1, D, LANES);
     }
     for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
         vec *panel = (vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
-        for (long kH_ = 0; kH_ < H; kH_++) {
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_, H, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 65536, H, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 131072, H, LANES);
-            *panel++ = rc_gather_vf32((const float *)call->U.data + iH_ * H + kH_ + 196608, H, LANES);
-        }
+        rc_pack_vf32(panel, 4, (const float *)call->U.data + iH_ * H, H, 1, H, LANES);
+        rc_pack_vf32(panel + 1, 4, (const float *)call->U.data + iH_ * H + 65536, H, 1, H, LANES);
+        rc_pack_vf32(panel + 2, 4, (const float *)call->U.data + iH_ * H + 131072, H, 1, H, LANES);
+        rc_pack_vf32(panel + 3, 4, (const float *)call->U.data + iH_ * H + 196608, H, 1, H, LANES);
     }
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 1 row.
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for a row.
 INLINE void lstm_loop_whole_products0_1(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
     vec i_f_g_o_0_sum__0 = {0};
     vec i_f_g_o_1_sum__0 = {0};
@@ -944,8 +731,8 @@ INLINE void lstm_loop_whole_products0_1(const struct call *call, long b, long t,
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0;
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 2 rows.
-INLINE void lstm_loop_whole_products0_2(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for up to 2 rows.
+INLINE void lstm_loop_whole_products0_2(const struct call *call, long b, long t, long iH_, long b0, long b1, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
     vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0};
     vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0};
     vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0};
@@ -953,9 +740,15 @@ INLINE void lstm_loop_whole_products0_2(const struct call *call, long b, long t,
     const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
     const float *x_t__0 = AT(call->x, float, (b + 0), t);
     const float *x_t__1 = AT(call->x, float, (b + 1), t);
+    const vec *ahead_D = panel_D + D * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
         const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        PREFETCH_L1(panel_D + 32);
+        PREFETCH_L1(panel_D + 33);
+        PREFETCH_L1(panel_D + 34);
+        PREFETCH_L1(panel_D + 35);
+        PREFETCH_L2(ahead_D++);
         const real x_each__0 = x_t__0[iD_];
         i_f_g_o_0_sum__0 += W_0_ * x_each__0;
         i_f_g_o_1_sum__0 += W_1_ * x_each__0;
@@ -970,9 +763,15 @@ INLINE void lstm_loop_whole_products0_2(const struct call *call, long b, long t,
     const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L1(panel_H_1 + 35);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         i_f_g_o_0_sum__0 += U_0_ * h_each__0;
         i_f_g_o_1_sum__0 += U_1_ * h_each__0;
@@ -990,78 +789,27 @@ INLINE void lstm_loop_whole_products0_2(const struct call *call, long b, long t,
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1;
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 3 rows.
-INLINE void lstm_loop_whole_products0_3(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
-    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0};
-    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0};
-    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0};
-    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0};
-    const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
-    const float *x_t__0 = AT(call->x, float, (b + 0), t);
-    const float *x_t__1 = AT(call->x, float, (b + 1), t);
-    const float *x_t__2 = AT(call->x, float, (b + 2), t);
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
-        const real x_each__0 = x_t__0[iD_];
-        i_f_g_o_0_sum__0 += W_0_ * x_each__0;
-        i_f_g_o_1_sum__0 += W_1_ * x_each__0;
-        i_f_g_o_2_sum__0 += W_2_ * x_each__0;
-        i_f_g_o_3_sum__0 += W_3_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        i_f_g_o_0_sum__1 += W_0_ * x_each__1;
-        i_f_g_o_1_sum__1 += W_1_ * x_each__1;
-        i_f_g_o_2_sum__1 += W_2_ * x_each__1;
-        i_f_g_o_3_sum__1 += W_3_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        i_f_g_o_0_sum__2 += W_0_ * x_each__2;
-        i_f_g_o_1_sum__2 += W_1_ * x_each__2;
-        i_f_g_o_2_sum__2 += W_2_ * x_each__2;
-        i_f_g_o_3_sum__2 += W_3_ * x_each__2;
-    }
-    const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
-        const real h_each__0 = h__0[kH_];
-        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
-        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
-        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
-        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
-        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
-        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
-        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
-        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
-        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
-        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
-    }
-    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2;
-    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2;
-    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2;
-    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2;
-}
-
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 4 rows.
-INLINE void lstm_loop_whole_products0_4(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for up to 4 rows.
+INLINE void lstm_loop_whole_products0_4(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
     vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0};
     vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0};
     vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0};
     vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0};
+    const long row__3 = 3 < nb ? 3 : nb - 1;
     const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
     const float *x_t__0 = AT(call->x, float, (b + 0), t);
     const float *x_t__1 = AT(call->x, float, (b + 1), t);
     const float *x_t__2 = AT(call->x, float, (b + 2), t);
-    const float *x_t__3 = AT(call->x, float, (b + 3), t);
+    const float *x_t__3 = AT(call->x, float, (b + row__3), t);
+    const vec *ahead_D = panel_D + D * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
         const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        PREFETCH_L1(panel_D + 32);
+        PREFETCH_L1(panel_D + 33);
+        PREFETCH_L1(panel_D + 34);
+        PREFETCH_L1(panel_D + 35);
+        PREFETCH_L2(ahead_D++);
         const real x_each__0 = x_t__0[iD_];
         i_f_g_o_0_sum__0 += W_0_ * x_each__0;
         i_f_g_o_1_sum__0 += W_1_ * x_each__0;
@@ -1087,10 +835,16 @@ INLINE void lstm_loop_whole_products0_4(const struct call *call, long b, long t,
     const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
     const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
     const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L1(panel_H_1 + 35);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         i_f_g_o_0_sum__0 += U_0_ * h_each__0;
         i_f_g_o_1_sum__0 += U_1_ * h_each__0;
@@ -1118,104 +872,29 @@ INLINE void lstm_loop_whole_products0_4(const struct call *call, long b, long t,
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3;
 }
 
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 5 rows.
-INLINE void lstm_loop_whole_products0_5(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
-    vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0}, i_f_g_o_0_sum__4 = {0};
-    vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0}, i_f_g_o_1_sum__4 = {0};
-    vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0}, i_f_g_o_2_sum__4 = {0};
-    vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0};
-    const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
-    const float *x_t__0 = AT(call->x, float, (b + 0), t);
-    const float *x_t__1 = AT(call->x, float, (b + 1), t);
-    const float *x_t__2 = AT(call->x, float, (b + 2), t);
-    const float *x_t__3 = AT(call->x, float, (b + 3), t);
-    const float *x_t__4 = AT(call->x, float, (b + 4), t);
-    ONE_BY_ONE
-    for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
-        const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
-        const real x_each__0 = x_t__0[iD_];
-        i_f_g_o_0_sum__0 += W_0_ * x_each__0;
-        i_f_g_o_1_sum__0 += W_1_ * x_each__0;
-        i_f_g_o_2_sum__0 += W_2_ * x_each__0;
-        i_f_g_o_3_sum__0 += W_3_ * x_each__0;
-        const real x_each__1 = x_t__1[iD_];
-        i_f_g_o_0_sum__1 += W_0_ * x_each__1;
-        i_f_g_o_1_sum__1 += W_1_ * x_each__1;
-        i_f_g_o_2_sum__1 += W_2_ * x_each__1;
-        i_f_g_o_3_sum__1 += W_3_ * x_each__1;
-        const real x_each__2 = x_t__2[iD_];
-        i_f_g_o_0_sum__2 += W_0_ * x_each__2;
-        i_f_g_o_1_sum__2 += W_1_ * x_each__2;
-        i_f_g_o_2_sum__2 += W_2_ * x_each__2;
-        i_f_g_o_3_sum__2 += W_3_ * x_each__2;
-        const real x_each__3 = x_t__3[iD_];
-        i_f_g_o_0_sum__3 += W_0_ * x_each__3;
-        i_f_g_o_1_sum__3 += W_1_ * x_each__3;
-        i_f_g_o_2_sum__3 += W_2_ * x_each__3;
-        i_f_g_o_3_sum__3 += W_3_ * x_each__3;
-        const real x_each__4 = x_t__4[iD_];
-        i_f_g_o_0_sum__4 += W_0_ * x_each__4;
-        i_f_g_o_1_sum__4 += W_1_ * x_each__4;
-        i_f_g_o_2_sum__4 += W_2_ * x_each__4;
-        i_f_g_o_3_sum__4 += W_3_ * x_each__4;
-    }
-    const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    ONE_BY_ONE
-    for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
-        const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
-        const real h_each__0 = h__0[kH_];
-        i_f_g_o_0_sum__0 += U_0_ * h_each__0;
-        i_f_g_o_1_sum__0 += U_1_ * h_each__0;
-        i_f_g_o_2_sum__0 += U_2_ * h_each__0;
-        i_f_g_o_3_sum__0 += U_3_ * h_each__0;
-        const real h_each__1 = h__1[kH_];
-        i_f_g_o_0_sum__1 += U_0_ * h_each__1;
-        i_f_g_o_1_sum__1 += U_1_ * h_each__1;
-        i_f_g_o_2_sum__1 += U_2_ * h_each__1;
-        i_f_g_o_3_sum__1 += U_3_ * h_each__1;
-        const real h_each__2 = h__2[kH_];
-        i_f_g_o_0_sum__2 += U_0_ * h_each__2;
-        i_f_g_o_1_sum__2 += U_1_ * h_each__2;
-        i_f_g_o_2_sum__2 += U_2_ * h_each__2;
-        i_f_g_o_3_sum__2 += U_3_ * h_each__2;
-        const real h_each__3 = h__3[kH_];
-        i_f_g_o_0_sum__3 += U_0_ * h_each__3;
-        i_f_g_o_1_sum__3 += U_1_ * h_each__3;
-        i_f_g_o_2_sum__3 += U_2_ * h_each__3;
-        i_f_g_o_3_sum__3 += U_3_ * h_each__3;
-        const real h_each__4 = h__4[kH_];
-        i_f_g_o_0_sum__4 += U_0_ * h_each__4;
-        i_f_g_o_1_sum__4 += U_1_ * h_each__4;
-        i_f_g_o_2_sum__4 += U_2_ * h_each__4;
-        i_f_g_o_3_sum__4 += U_3_ * h_each__4;
-    }
-    i_f_g_o_0_sum__out[0] = i_f_g_o_0_sum__0; i_f_g_o_0_sum__out[1] = i_f_g_o_0_sum__1; i_f_g_o_0_sum__out[2] = i_f_g_o_0_sum__2; i_f_g_o_0_sum__out[3] = i_f_g_o_0_sum__3; i_f_g_o_0_sum__out[4] = i_f_g_o_0_sum__4;
-    i_f_g_o_1_sum__out[0] = i_f_g_o_1_sum__0; i_f_g_o_1_sum__out[1] = i_f_g_o_1_sum__1; i_f_g_o_1_sum__out[2] = i_f_g_o_1_sum__2; i_f_g_o_1_sum__out[3] = i_f_g_o_1_sum__3; i_f_g_o_1_sum__out[4] = i_f_g_o_1_sum__4;
-    i_f_g_o_2_sum__out[0] = i_f_g_o_2_sum__0; i_f_g_o_2_sum__out[1] = i_f_g_o_2_sum__1; i_f_g_o_2_sum__out[2] = i_f_g_o_2_sum__2; i_f_g_o_2_sum__out[3] = i_f_g_o_2_sum__3; i_f_g_o_2_sum__out[4] = i_f_g_o_2_sum__4;
-    i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4;
-}
-
-// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for 6 rows.
-INLINE void lstm_loop_whole_products0_6(const struct call *call, long b, long t, long iH_, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
+// i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum of one vector of outputs for up to 6 rows.
+INLINE void lstm_loop_whole_products0_6(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1, vec *i_f_g_o_0_sum__out, vec *i_f_g_o_1_sum__out, vec *i_f_g_o_2_sum__out, vec *i_f_g_o_3_sum__out) {
     vec i_f_g_o_0_sum__0 = {0}, i_f_g_o_0_sum__1 = {0}, i_f_g_o_0_sum__2 = {0}, i_f_g_o_0_sum__3 = {0}, i_f_g_o_0_sum__4 = {0}, i_f_g_o_0_sum__5 = {0};
     vec i_f_g_o_1_sum__0 = {0}, i_f_g_o_1_sum__1 = {0}, i_f_g_o_1_sum__2 = {0}, i_f_g_o_1_sum__3 = {0}, i_f_g_o_1_sum__4 = {0}, i_f_g_o_1_sum__5 = {0};
     vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0}, i_f_g_o_2_sum__2 = {0}, i_f_g_o_2_sum__3 = {0}, i_f_g_o_2_sum__4 = {0}, i_f_g_o_2_sum__5 = {0};
     vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0}, i_f_g_o_3_sum__5 = {0};
+    const long row__5 = 5 < nb ? 5 : nb - 1;
     const vec *panel_D = (const vec *)call->lstm_loop_whole_packed0a.data + iH_ / LANES * (D * 4);
     const float *x_t__0 = AT(call->x, float, (b + 0), t);
     const float *x_t__1 = AT(call->x, float, (b + 1), t);
     const float *x_t__2 = AT(call->x, float, (b + 2), t);
     const float *x_t__3 = AT(call->x, float, (b + 3), t);
     const float *x_t__4 = AT(call->x, float, (b + 4), t);
-    const float *x_t__5 = AT(call->x, float, (b + 5), t);
+    const float *x_t__5 = AT(call->x, float, (b + row__5), t);
+    const vec *ahead_D = panel_D + D * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long iD_ = 0; iD_ < D; iD_++, panel_D += 4) {
         const vec W_0_ = panel_D[0], W_1_ = panel_D[1], W_2_ = panel_D[2], W_3_ = panel_D[3];
+        PREFETCH_L1(panel_D + 32);
+        PREFETCH_L1(panel_D + 33);
+        PREFETCH_L1(panel_D + 34);
+        PREFETCH_L1(panel_D + 35);
+        PREFETCH_L2(ahead_D++);
         const real x_each__0 = x_t__0[iD_];
         i_f_g_o_0_sum__0 += W_0_ * x_each__0;
         i_f_g_o_1_sum__0 += W_1_ * x_each__0;
@@ -1253,10 +932,16 @@ INLINE void lstm_loop_whole_products0_6(const struct call *call, long b, long t,
     const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
     const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
     const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (PADDED(H));
+    const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
+        PREFETCH_L1(panel_H_1 + 32);
+        PREFETCH_L1(panel_H_1 + 33);
+        PREFETCH_L1(panel_H_1 + 34);
+        PREFETCH_L1(panel_H_1 + 35);
+        PREFETCH_L2(ahead_H_1++);
         const real h_each__0 = h__0[kH_];
         i_f_g_o_0_sum__0 += U_0_ * h_each__0;
         i_f_g_o_1_sum__0 += U_1_ * h_each__0;
@@ -1294,16 +979,12 @@ INLINE void lstm_loop_whole_products0_6(const struct call *call, long b, long t,
     i_f_g_o_3_sum__out[0] = i_f_g_o_3_sum__0; i_f_g_o_3_sum__out[1] = i_f_g_o_3_sum__1; i_f_g_o_3_sum__out[2] = i_f_g_o_3_sum__2; i_f_g_o_3_sum__out[3] = i_f_g_o_3_sum__3; i_f_g_o_3_sum__out[4] = i_f_g_o_3_sum__4; i_f_g_o_3_sum__out[5] = i_f_g_o_3_sum__5;
 }
 
-static void lstm_loop_whole_rows0(long nb, const struct call *call, long b, long t, long iH_) {
+static void lstm_loop_whole_rows0(const struct call *call, long nb, long b, long t, long iH_, long b0, long b1) {
     vec i_f_g_o_0_sum[6], i_f_g_o_1_sum[6], i_f_g_o_2_sum[6], i_f_g_o_3_sum[6];
-    switch (nb) {
-        case 1: lstm_loop_whole_products0_1(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 2: lstm_loop_whole_products0_2(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 3: lstm_loop_whole_products0_3(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 4: lstm_loop_whole_products0_4(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 5: lstm_loop_whole_products0_5(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-        case 6: lstm_loop_whole_products0_6(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum); break;
-    }
+    if (nb == 1) lstm_loop_whole_products0_1(call, b, t, iH_, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum);
+    else if (nb <= 2) lstm_loop_whole_products0_2(call, b, t, iH_, b0, b1, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum);
+    else if (nb <= 4) lstm_loop_whole_products0_4(call, nb, b, t, iH_, b0, b1, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum);
+    else lstm_loop_whole_products0_6(call, nb, b, t, iH_, b0, b1, i_f_g_o_0_sum, i_f_g_o_1_sum, i_f_g_o_2_sum, i_f_g_o_3_sum);
     for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         float *h_t = AT(call->h, float, (b + q), t);
@@ -1342,7 +1023,7 @@ static void lstm_loop_whole(const struct call *call, long b0, long b1, long t0, 
                 const long rows = rc_even(b1 - b0, 6);
                 for (long b = b0; b < b1; b += rows) {
                     const long nb = b + rows < b1 ? rows : b1 - b;
-                    lstm_loop_whole_rows0(nb, call, b, t, iH_);
+                    lstm_loop_whole_rows0(call, nb, b, t, iH_, b0, b1);
                 }
             }
         }
@@ -1364,11 +1045,21 @@ static void lstm_loop_whole(const struct call *call, long b0, long b1, long t0, 
     }
 }
 
+// Enough sequences: each thread takes its own through every stage and waits for nobody.
+INLINE int by_sequences(int64_t batch, int threads) {
+    // Few ones go through the steps together, each thread with its share of the weights: a weight
+    // that is loaded then serves all sequences.
+    if (threads > 1 && threads <= 16) return batch >= 6 * threads;
+    return batch % threads == 0 || batch >= 4 * threads;
+}
+
 // Whether the products before a loop are computed inside it: with a few sequences every weight loaded
-// serves all of them, with one or two it is better loaded once for many steps.
+// serves all of them, with one or two it is better loaded once for many steps, as it is where all the
+// weights of a thread do not stay in its cache.
 INLINE int runs_whole(int64_t batch, int64_t steps, int threads) {
     (void)steps;
-    return batch >= 4 && batch >= 2 * threads;
+    if (batch < 4) return 0;
+    return by_sequences(batch, threads) ? batch >= 2 * threads : threads >= 2;
 }
 
 // Steps that go through all stages together, so that what passes between them stays in the caches.
@@ -1425,8 +1116,7 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
     {
         const int thread = RC_THREAD, count = RC_THREADS;
         struct call self = call;
-        // Enough sequences: each thread takes its own through every stage and waits for nobody.
-        const int by_batch = batch % count == 0 || batch >= 4 * count;
+        const int by_batch = by_sequences(batch, count);
         long b0 = 0, b1 = batch;
         if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);
         const int whole = !given && runs_whole(batch, steps, threads);

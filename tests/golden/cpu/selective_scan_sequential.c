@@ -21,9 +21,6 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __SSE2__
-#include <immintrin.h>
-#endif
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -48,6 +45,10 @@
 #define ONE_BY_ONE _Pragma("GCC unroll 1")
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
+
+// Memory that is read soon, or only after what is read now.
+#define PREFETCH_L1(address) __builtin_prefetch(address, 0, 3)
+#define PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
 
 // One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
 typedef struct { void *data; int64_t batch, time, origin; } rc_array;
@@ -85,7 +86,7 @@ INLINE int rc_streams(const rc_array *array, long b, int64_t count, int64_t size
 // Written around the caches, and now seen by other threads.
 INLINE void rc_streamed(void) {
 #if defined __SSE2__
-    _mm_sfence();
+    __builtin_ia32_sfence();
 #endif
 }
 
@@ -126,10 +127,9 @@ static inline vf32 rc_spread_vf32(float x) { return x - (vf32){0}; }  // -0.0 st
 
 // x in [lo, hi]; NaN stays NaN
 static inline vf32 rc_clip_vf32(vf32 x, float lo, float hi) {
-#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_min_ps(_mm512_set1_ps(hi), _mm512_max_ps(_mm512_set1_ps(lo), x));
-#elif defined __AVX__ && RC_VECTOR_BYTES == 32
-    return _mm256_min_ps(_mm256_set1_ps(hi), _mm256_max_ps(_mm256_set1_ps(lo), x));
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64 || defined __AVX__ && RC_VECTOR_BYTES == 32
+    __asm__("vmaxps %1, %2, %0\n\tvminps %0, %3, %0" : "=&v"(x) : "v"(x), "v"(rc_spread_vf32(lo)), "v"(rc_spread_vf32(hi)));
+    return x;
 #else
     x = rc_select_vf32(x < lo, rc_spread_vf32(lo), x);
     return rc_select_vf32(x > hi, rc_spread_vf32(hi), x);
@@ -145,7 +145,8 @@ static inline vm32 rc_to_int_vf32(vf32 x) { return __builtin_convertvector(x, vm
 // x * 2^n for integral n, also where 2^n alone would overflow or be denormal
 static inline vf32 rc_scale_vf32(vf32 x, vf32 n) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_scalef_ps(x, n);
+    __asm__("vscalefps %1, %2, %0" : "=v"(x) : "v"(n), "v"(x));
+    return x;
 #else
     const vm32 i = rc_to_int_vf32(n), half = i >> 1;
     return x * rc_real_vf32((half + 127) << 23) * rc_real_vf32((i - half + 127) << 23);
@@ -282,9 +283,9 @@ static void selectivescan_loop(const struct call *call, long b0, long b1, long t
                 const float *z_t = AT(call->z, float, b, t);
                 UNROLL
                 for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
-                    __builtin_prefetch(delta_t + iD_ + 8 * call->delta.time);
-                    __builtin_prefetch(x_t + iD_ + 8 * call->x.time);
-                    __builtin_prefetch(z_t + iD_ + 8 * call->z.time);
+                    PREFETCH_L1(delta_t + iD_ + 8 * call->delta.time);
+                    PREFETCH_L1(x_t + iD_ + 8 * call->x.time);
+                    PREFETCH_L1(z_t + iD_ + 8 * call->z.time);
                 }
                 vec dt[4];
                 UNROLL
@@ -333,6 +334,11 @@ static void selectivescan_loop(const struct call *call, long b0, long b1, long t
     }
 }
 
+// Enough sequences: each thread takes its own through every stage and waits for nobody.
+INLINE int by_sequences(int64_t batch, int threads) {
+    return batch % threads == 0 || batch >= 4 * threads;
+}
+
 
 // Places of what the plan makes for itself; returns how much room they take.
 static int64_t lay_out(struct call *call, int64_t batch, int64_t steps, int threads, char *base) {
@@ -367,8 +373,7 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
     {
         const int thread = RC_THREAD, count = RC_THREADS;
         struct call self = call;
-        // Enough sequences: each thread takes its own through every stage and waits for nobody.
-        const int by_batch = batch % count == 0 || batch >= 4 * count;
+        const int by_batch = by_sequences(batch, count);
         long b0 = 0, b1 = batch;
         if (by_batch) rc_split(batch, 1, thread, count, &b0, &b1);
         const long t0 = 0, t1 = steps;

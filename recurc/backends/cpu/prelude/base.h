@@ -2,9 +2,6 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
-#if defined __SSE2__
-#include <immintrin.h>
-#endif
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -29,6 +26,10 @@
 #define ONE_BY_ONE _Pragma("GCC unroll 1")
 #endif
 #define INLINE static inline __attribute__((always_inline, unused))
+
+// Memory that is read soon, or only after what is read now.
+#define PREFETCH_L1(address) __builtin_prefetch(address, 0, 3)
+#define PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
 
 // One array: element (b, t) starts at data + b * batch + (t - origin) * time, in elements; inner dims are contiguous.
 typedef struct { void *data; int64_t batch, time, origin; } rc_array;
@@ -66,7 +67,7 @@ INLINE int rc_streams(const rc_array *array, long b, int64_t count, int64_t size
 // Written around the caches, and now seen by other threads.
 INLINE void rc_streamed(void) {
 #if defined __SSE2__
-    _mm_sfence();
+    __builtin_ia32_sfence();
 #endif
 }
 

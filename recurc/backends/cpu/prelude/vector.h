@@ -1,3 +1,6 @@
+// Instructions that C has no words for are written in assembly: reading <immintrin.h> takes a compiler as long as a
+// small kernel.
+
 //@ spread:
 static inline @V@ rc_spread$(@T@ x) { return x - (@V@){0}; }  // -0.0 stays -0.0
 
@@ -34,10 +37,9 @@ static inline @M@ rc_not$(@M@ c) { return ~c; }
 //@ clip: select spread
 // x in [lo, hi]; NaN stays NaN
 static inline @V@ rc_clip$(@V@ x, @T@ lo, @T@ hi) {
-#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_min_@P@(_mm512_set1_@P@(hi), _mm512_max_@P@(_mm512_set1_@P@(lo), x));
-#elif defined __AVX__ && RC_VECTOR_BYTES == 32
-    return _mm256_min_@P@(_mm256_set1_@P@(hi), _mm256_max_@P@(_mm256_set1_@P@(lo), x));
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64 || defined __AVX__ && RC_VECTOR_BYTES == 32
+    __asm__("vmax@P@ %1, %2, %0\n\tvmin@P@ %0, %3, %0" : "=&v"(x) : "v"(x), "v"(rc_spread$(lo)), "v"(rc_spread$(hi)));
+    return x;
 #else
     x = rc_select$(x < lo, rc_spread$(lo), x);
     return rc_select$(x > hi, rc_spread$(hi), x);
@@ -48,7 +50,8 @@ static inline @V@ rc_clip$(@V@ x, @T@ lo, @T@ hi) {
 // x * 2^n for integral n, also where 2^n alone would overflow or be denormal
 static inline @V@ rc_scale$(@V@ x, @V@ n) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_scalef_@P@(x, n);
+    __asm__("vscalef@P@ %1, %2, %0" : "=v"(x) : "v"(n), "v"(x));
+    return x;
 #else
     const @M@ i = rc_to_int$(n), half = i >> 1;
     return x * rc_real$((half + @BIAS@) << @MANTISSA@) * rc_real$((i - half + @BIAS@) << @MANTISSA@);
@@ -103,7 +106,8 @@ static inline @V@ rc_bfloat$(@V@ x) {
 //@ sqrt:
 static inline @V@ rc_sqrt$(@V@ x) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_sqrt_@P@(x);
+    __asm__("vsqrt@P@ %1, %0" : "=v"(x) : "v"(x));
+    return x;
 #else
     UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = __builtin_sqrt@F@(x[i]);
@@ -171,10 +175,8 @@ static inline void rc_store$(@T@ *p, @V@ x) { memcpy(p, &x, sizeof x); }
 //@ stream: store
 // around the caches, for results larger than the last one; p is aligned to a vector
 static inline void rc_stream$(@T@ *p, @V@ x) {
-#if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    _mm512_stream_@P@(p, x);
-#elif defined __AVX__ && RC_VECTOR_BYTES == 32
-    _mm256_stream_@P@(p, x);
+#if defined __AVX512F__ && RC_VECTOR_BYTES == 64 || defined __AVX__ && RC_VECTOR_BYTES == 32
+    __asm__ volatile("vmovnt@P@ %1, %0" : "=m"(*(@V@ *)p) : "v"(x));
 #else
     rc_store$(p, x);
 #endif
@@ -265,7 +267,11 @@ static inline void rc_store_pairs_part$(@T@ *p, @V@ re, @V@ im, long lanes) {
 // the first `lanes` elements, zeros after them
 static inline @V@ rc_load_part$(const @T@ *p, long lanes) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    return _mm512_maskz_loadu_@P@((__mmask@LANES@)(lanes >= @LANES@ ? -1 : (1 << lanes) - 1), p);
+    const uint16_t mask = (uint16_t)(lanes >= @LANES@ ? -1 : (1 << lanes) - 1);
+    const struct { @T@ of[@LANES@]; } *from = (const void *)p;
+    @V@ x;
+    __asm__("vmovu@P@ %1, %0%{%2%}%{z%}" : "=v"(x) : "m"(*from), "Yk"(mask));
+    return x;
 #else
     @V@ x = {0};
     if (lanes >= RC_LANES$) memcpy(&x, p, sizeof x);
@@ -277,7 +283,9 @@ static inline @V@ rc_load_part$(const @T@ *p, long lanes) {
 //@ store_part:
 static inline void rc_store_part$(@T@ *p, @V@ x, long lanes) {
 #if defined __AVX512F__ && RC_VECTOR_BYTES == 64
-    _mm512_mask_storeu_@P@(p, (__mmask@LANES@)(lanes >= @LANES@ ? -1 : (1 << lanes) - 1), x);
+    const uint16_t mask = (uint16_t)(lanes >= @LANES@ ? -1 : (1 << lanes) - 1);
+    struct { @T@ of[@LANES@]; } *to = (void *)p;
+    __asm__("vmovu@P@ %1, %0%{%2%}" : "+m"(*to) : "v"(x), "Yk"(mask));
 #else
     if (lanes >= RC_LANES$) memcpy(p, &x, sizeof x);
     else for (int i = 0; i < lanes; i++) p[i] = x[i];
@@ -291,6 +299,13 @@ static inline @V@ rc_gather$(const @T@ *p, long stride, long lanes) {
     UNROLL
     for (int i = 0; i < RC_LANES$; i++) x[i] = i < lanes ? p[i * stride] : 0;
     return x;
+}
+
+//@ pack: load gather
+// One param of a panel: vector k, `count` vectors after the one before, has the elements w[k * step + lane * stride].
+static __attribute__((noinline)) void rc_pack$(@V@ *panel, long count, const @T@ *w, long n, long step, long stride, long lanes) {
+    for (long k = 0; k < n; k++, panel += count, w += step)
+        *panel = stride == 1 && lanes == RC_LANES$ ? rc_load$(w) : rc_gather$(w, stride, lanes);
 }
 
 //@ dots: load load_part sum_lanes
