@@ -67,7 +67,7 @@ def _measure(part: str, seed: int, most: machine.Ceilings, budget: float) -> tup
         case "rnn":
             from bench import rnn
 
-            return rnn.measure(rng, most, budget * 2)
+            return rnn.measure(rng, most, budget)
         case _:
             from bench import startup
 

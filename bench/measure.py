@@ -22,7 +22,7 @@ class Timing:
 
 def interleaved(candidates: Mapping[str, Candidate], budget: float = 8.0, warmups: int = 2) -> dict[str, Timing]:
     """Times of each candidate, measured in turn: warm-up calls first, then rounds in which every candidate runs
-    once, the order rotating, until `budget` seconds are spent (at least 5 rounds, at most 200).
+    once, the order rotating, until `budget` seconds are spent (at least 11 rounds, at most 200).
 
     Each turn is one untimed call and then the timed one: what the candidate before left behind (threads still
     spinning, memory being handed back, caches full of its arrays) is paid by nobody. A candidate must have finished
@@ -34,7 +34,7 @@ def interleaved(candidates: Mapping[str, Candidate], budget: float = 8.0, warmup
     seconds: dict[str, list[float]] = {name: [] for name in names}
     start = time.perf_counter()
     rounds = 0
-    while rounds < 5 or (rounds < 200 and time.perf_counter() - start < budget):
+    while rounds < 11 or (rounds < 200 and time.perf_counter() - start < budget):
         turn = rounds % len(names)
         for name in names[turn:] + names[:turn]:
             run = candidates[name]
