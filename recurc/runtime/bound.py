@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recurc.backends.base import BindableKernel
 from recurc.runtime import torch_ops
 from recurc.runtime.host import HostKit, storage
-from recurc.runtime.memory import empty
+from recurc.runtime.memory import allocator
 from recurc.runtime.specialize import STEP
 from recurc.types import DType
 
@@ -33,7 +33,6 @@ def signature(
 ) -> tuple[Any, ...] | None:
     """A key equal for two calls only if the checks of one answer for the other; None if there is no such key."""
     key: list[Any] = [return_final, reverse]
-    torch = sys.modules.get("torch")
     if (initial is not None and not isinstance(initial, dict)) or torch_ops.forward_mode():
         return None
     for group in (arrays, initial) if initial else (arrays,):
@@ -44,7 +43,7 @@ def signature(
             elif kind is float or isinstance(value, np.generic):
                 key += (name, kind)
             elif (
-                torch is not None
+                (torch := sys.modules.get("torch")) is not None
                 and kind in (torch.Tensor, torch.nn.Parameter)
                 and value.device.type == "cpu"
                 and value.layout is torch.strided
@@ -144,7 +143,7 @@ class BoundCall:
         self._numbers = [m for m in made if m.number is not None]
         self._stores = [(i, m.group, m.name) for i, m in enumerate(self._numbers)]
         self._results = [*outputs, *(finals or {}).values()]
-        self._allocate = [(r.place, r.shape, r.stored, r.offset) for r in self._results]
+        self._allocate = [(r.place, r.shape, r.stored, r.offset, allocator(r.shape, r.stored)) for r in self._results]
         self._outputs, self._finals = len(outputs), None if finals is None else tuple(finals)
         self._pack, self._publish = pack, publish
         self._free: list[_Scratch] = []
@@ -158,7 +157,13 @@ class BoundCall:
         addresses, stored = scratch
         for place, group, name, offset, tensor in self._direct:
             value = groups[group][name]
-            start = torch_ops.address_of(name, value) if tensor else value.__array_interface__["data"][0]
+            if tensor:
+                start = torch_ops.address_of(name, value)
+            else:
+                try:  # takes a third of the time that NumPy's interface takes
+                    start = addressof(c_char.from_buffer(value))
+                except (TypeError, ValueError, BufferError):  # read-only or not contiguous
+                    start = value.__array_interface__["data"][0]
             addresses[place] = start + offset
         for i, group, name in self._stores:
             stored[i][()] = groups[group][name]
@@ -168,8 +173,8 @@ class BoundCall:
             alive.append(array)
             addresses[m.place] = array.__array_interface__["data"][0]
         values: list[Any] = []
-        for place, shape, dtype, offset in self._allocate:
-            array: Any = empty(shape, dtype)
+        for place, shape, dtype, offset, new in self._allocate:
+            array: Any = new(shape, dtype)
             addresses[place] = addressof(c_char.from_buffer(array)) + offset
             values.append(array)
         self._call(addresses)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from recurc.errors import BackendError
 
-_LINE = 64
+_LINE, _PAGE = 64, 4096
 _LARGE = 1 << 20  # bytes from which on memory is kept
 _KEPT = 256 << 20  # bytes kept at most, all free blocks together
 
@@ -75,11 +75,16 @@ class Pool:
 _POOL = Pool()
 
 
+def allocator(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[..., np.ndarray[Any, Any]]:
+    """What makes arrays of such a size: `empty`, or `np.empty` itself where `empty` would call it."""
+    return np.empty if math.prod(shape) * dtype.itemsize <= _PAGE else empty
+
+
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any] | type, pool: Pool = _POOL) -> np.ndarray[Any, Any]:
     """Like `np.empty`, with the first element on a cache line if the array is larger than a page."""
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
-    if size <= 4096:
+    if size <= _PAGE:
         return np.empty(shape, kind)
     if size < _LARGE:
         room = np.empty(size + _LINE, np.uint8)

@@ -82,29 +82,32 @@ class CpuKernel:
                 described[4 * place + 2] = each * strides[1]
         rooms: dict[tuple[int, int], int] = {}
         flops, last = self._step_flops, 4 * len(self.arguments)
+        places = range(0, last, 4)
 
         def launch(addresses: Sequence[int], threads: int, steps: int, by_blas: bool = False) -> None:
             if threads > 1:
                 team_starts()
             own = described[:]
-            own[:last:4] = array("q", addresses)
+            for place, address in zip(places, addresses, strict=True):
+                own[place] = address
             made = [self._multiply(p, own, batch, steps) for p in self._products] if by_blas else []
             for number, place in enumerate(made):
                 own[last + 4 * number : last + 4 * number + 3] = array("q", place[:3])
             size = rooms.get((threads, steps))
             if size is None:
                 size = rooms[threads, steps] = self._room(batch, steps, threads) + 64
-            if self._lock.acquire(blocking=False):
-                try:
-                    if self._kept.size < size:
-                        self._kept, self._kept_at = _workspace(size)
-                    self._run(own.buffer_info()[0], batch, steps, threads, self._kept_at)
-                finally:
-                    self._lock.release()
-            else:
-                _room, place = _workspace(size)
-                self._run(own.buffer_info()[0], batch, steps, threads, place)
+            self._start(own, batch, steps, threads, size)
 
+        if not self._products and useful_threads(flops, batch, steps, lambda: 2) == 1:
+            size = self._room(batch, steps, 1) + 64
+
+            def alone(addresses: Sequence[int]) -> None:  # what `launch` does for a call too short to decide anything
+                own = described[:]
+                for place, address in zip(places, addresses, strict=True):
+                    own[place] = address
+                self._start(own, batch, steps, 1, size)
+
+            return alone
         own_weights = batch > 1 and any(differs_by_sequence(arrays[p.weight]) for p in self._products)
         if own_weights or not blas.worth_asking(self._products, batch, steps):
             return lambda addresses: launch(addresses, useful_threads(flops, batch, steps, thread_count), steps)
@@ -114,6 +117,19 @@ class CpuKernel:
             launch(addresses, threads, steps, self._by_blas(launch, addresses, batch, steps, threads))
 
         return call
+
+    def _start(self, described: array[int], batch: int, steps: int, threads: int, room: int) -> None:
+        """Runs the kernel with a workspace of `room` bytes."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._kept.size < room:
+                    self._kept, self._kept_at = _workspace(room)
+                self._run(described.buffer_info()[0], batch, steps, threads, self._kept_at)
+            finally:
+                self._lock.release()
+        else:
+            _kept, place = _workspace(room)
+            self._run(described.buffer_info()[0], batch, steps, threads, place)
 
     def _by_blas(
         self, launch: Callable[..., None], addresses: Sequence[int], batch: int, steps: int, threads: int
