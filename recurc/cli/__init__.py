@@ -6,6 +6,7 @@ Each command is one module, imported when it is used, so that `recurc check` sta
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -70,6 +71,7 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point of `recurc` and `python -m recurc`."""
+    gc.set_threshold(100_000, 20, 100)  # what a command makes lives until it ends: looking for garbage finds none
     sys.exit(invoke(sys.argv[1:]))
 
 

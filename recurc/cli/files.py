@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +40,8 @@ def write(path: Path, write_to: Callable[[Path], object]) -> None:
         raise FileError(f"{path} is a directory; name a file in it")
     if path.exists() and not path.is_file():
         raise FileError(f"{path} is no ordinary file, and putting one in its place would destroy it; name another")
+    import tempfile
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".recurc-", suffix=path.suffix)

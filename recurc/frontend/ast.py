@@ -1,4 +1,6 @@
-"""The syntax tree: what the source says, before names mean anything. Every node knows its place."""
+"""The syntax tree: what the source says, before names mean anything. Every node knows its place, and is equal to
+itself alone: no two nodes have one place. (Python makes each method of a data class when it starts, which for these
+would be a tenth of the time of a check.)"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from recurc.source import Span
 # --- expressions: `depth` is the height of the tree, bounded by the parser -----------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Number:
     text: str
     span: Span
@@ -25,21 +27,21 @@ class Number:
         return float(self.text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Truth:
     value: bool
     span: Span
     depth: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Name:
     name: str
     span: Span
     depth: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Unary:
     """`op` is `-`, `+` or `not`."""
 
@@ -49,7 +51,7 @@ class Unary:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Binary:
     op: str
     left: Expr
@@ -59,7 +61,7 @@ class Binary:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Conditional:
     condition: Expr
     then: Expr
@@ -68,7 +70,7 @@ class Conditional:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Binding:
     """`name = value` among the arguments of a call, or a `const`."""
 
@@ -77,7 +79,7 @@ class Binding:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
     function: Name
     args: tuple[Expr | Binding, ...]
@@ -85,7 +87,7 @@ class Call:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Index:
     """`base[i, ...]`; only `v[t-k]` and `S[T]` have a meaning."""
 
@@ -95,14 +97,14 @@ class Index:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Transpose:
     arg: Expr
     span: Span
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dim:
     """A dim where one is written: a name, or digits."""
 
@@ -110,7 +112,7 @@ class Dim:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rename:
     """`arg as [dims]`."""
 
@@ -126,7 +128,7 @@ Expr = Number | Truth | Name | Unary | Binary | Conditional | Call | Index | Tra
 # --- statements ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TypeName:
     """`f32`, or `int(Q)` with `bound`."""
 
@@ -135,7 +137,7 @@ class TypeName:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Declaration:
     """One name of an `input`, `state` or `param` line."""
 
@@ -146,44 +148,44 @@ class Declaration:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
     declarations: tuple[Declaration, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class States:
     declarations: tuple[Declaration, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Params:
     declarations: tuple[Declaration, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Consts:
     bindings: tuple[Binding, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Result:
     name: Name
     value: Expr | None
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
     results: tuple[Result, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Equation:
     """`names = value`; several names unpack a leading literal dim."""
 
@@ -192,7 +194,7 @@ class Equation:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Derivative:
     """`der(name) = value using method(args)`."""
 
@@ -203,13 +205,13 @@ class Derivative:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Reset:
     condition: Expr
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Clocked:
     """An `every` or `when` block."""
 
@@ -219,7 +221,7 @@ class Clocked:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Function:
     """`fn name(parameters)`: local equations, then the value."""
 
@@ -236,7 +238,7 @@ Statement = Inputs | States | Params | Consts | Outputs | Equation | Derivative 
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DimDeclaration:
     """`D`, `N = 16` or `R = S`."""
 
@@ -246,7 +248,7 @@ class DimDeclaration:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Recurrence:
     name: Name
     dims: tuple[DimDeclaration, ...]
@@ -255,13 +257,13 @@ class Recurrence:
     doc: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Use:
     path: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Module:
     items: tuple[Recurrence | Function | Use | Consts, ...]
 

@@ -1,14 +1,14 @@
 """The LALR parser of grammar.lark, from tables made in advance.
 
 Making the tables takes about 50 ms, reading them a few. They are kept as JSON (data that cannot run, unlike a pickle)
-next to the grammar, together with the grammar's hash and lark's version; if either differs, the parser is made from the
-grammar. `python -m recurc.frontend.tables` writes them.
+next to the grammar, together with the grammar's checksum and lark's version; if either differs, the parser is made from
+the grammar. `python -m recurc.frontend.tables` writes them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,7 +54,7 @@ def tables_text() -> str:
 
 
 def _key(text: str) -> str:
-    return f"lark {lark.__version__} {hashlib.sha256(text.encode()).hexdigest()}"
+    return f"lark {lark.__version__} {zlib.crc32(text.encode()):08x}"
 
 
 def _numbered(table: dict[str, Any]) -> dict[Any, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,9 @@ from recurc.errors import RecurcError
 
 if TYPE_CHECKING:
     from recurc.api import Recurrence
+
+
+_FOLDER = Path(__file__).parent
 
 
 class UnknownSystemError(RecurcError, KeyError):
@@ -21,18 +22,17 @@ class UnknownSystemError(RecurcError, KeyError):
 
 def names() -> list[str]:
     """The systems of the zoo, in alphabetical order."""
-    return sorted(entry.name.removesuffix(".rec") for entry in files(__name__).iterdir() if entry.name.endswith(".rec"))
+    return sorted(file.stem for file in _FOLDER.glob("*.rec"))
 
 
 def text(name: str) -> str:
     """The source of a system. Raises `UnknownSystemError` if the zoo does not have it."""
-    return files(__name__).joinpath(f"{_known(name)}.rec").read_text(encoding="utf-8")
+    return path(name).read_text(encoding="utf-8")
 
 
 def path(name: str) -> Path:
     """The file of a system. Raises `UnknownSystemError` if the zoo does not have it."""
-    with as_file(files(__name__).joinpath(f"{_known(name)}.rec")) as found:
-        return found
+    return _FOLDER / f"{_known(name)}.rec"
 
 
 def load(name: str) -> Recurrence:
@@ -47,6 +47,8 @@ def load(name: str) -> Recurrence:
 
 def _known(name: str) -> str:
     if name not in names():
+        import difflib
+
         near = difflib.get_close_matches(str(name), names(), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names())}"
         raise UnknownSystemError(f"the zoo has no {name!r}; {hint}")
