@@ -16,10 +16,10 @@ from recurc import build, ir, on_arrays, ops
 from recurc.errors import ShapeError, TraceError
 from recurc.frontend.beyond import clocked, der, every, final, grad, lag, reset_when, step_index, window
 from recurc.frontend.declare import TYPES, init
-from recurc.frontend.foreign import reduction, shaped
+from recurc.frontend.foreign import dim_names, reduction, shaped
 from recurc.frontend.functions import FUNCTIONS, Form, Function, wanted
 from recurc.frontend.traced import Traced, elementwise, operate, recording
-from recurc.types import DType
+from recurc.types import DType, show_dims
 
 inf, pi = float("inf"), float(np.pi)
 
@@ -53,6 +53,46 @@ def matmul(a: Any, b: Any) -> Any:
 def transpose(value: Any) -> Any:
     """The last two dims swapped."""
     return value.T if isinstance(value, Traced) else on_arrays.library(value).swapaxes(value, -1, -2)
+
+
+def einsum(left: Any, right: Any, a: str, b: str, out: str = "") -> Any:
+    """`einsum(A, B, ij, jk, ik)`: products of two values, summed over the letters that `out` lacks; a letter stands
+    for an axis by its position. Shape: one dim for each letter of `out`."""
+    for letters in (a, b, out):
+        if not (isinstance(letters, str) and letters.isascii() and (letters.isalpha() or not letters)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TraceError(
+                f"recurc.einsum takes letters for dims, as in einsum(A, B, 'ij', 'jk', 'ik'), got {letters!r}"
+            )
+    if isinstance(left, Traced) or isinstance(right, Traced):
+        return operate(partial(build.einsum, a=a, b=b, out=out), left, right)
+    return on_arrays.library(left).einsum(f"{a},{b}->{out}", left, right)
+
+
+def permute(value: Any, *order: str | int) -> Any:
+    """The same value with its dims in this order, all of them; of an array, its axes."""
+    if not isinstance(value, Traced):
+        return (
+            value.permute(order) if on_arrays.is_tensor(value) else np.transpose(value, [int(axis) for axis in order])
+        )
+    names = dim_names("permute", order)
+    if sorted(names) != sorted(value.dims) or len(set(names)) < len(names):
+        raise ShapeError(
+            f"recurc.permute names every dim of {show_dims(value.dims)} once, in the new order; got {names}"
+        )
+    return value if names == value.dims else operate(partial(build.permute, dims=names), value)
+
+
+def unfold(value: Traced, *dims: str | int, circular: bool = False, turned: bool = False) -> Traced:
+    """`unfold(x, X, Y, 3, 3)`: the neighbours of every place of a traced value, as a convolution sees them: dims to
+    look along, and as many for what is found there. `circular`: wraps around; `turned`: from the last to the first.
+    Shape: the dims of `value`, then the latter half of `dims`."""
+    if not isinstance(value, Traced):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TraceError("recurc.unfold takes a value of a step that is traced: the axes of an array have no names")
+    names, half = dim_names("unfold", dims), len(dims) // 2
+    if not dims or len(dims) % 2:
+        raise TraceError(f"recurc.unfold takes dims to look along, and as many for what is found there, got {names}")
+    make = partial(build.unfold, over=names[:half], taps=names[half:], forward=not turned, wrap=circular)
+    return operate(make, value)
 
 
 def _elementwise(name: str) -> Callable[..., Any]:
@@ -130,7 +170,8 @@ def _table() -> dict[str, Callable[..., Any]]:
 
 
 NAMED: dict[str, Any] = {
-    **_table(), "cast": cast, "clocked": clocked, "der": der, "every": every, "final": final, "grad": grad, "inf": inf,
-    "init": init, "lag": lag, "matmul": matmul, "pi": pi, "reset_when": reset_when, "size": size,
-    "step_index": step_index, "transpose": transpose, "window": window,
+    **_table(), "cast": cast, "clocked": clocked, "der": der, "einsum": einsum, "every": every, "final": final,
+    "grad": grad, "inf": inf, "init": init, "lag": lag, "matmul": matmul, "permute": permute, "pi": pi,
+    "reset_when": reset_when, "size": size, "step_index": step_index, "transpose": transpose, "unfold": unfold,
+    "window": window,
 }  # fmt: skip

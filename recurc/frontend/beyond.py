@@ -81,23 +81,25 @@ def grad(loss: Traced, value: Traced) -> Traced:
     return operate(made, loss, value)
 
 
-def der(state: Traced, law: Traced, using: str, dt: Any) -> Traced:
+def der(state: Traced, law: Traced, using: str, dt: Any, lam: Any = None) -> Traced:
     """The value of a state at this step by the continuous-time law `der(h) = law`, discretised with a step `dt`:
-    `h = der(h, A @ h + B * u, using="zoh", dt=dt)`. Methods: "euler", "bilinear", "zoh"."""
+    `h = der(h, A @ h + B * u, using="zoh", dt=dt)`. Methods: "euler", "bilinear", "zoh" and "exp_trapezoid", which
+    weighs what drives the state at the step's two ends by `lam` (1/2 if not given) and keeps it in a hidden state."""
     recorder = recorder_for("der")
-    if using not in METHODS or using == "exp_trapezoid":
-        raise TraceError(
-            f'der discretises by "euler", "bilinear" or "zoh", got {using!r}'
-            + ("; keep the law's rest in a state of its own for exp_trapezoid" if using == "exp_trapezoid" else "")
-            + recorder.where()
-        )
+    if using not in METHODS:
+        raise TraceError(f"der discretises by {', '.join(METHODS)}, got {using!r}{recorder.where()}")
+    if lam is not None and METHODS[using] < 2:
+        raise TraceError(f"der by {using} has no weight lam, which is one of exp_trapezoid{recorder.where()}")
 
-    def made(old: ir.Expr, moving: ir.Expr, step: ir.Expr) -> ir.Expr:
+    def made(old: ir.Expr, moving: ir.Expr, step: ir.Expr, *weight: ir.Expr) -> ir.Expr:
         if not isinstance(old, ir.Read) or not old.lag:
             raise TraceError(f"der takes a state, the argument of the step function{recorder.where()}")
-        return ir.rewrite(discretize(old, moving, using, step, None, recorder.fresh, None).value, fold)
+        found = discretize(old, moving, using, step, weight[0] if weight else None, recorder.fresh, None)
+        if found.hidden is not None and found.equation is not None:
+            recorder.add_hidden([found.equation], [found.hidden])
+        return ir.rewrite(found.value, fold)
 
-    return operate(made, state, law, dt)
+    return operate(made, state, law, dt, *(() if lam is None else (lam,)))
 
 
 def clocked(fires: Traced, cell: Any) -> Callable[..., Any]:

@@ -161,14 +161,20 @@ def _taken(table: Any, place: Any, axis: Any) -> Traced:
     return operate(make, table, place)
 
 
+def dim_names(function: str, dims: Sequence[Any]) -> tuple[str, ...]:
+    """Dims as a function of the language takes them in Python. Raises `TraceError` for what is no dim."""
+    names = tuple(str(d) for d in dims)
+    for dim in names:
+        if not (dim.isidentifier() or (dim.isdigit() and int(dim) > 0)):
+            raise TraceError(f"recurc.{function}: a dim is a name in quotes or a positive integer, got {dim!r}")
+    return names
+
+
 def shaped(function: Function, values: Sequence[Any], dims: Sequence[Any]) -> Traced:
     """A function of the language that takes values, then dims."""
     assert function.make is not None
     make = function.make
-    names = tuple(str(d) for d in dims)
-    for dim in names:
-        if not (dim.isidentifier() or (dim.isdigit() and int(dim) > 0)):
-            raise TraceError(f"recurc.{function.name}: a dim is a name in quotes or a positive integer, got {dim!r}")
+    names = dim_names(function.name, dims)
     return operate(lambda *exprs: make(exprs, names, None), *values)
 
 

@@ -165,8 +165,9 @@ class Recorder:
         self._hints.append(hint)
         return f"%g{len(self._hints) - 1}"
 
-    def add_hidden(self, equations: Sequence[ir.Equation]) -> None:
-        """Equations whose names are keys that `fresh` made."""
+    def add_hidden(self, equations: Sequence[ir.Equation], states: Sequence[ir.State] = ()) -> None:
+        """Equations whose names are keys that `fresh` made; those of `states` are the values of these."""
+        self.states += [Hidden(s.name, "", s.dims, s.dtype, s.initial, s.bound) for s in states]
         for equation in equations:
             hint = self._hints[int(equation.name.removeprefix("%g"))]
             self.equations.append(Recorded(equation.name, hint, equation.expr, self._span(), hidden=True))

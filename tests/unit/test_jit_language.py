@@ -138,6 +138,20 @@ def neighbours(
     return {"h": h, "per_channel": recurc.conv(blur, x, "Y"), "turned": recurc.circular_conv(taps, h, "X")}
 
 
+@case("""recurrence by_position(D, E):
+    input x[D, E], A[D, D]
+    state g[D, E, 3] = 0
+    g = 0.5 * g[t-1] + unfold(x, E, 3, circular = true, turned = true)
+    output y = permute(x, E, D), z = einsum(A, A, ij, kj, ik), zero = einsum(A, x, ij, ik)
+""")
+def by_position(x: Input["D", "E"], A: Input["D", "D"], g: State["D", "E", 3]):
+    g = 0.5 * g + recurc.unfold(x, "E", 3, circular=True, turned=True)
+    y = recurc.permute(x, "E", "D")
+    z = recurc.einsum(A, A, "ij", "kj", "ik")
+    zero = recurc.einsum(A, x, "ij", "ik")
+    return g, y, z, zero
+
+
 @case("""recurrence matrices(N):
     input x[N]
     param A[N, N]
