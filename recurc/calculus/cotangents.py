@@ -359,6 +359,9 @@ def _gather(node: Gather, cotangent: Expr) -> tuple[Expr, Cotangent]:
 
 
 def _linalg(node: Linalg, value: Expr, active: Callable[[Expr], bool]) -> Handed:
+    if node.op == "cholesky":
+        yield node.args[0], Cotangent(_cholesky(node, value))
+        return
     if node.op not in ("inv", "solve"):
         raise TypeProblem("E0901", f"the derivative of `{node.op}` is not supported yet")
     a = node.args[0]
@@ -388,6 +391,28 @@ def _linalg(node: Linalg, value: Expr, active: Callable[[Expr], bool]) -> Handed
         out = (*(node.dims.index(d) for d in a.dims[:-2]), at, column)
         made = contraction(right, tuple(labels), node, solution, out, a.dims)
         yield a, Cotangent(simplify.neg(made))
+
+
+def _cholesky(factor: Linalg, value: Expr) -> Expr:
+    """With A = L L^T, A gets the symmetric part of L^-T P L^-1, where P is the lower half of L^T G, its diagonal halved
+    (Murray, "Differentiation of the Cholesky decomposition", 2016)."""
+    *head, rows, columns = factor.dims
+    batch, rank = tuple(range(len(head))), len(factor.dims)
+    r, r2, k, m = rank, rank + 1, rank + 2, rank + 3
+    square = (*head, columns, columns)
+    product = contraction(factor, (*batch, r, k), value, (*batch, r, m), (*batch, k, m), square)
+    place = ops.convert(build.index(columns), factor.dtype)
+    down, right = (contraction(place, (at,), ops.number(1.0), (), (k, m), (columns, columns)) for at in (k, m))
+    half = ops.apply("add", ops.apply("sub", down, right), ops.number(0.5))
+    half = ops.apply("clamp", half, ops.number(0.0), ops.number(1.0))  # 1 below the diagonal, 1/2 on it, 0 above
+    lower = contraction(product, (*batch, k, m), half, (k, m), (*batch, k, m), square)
+    inverse = build.linalg("inv", factor)
+    part = contraction(inverse, (*batch, k, r), lower, (*batch, k, m), (*batch, r, m), (*head, rows, columns))
+    sums = [
+        contraction(part, (*batch, r, m), inverse, (*batch, m, r2), (*batch, *out), factor.dims)
+        for out in ((r, r2), (r2, r))
+    ]
+    return simplify.scaled(0.5, simplify.add(*sums))
 
 
 def _missing(right: Expr, solution: Dims, b: Expr) -> Expr:

@@ -149,3 +149,22 @@ def test_names_of_parts_never_collide() -> None:
     names = [e.name for e in rec.ir.equations]
     assert len(set(names)) == len(names)
     assert recurc.load(text=rec.to_text()) == rec
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_derivative_of_cholesky_is_torchs(rng: np.random.Generator, backend: str) -> None:
+    """Of several matrices at once, whose factor is used below, on and above the diagonal."""
+    text = """recurrence A(K, D, E = D):
+    input  G[K, D, D], w[K, D, E]
+    L = cholesky(einsum(G, G, kij, klj, kil)) as [K, D, E]
+    loss = sum(w * L, K, D, E) + sum(sin(L), K, D, E)
+    output y = grad(loss, G)
+"""
+    given, weights = rng.standard_normal((2, 3, 2, 5, 5)) + 3 * np.eye(5), rng.standard_normal((2, 3, 2, 5, 5))
+    run = recurc.compile(recurc.load(text=text), backend=backend, dtype="f64")
+    g = torch.tensor(given, requires_grad=True)
+    factor = torch.linalg.cholesky(g @ g.mT)
+    ((torch.tensor(weights) * factor).sum() + torch.sin(factor).sum()).backward()
+    assert g.grad is not None
+    # the condition of these matrices is below 1e4
+    np.testing.assert_allclose(run(G=given, w=weights), g.grad.numpy(), rtol=1e-10, atol=1e-10)
