@@ -81,6 +81,8 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
     apart = lane is not None and not any(dim_of(lane) in _crossed(e.expr) for e in stage.body)
     outside = apart and lane is not None and _lanes_outside(stmts, stage, lane, spec)
     stmts = hoist_uniform(stmts, lane)
+    if outside:
+        stmts = [replace(s, value=_by_variables(s.value)) for s in stmts]
     nests = tuple(build_nests(stmts, (lane,) if outside and lane else ()))
     for nest in nests:
         if lane in nest.vars:
@@ -114,6 +116,34 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
     if program.tiled:
         return replace(program, weights={k: merge_sums(nests[k], w) for k, w in weights.items()})
     return program
+
+
+def _by_variables(node: Node) -> Node:
+    """Products of three and more with the factors of the same variables together, so that the compiler can take what
+    an inner loop does not change out of it: `(dt[D] * B[N]) * x[D]` as `(dt[D] * x[D]) * B[N]`."""
+    match node:
+        case Call("mul", _, dtype) if dtype.kind is Kind.REAL:
+            groups: dict[frozenset[Var], Node] = {}
+            for factor in map(_by_variables, _factors(node, dtype)):
+                variables = free_vars(factor)
+                before = groups.get(variables)
+                groups[variables] = factor if before is None else Call("mul", (before, factor), dtype)
+            first, *others = groups.values()
+            for other in others:
+                first = Call("mul", (first, other), dtype)
+            return first
+        case Call(args=args):
+            return replace(node, args=tuple(_by_variables(a) for a in args))
+        case Fold(arg=arg):
+            return replace(node, arg=_by_variables(arg))
+        case _:
+            return node
+
+
+def _factors(node: Node, dtype: DType) -> list[Node]:
+    if isinstance(node, Call) and node.op == "mul" and node.dtype is dtype:
+        return [factor for arg in node.args for factor in _factors(arg, dtype)]
+    return [node]
 
 
 def _once(stage: StageInput, buffers: Mapping[str, Buffer]) -> bool:

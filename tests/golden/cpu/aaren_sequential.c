@@ -148,7 +148,7 @@ static inline float rc_exp_f32(float x) {
     const float n = (x * 1.4426950408889634f + 12582912.0f) - 12582912.0f;
     const float r = (x - n * 0.693359375f) - n * (-0.00021219444f);
     const float tail = 0.5000000097481405f + r * (0.1666651645268167f + r * (0.04166619840448107f + r * (0.008369175586107926f + r * 0.0013950984382538627f)));
-    return rc_scale_f32(1 + (r + r * r * tail), n);
+    return rc_scale_f32(1 + r * (1 + r * tail), n);
 }
 
 // around the caches, for results larger than the last one; p is aligned to a vector

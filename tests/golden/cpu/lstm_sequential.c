@@ -221,7 +221,7 @@ static inline vf32 rc_exp_vf32(vf32 x) {
     const vf32 n = (x * 1.4426950408889634f + 12582912.0f) - 12582912.0f;
     const vf32 r = (x - n * 0.693359375f) - n * (-0.00021219444f);
     const vf32 tail = 0.5000000097481405f + r * (0.1666651645268167f + r * (0.04166619840448107f + r * (0.008369175586107926f + r * 0.0013950984382538627f)));
-    return rc_scale_vf32(1 + (r + r * r * tail), n);
+    return rc_scale_vf32(1 + r * (1 + r * tail), n);
 }
 
 static inline vf32 rc_abs_vf32(vf32 x) { return (vf32)((vm32)x & 0x7fffffff); }

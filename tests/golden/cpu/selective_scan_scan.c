@@ -159,7 +159,7 @@ static inline vf32 rc_exp_vf32(vf32 x) {
     const vf32 n = (x * 1.4426950408889634f + 12582912.0f) - 12582912.0f;
     const vf32 r = (x - n * 0.693359375f) - n * (-0.00021219444f);
     const vf32 tail = 0.5000000097481405f + r * (0.1666651645268167f + r * (0.04166619840448107f + r * (0.008369175586107926f + r * 0.0013950984382538627f)));
-    return rc_scale_vf32(1 + (r + r * r * tail), n);
+    return rc_scale_vf32(1 + r * (1 + r * tail), n);
 }
 
 // a full vector from anywhere
@@ -188,7 +188,7 @@ static inline float rc_exp_f32(float x) {
     const float n = (x * 1.4426950408889634f + 12582912.0f) - 12582912.0f;
     const float r = (x - n * 0.693359375f) - n * (-0.00021219444f);
     const float tail = 0.5000000097481405f + r * (0.1666651645268167f + r * (0.04166619840448107f + r * (0.008369175586107926f + r * 0.0013950984382538627f)));
-    return rc_scale_f32(1 + (r + r * r * tail), n);
+    return rc_scale_f32(1 + r * (1 + r * tail), n);
 }
 
 static inline float rc_to_real_f32(int32_t i) { return (float)i; }
@@ -418,12 +418,12 @@ static void selectivescan_scan_run(const struct call *call, long b0, long b1, lo
                 vec y_sum = rc_spread_vf32(0);  // sum over N in y
                 for (long iN_ = 0; iN_ < N; iN_++) {
                     const vec a_step = rc_exp_vf32(((-dt) * A[iN_]));
-                    const vec b_step = (dt * B_t[iN_]) * rc_load_vf32(x_t + iD_);
+                    const vec b_step = (dt * rc_load_vf32(x_t + iD_)) * B_t[iN_];
                     const vec h_new = (a_step * h[iN_]) + b_step;
                     y_sum += h_new * C_t[iN_];
                     h[iN_] = h_new;
                 }
-                const vec y = (y_sum + (skip * rc_load_vf32(x_t + iD_))) * (rc_load_vf32(z_t + iD_) * rc_sigmoid_vf32(rc_load_vf32(z_t + iD_)));
+                const vec y = ((y_sum + (skip * rc_load_vf32(x_t + iD_))) * rc_load_vf32(z_t + iD_)) * rc_sigmoid_vf32(rc_load_vf32(z_t + iD_));
                 rc_store_vf32(y_t + iD_, y);
             }
             if (call->h_out.data) {

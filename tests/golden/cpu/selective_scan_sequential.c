@@ -159,7 +159,7 @@ static inline vf32 rc_exp_vf32(vf32 x) {
     const vf32 n = (x * 1.4426950408889634f + 12582912.0f) - 12582912.0f;
     const vf32 r = (x - n * 0.693359375f) - n * (-0.00021219444f);
     const vf32 tail = 0.5000000097481405f + r * (0.1666651645268167f + r * (0.04166619840448107f + r * (0.008369175586107926f + r * 0.0013950984382538627f)));
-    return rc_scale_vf32(1 + (r + r * r * tail), n);
+    return rc_scale_vf32(1 + r * (1 + r * tail), n);
 }
 
 // a full vector from anywhere
@@ -301,7 +301,7 @@ static void selectivescan_loop(const struct call *call, long b0, long b1, long t
                     vec h_new[4];
                     UNROLL
                     for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
-                        h_new[each] = (rc_exp_vf32(((-dt[each]) * A[iN_ * 4 + each])) * h[iN_ * 4 + each]) + ((dt[each] * B_t[iN_]) * rc_load_vf32(x_t + iD_));
+                        h_new[each] = (rc_exp_vf32(((-dt[each]) * A[iN_ * 4 + each])) * h[iN_ * 4 + each]) + ((dt[each] * rc_load_vf32(x_t + iD_)) * B_t[iN_]);
                     }
                     UNROLL
                     for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
@@ -315,7 +315,7 @@ static void selectivescan_loop(const struct call *call, long b0, long b1, long t
                 vec y[4];
                 UNROLL
                 for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {
-                    y[each] = (y_sum[each] + (skip[each] * rc_load_vf32(x_t + iD_))) * (rc_load_vf32(z_t + iD_) * rc_sigmoid_vf32(rc_load_vf32(z_t + iD_)));
+                    y[each] = ((y_sum[each] + (skip[each] * rc_load_vf32(x_t + iD_))) * rc_load_vf32(z_t + iD_)) * rc_sigmoid_vf32(rc_load_vf32(z_t + iD_));
                 }
                 UNROLL
                 for (long each = 0, iD_ = lane; each < 4; each++, iD_ += LANES) {

@@ -5,7 +5,7 @@ static inline @V@ rc_exp$(@V@ x) {
     const @V@ n = (x * @LOG2E@ + @MAGIC@) - @MAGIC@;
     const @V@ r = (x - n * @LN2_HIGH@) - n * @LN2_LOW@;
     const @V@ tail = @HORNER:EXP:r@;
-    return rc_scale$(1 + (r + r * r * tail), n);
+    return rc_scale$(1 + r * (1 + r * tail), n);
 }
 
 //@ expm1: clip scale spread
