@@ -24,7 +24,6 @@ from recurc.ops import OPS, TypeProblem
 from recurc.types import Kind, show_dims
 
 MAX_NODES = 20_000  # of the graph of a derivative
-_PARTS = "write the real and the imaginary part as two names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,6 @@ def gradient(
             "this is a constant, and there is no derivative with respect to it",
             "differentiate by a state's previous value, an intermediate, an input or a param: `grad(loss, M[t-1])`",
         )
-    if value.dtype.kind is Kind.COMPLEX:
-        raise TypeProblem("E0901", "derivatives with respect to complex numbers are not supported yet", _PARTS)
     if value.dtype.kind in (Kind.BOOL, Kind.INT):
         raise TypeProblem("E0702", f"this is {value.dtype.value}: only real numbers have derivatives", "cast it")
     parts = postorder([loss, *(e.expr for e in _reached([loss], [value], equations))])
@@ -145,8 +142,6 @@ class _Reverse:
             elif isinstance(node, Read):
                 self.flowing[node.name].append(total)
             else:
-                if node.dtype.kind is Kind.COMPLEX:
-                    raise TypeProblem("E0901", "derivatives through complex numbers are not supported yet", _PARTS)
                 for operand, handed in operands(node, total, inside):
                     arrived.setdefault(id(operand), []).append(handed)
             if len(self.graph) > MAX_NODES:

@@ -24,13 +24,14 @@ from recurc.ir import (
     Unfold,
 )
 from recurc.ops import OPS, TypeProblem
-from recurc.types import Dims, DType, literal_size
+from recurc.types import Dims, DType, Kind, literal_size
 
 
 @dataclass(frozen=True, slots=True)
 class Cotangent:
-    """The derivative of a loss by a node. It may lack dims of the node, along which it is then the same everywhere;
-    where `guard` is false, it is 0, whatever `value` says (`clean`: which says so too)."""
+    """The derivative of a real loss by a node; by a complex one that by its real part and, times i, that by its
+    imaginary part, so that the loss falls fastest against it. It may lack dims of the node, along which it is then the
+    same everywhere; where `guard` is false, it is 0, whatever `value` says (`clean`: which says so too)."""
 
     value: Expr
     guard: Expr | None = None
@@ -86,6 +87,10 @@ def operands(node: Expr, cotangent: Cotangent, active: Callable[[Expr], bool]) -
 
 
 def _apply(node: Apply, cotangent: Cotangent, active: Callable[[Expr], bool]) -> Handed:
+    parts = _of_parts(node, cotangent)
+    if parts is not None:
+        yield node.args[0], parts
+        return
     derivative = OPS[node.op].derivative
     if derivative is None:
         raise TypeProblem("E0901", f"the derivative of `{node.op}` is not supported yet")
@@ -93,9 +98,41 @@ def _apply(node: Apply, cotangent: Cotangent, active: Callable[[Expr], bool]) ->
     opaque = {id(node), *(id(a) for a in node.args)}
     for arg, partial in zip(node.args, partials, strict=True):
         if partial is not None and active(arg):
-            handed = _times(cotangent, simplify.tidy(partial, opaque))
+            handed = _times(cotangent, simplify.tidy(_conj(partial), opaque))
             if not simplify.is_zero(handed.value):
                 yield arg, _fitted(handed, node.dims, arg.dims)
+
+
+def _of_parts(node: Apply, cotangent: Cotangent) -> Cotangent | None:
+    """What operators on the parts of a complex number hand to it, and a complex number made of a real one to that. All
+    others are functions of complex numbers like those of real ones: the conjugate of the same partial derivative."""
+    (arg, *_), value = node.args, cotangent.value
+    if node.op == "cast" and _is_complex(node) and not _is_complex(arg):
+        return cotangent.with_value(ops.apply("real", value) if _is_complex(value) else value)
+    if not _is_complex(arg):
+        return {"real": cotangent, "conj": cotangent, "imag": Cotangent(ops.number(0.0))}.get(node.op)
+    match node.op:
+        case "real":
+            return cotangent
+        case "imag":
+            return cotangent.with_value(simplify.mul(value, Const(1j, DType.COMPLEX)))
+        case "conj":
+            return cotangent.with_value(_conj(value))
+        case "abs":
+            direction = ops.div(arg, ops.select(ops.apply("eq", node, ops.number(0.0)), ops.number(1.0), node))
+            return Cotangent(simplify.mul(value, direction), cotangent.guard)
+        case _:
+            return None
+
+
+def _is_complex(expr: Expr) -> bool:
+    return expr.dtype.kind is Kind.COMPLEX
+
+
+def _conj(expr: Expr) -> Expr:
+    if not _is_complex(expr):
+        return expr
+    return Const(complex(expr.value).conjugate(), expr.dtype) if isinstance(expr, Const) else ops.apply("conj", expr)
 
 
 def _times(cotangent: Cotangent, partial: Expr) -> Cotangent:
@@ -230,7 +267,7 @@ def _reduce(node: Reduce, cotangent: Cotangent) -> tuple[Expr, Cotangent]:
             first = ops.apply("eq", build.index(dim), build.reduce(f"arg{node.op}", arg, (dim,)))
             return arg, guarded(cotangent, first)
         case "prod" if not square:
-            return arg, _times(cotangent, _others(node))
+            return arg, _times(cotangent, _conj(_others(node)))
         case _:
             raise TypeProblem(
                 "E0901", f"the derivative of `{node.op}` of a value that repeats a dim is not supported yet"
@@ -260,9 +297,9 @@ def _contract(node: Contract, cotangent: Expr, active: Callable[[Expr], bool]) -
         if len(set(labels)) < len(labels) or len(set(others)) < len(others):
             raise TypeProblem("E0901", "the derivative of a diagonal is not supported yet")
         if isinstance(arg, Unfold) and _is_convolution(arg, labels, others, node.out_axes):
-            yield arg.arg, Cotangent(_convolved(node, arg, labels, other, others, value))
+            yield arg.arg, Cotangent(_convolved(node, arg, labels, _conj(other), others, value))
         else:
-            yield arg, Cotangent(contraction(value, node.out_axes, other, others, labels, arg.dims))
+            yield arg, Cotangent(contraction(value, node.out_axes, _conj(other), others, labels, arg.dims))
 
 
 def _is_convolution(near: Unfold, labels: Labels, others: Labels, out: Labels) -> bool:

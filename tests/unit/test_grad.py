@@ -168,3 +168,48 @@ def test_the_derivative_of_cholesky_is_torchs(rng: np.random.Generator, backend:
     assert g.grad is not None
     # the condition of these matrices is below 1e4
     np.testing.assert_allclose(run(G=given, w=weights), g.grad.numpy(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_derivatives_by_and_through_complex_numbers_are_torchs(rng: np.random.Generator, backend: str) -> None:
+    """By complex and by real values, through what is holomorphic and what is not, and 0 where a modulus is 0."""
+    text = """recurrence A(D, E):
+    input  z[D]: complex, w[E, D]: complex, a[D], r[E]
+    p = z * a + conj(z) / 3
+    q = w @ p + r
+    u = exp(0.1 * q) * sqrt(q + 4)
+    s = prod(1 + 0.1j * p, D)
+    v = where(a > 0, z * z, z / (2 + z))
+    loss = sum(abs(u)) + sum(real(v * 1j), D) + imag(s) ** 2 + real(conj(s) * s) + sum(abs(z - z), D)
+    output gz = grad(loss, z), gw = grad(loss, w), ga = grad(loss, a), gr = grad(loss, r), gp = grad(loss, p)
+"""
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+    given = {"z": draw(2, 3, 4), "w": draw(2, 3, 5, 4)}
+    given |= {"a": rng.standard_normal((2, 3, 4)), "r": rng.standard_normal((2, 3, 5))}
+    got = recurc.compile(recurc.load(text=text), backend=backend, dtype="f64")(**given)
+    z, w, a, r = (torch.tensor(given[name], requires_grad=True) for name in "zwar")
+    p = z * a + z.conj() / 3
+    p.retain_grad()
+    q = (w @ p[..., None])[..., 0] + r
+    u, s = torch.exp(0.1 * q) * torch.sqrt(q + 4), torch.prod(1 + 0.1j * p, -1)
+    v = torch.where(a > 0, z * z, z / (2 + z))
+    loss = u.abs().sum() + (v * 1j).real.sum() + (s.imag**2).sum() + (s.conj() * s).real.sum()
+    loss.backward()
+    for mine, value in zip(got, (z, w, a, r, p), strict=True):
+        assert value.grad is not None
+        np.testing.assert_allclose(mine, value.grad.numpy(), rtol=1e-9, atol=1e-9)  # conditions below 1e4
+
+
+def test_a_complex_memory_descends_along_its_gradient() -> None:
+    text = """recurrence A:
+    input  k: complex, v: complex
+    state  m: complex = 0
+    m = m[t-1] - 0.5 * grad(0.5 * abs(m[t-1] * k - v) ** 2, m[t-1])
+    output m
+"""
+    k = np.full(60, 0.6 + 0.8j)
+    got = recurc.compile(recurc.load(text=text), backend="reference")(k=k, v=np.full(60, 2 - 1j))
+    np.testing.assert_allclose(got[-1], (2 - 1j) / (0.6 + 0.8j), atol=1e-12)
