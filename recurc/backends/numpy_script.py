@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from recurc.ir import (
     Broadcast,
     Const,
     Contract,
+    Equation,
     Expr,
+    Final,
     Gather,
     Iota,
     Linalg,
@@ -135,6 +137,7 @@ class _Writer:
         self.names = Names(_RESERVED | {self.function})
         self.inputs = {i.name for i in rec.inputs}
         self.states = {s.name for s in rec.states}
+        self.params = {p.name for p in rec.params}
         self.lagged = {r.name for e in rec.equations for r in reads(e.expr) if r.lag}
         self.helpers: dict[str, None] = {}
 
@@ -181,7 +184,7 @@ class _Writer:
         keys = [(i.name, self._array(i.name)) for i in self.rec.inputs] + [
             (p.name, self.names(p.name)) for p in self.rec.params
         ]
-        keys += [(f"{n}@initial", self._initial(n)) for n in self._carried()]
+        keys += [(f"{s.name}@initial", self._initial(s.name)) for s in self.rec.states]
         passed = ", ".join(f"{python}=data[{key!r}]" for key, python in keys)
         return [
             'if __name__ == "__main__":',
@@ -190,7 +193,7 @@ class _Writer:
             f"    got = {self.function}({passed})",
             "    worst = 0.0",
             "    for name, value in got.items():",
-            '        wanted = data["expected " + name]',
+            '        value, wanted = value + 0, data["expected " + name] + 0  # truth values as numbers',
             "        same = (value == wanted) | (np.isnan(value) & np.isnan(wanted))",
             "        error = np.where(same, 0.0, np.abs(value - wanted) / (1 + np.abs(wanted)))",
             "        worst = float(np.max(error, initial=worst))",
@@ -225,17 +228,24 @@ class _Writer:
         for i in rec.inputs:
             if i.name in self.lagged:
                 lines += self._start(i.name, i.dims, None)
-        for o in rec.outputs:
-            lines.append(f"{self.names(f'{o}@all')} = []" if o not in self.inputs else "")
-        lines.append("for t in range(T):")
-        lines += [f"    {self.names(i.name)} = {self._array(i.name)}[:, t]" for i in rec.inputs]
-        for e in rec.equations:
-            lines.append(f"    {self.names(e.name)} = {bare(self._expr(e.expr))}")
         made = [o for o in rec.outputs if o not in self.inputs]
-        lines += [f"    {self.names(f'{o}@all')}.append({self.names(o)})" for o in made]
-        lines += [f"    {self._before(n)} = {self.names(n)}" for n in self._carried()]
-        dims = {e.name: e.expr.dims for e in rec.equations} | {i.name: i.dims for i in rec.inputs}
+        late = _late(rec.equations)
+        own = {e.name for e in late}
+        read = dict.fromkeys((r.name, r.lag) for e in late for r in reads(e.expr))
+        kept = [(name, lag) for name, lag in read if lag or name not in own | self.inputs | self.params]
+        lines += [f"{self.names(f'{o}@all')} = []" for o in made]
+        lines += [f"{self._kept(name, lag)} = []" for name, lag in kept]
+        keep = [f"{self._kept(name, lag)}.append({self._read(name, lag)})" for name, lag in kept]
+        keep += [f"{self._before(n)} = {self.names(n)}" for n in self._carried()]
+        lines += self._loop([e for e in rec.equations if e.name not in own], made, [], keep)
         lines.append("out = {}")
+        for state in rec.states:
+            last = f"np.broadcast_to({self._before(state.name)}, {self._shape(state.dims)})"
+            lines.append(f"out[{state.name + '@final'!r}] = {last}")
+        if late:
+            again = [f"{self._read(name, lag)} = {self._kept(name, lag)}[t]" for name, lag in kept]
+            lines += ["# once more, for what needs the states after the last step", *self._loop(late, made, again, [])]
+        dims = {e.name: e.expr.dims for e in rec.equations} | {i.name: i.dims for i in rec.inputs}
         for o in rec.outputs:
             if o in self.inputs:
                 lines.append(f"out[{o!r}] = {self._array(o)}")
@@ -244,11 +254,30 @@ class _Writer:
             stack = f"np.stack([np.broadcast_to(v, {shape}) for v in {self.names(f'{o}@all')}], axis=1)"
             empty = f"np.zeros((B, 0{''.join(', ' + self._size(d) for d in dims[o])}))"
             lines.append(f"out[{o!r}] = {stack} if T else {empty}")
-        for state in rec.states:
-            last = f"np.broadcast_to({self._before(state.name)}, {self._shape(state.dims)})"
-            lines.append(f"out[{state.name + '@final'!r}] = {last}")
         lines.append("return out")
         return [line for line in lines if line]
+
+    def _loop(
+        self, equations: Sequence[Equation], outputs: Sequence[str], first: list[str], last: list[str]
+    ) -> list[str]:
+        """A pass over all steps: `first`, the equations, which of them are outputs, `last`."""
+        lines = ["for t in range(T):"]
+        lines += [f"    {self.names(i.name)} = {self._array(i.name)}[:, t]" for i in self.rec.inputs]
+        lines += [f"    {line}" for line in first]
+        for e in equations:
+            value = bare(self._expr(e.expr))
+            plain = not e.expr.dims and not any(isinstance(n, Read | Final) for n in walk(e.expr))
+            lines.append(f"    {self.names(e.name)} = {f'np.asarray({value})[None]' if plain else value}")
+        made = {e.name for e in equations}
+        lines += [f"    {self.names(f'{o}@all')}.append({self.names(o)})" for o in outputs if o in made]
+        return [*lines, *(f"    {line}" for line in last)]
+
+    def _read(self, name: str, lag: int) -> str:
+        return self._before(name) if lag else self.names(name)
+
+    def _kept(self, name: str, lag: int) -> str:
+        """All values of a name, for a second pass."""
+        return self.names(f"{name}@kept{lag}")
 
     def _start(self, name: str, dims: Dims, state: State | None) -> list[str]:
         before, given = self._before(name), self._initial(name)
@@ -272,7 +301,9 @@ class _Writer:
             case Step():
                 return "t"
             case Read(name=name, lag=lag):
-                return self._before(name) if lag else self.names(name)
+                return self._read(name, lag)
+            case Final(name=name):
+                return f"out[{f'{name}@final'!r}]"
             case Apply(op="cast", args=(arg,)):
                 return self._cast(self._expr(arg), arg.dtype, e.dtype)
             case Apply(op=op, args=args):
@@ -307,8 +338,6 @@ class _Writer:
                 return f"{self._helper('neighbours')}({near})"
             case Linalg():
                 return self._linalg(e)
-            case _:
-                raise UnsupportedError(f"a NumPy program with {type(e).__name__} is not supported yet")
 
     def _helper(self, name: str) -> str:
         self.helpers.setdefault(name)
@@ -367,7 +396,7 @@ class _Writer:
 
     def _aligned(self, e: Expr, dims: Dims) -> str:
         """`e` with its axes where `dims` has them, axes of length 1 for the others, after the batch axis."""
-        if not any(isinstance(n, Read) for n in walk(e)) and not e.dims:
+        if not any(isinstance(n, Read | Final) for n in walk(e)) and not e.dims:
             return self._expr(e)  # a plain number
         if e.dims == dims:
             return self._expr(e)
@@ -379,6 +408,15 @@ class _Writer:
         while places and places[-1] == ":" and "None" not in places[-1:]:
             places.pop()
         return f"{text}[{', '.join([':', *places])}]" if places else text
+
+
+def _late(equations: Sequence[Equation]) -> list[Equation]:
+    """The equations that need the states after the last step, directly or through others of these."""
+    names: set[str] = set()
+    for e in equations:
+        if any(isinstance(n, Final) or (isinstance(n, Read) and n.name in names) for n in walk(e.expr)):
+            names.add(e.name)
+    return [e for e in equations if e.name in names]
 
 
 def _letters(axes: tuple[int, ...]) -> str:

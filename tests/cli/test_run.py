@@ -326,6 +326,21 @@ def test_the_numpy_program_takes_numbers_and_empty_batches(recurc: Invoke, tmp_p
     assert _python(tmp_path, code).splitlines() == ["(2, 1, 3) (2, 3)", "(0, 3, 3) (0, 3)", "(2, 0, 3) (2, 3)"]
 
 
+def test_the_numpy_program_goes_through_time_twice_for_final_states(recurc: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "last.rec"
+    path.write_text(
+        "recurrence Last(D):\n    input  x[D] = 0, a\n    state  S[D] = 0, n = 1\n    S = 0.5 * S[t-1] + x\n"
+        "    n = n[t-1] + a\n    share = S[t-1] / (1 + S[T] ** 2)\n"
+        "    output y = share + x[t-1] * n[T], z = share * a, n, end = n[T]\n",
+        encoding="utf-8",
+    )
+    got = recurc("compile", path, "--target", "numpy", "--sizes", "D=3", "--out", tmp_path)
+    assert got.code == 0 and "self-test: passed" in got.err, got.err
+    code = "import numpy as np\nfrom last import last\nout = last(np.ones((1, 2, 3)), np.ones((1, 2)))\n"
+    code += "print(np.allclose(out['y'][0, 1], 1 / (1 + 1.5**2) + 3), out['end'][0], out['n@final'])"
+    assert _python(tmp_path, code).strip() == "True [3. 3.] [3.]"
+
+
 @pytest.mark.skipif(why_no_compiler() is not None, reason="no C compiler here")
 def test_the_runner_of_c_names_what_is_missing_or_unknown(recurc: Invoke, tmp_path: Path) -> None:
     recurc("compile", "zoo:ema", "--target", "cpu", "--sizes", "D=3", "--out", tmp_path)
