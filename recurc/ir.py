@@ -11,7 +11,7 @@ Nodes are immutable and compare by structure; source spans do not take part in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from recurc.source import Span
@@ -301,6 +301,15 @@ def walk(expr: Expr) -> Iterator[Expr]:
 
 def reads(expr: Expr) -> Iterator[Read]:
     return (node for node in walk(expr) if isinstance(node, Read))
+
+
+def late(equations: Sequence[Equation]) -> list[Equation]:
+    """The equations that need states after the last step (`Final`), directly or through others of these."""
+    names: set[str] = set()
+    for e in equations:
+        if any(isinstance(n, Final) or (isinstance(n, Read) and n.name in names) for n in walk(e.expr)):
+            names.add(e.name)
+    return [e for e in equations if e.name in names]
 
 
 def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:

@@ -34,6 +34,7 @@ from recurc.ir import (
     Step,
     Unfold,
     children,
+    late,
     reads,
     walk,
 )
@@ -229,9 +230,9 @@ class _Writer:
             if i.name in self.lagged:
                 lines += self._start(i.name, i.dims, None)
         made = [o for o in rec.outputs if o not in self.inputs]
-        late = _late(rec.equations)
-        own = {e.name for e in late}
-        read = dict.fromkeys((r.name, r.lag) for e in late for r in reads(e.expr))
+        later = late(rec.equations)
+        own = {e.name for e in later}
+        read = dict.fromkeys((r.name, r.lag) for e in later for r in reads(e.expr))
         kept = [(name, lag) for name, lag in read if lag or name not in own | self.inputs | self.params]
         lines += [f"{self.names(f'{o}@all')} = []" for o in made]
         lines += [f"{self._kept(name, lag)} = []" for name, lag in kept]
@@ -242,9 +243,9 @@ class _Writer:
         for state in rec.states:
             last = f"np.broadcast_to({self._before(state.name)}, {self._shape(state.dims)})"
             lines.append(f"out[{state.name + '@final'!r}] = {last}")
-        if late:
+        if later:
             again = [f"{self._read(name, lag)} = {self._kept(name, lag)}[t]" for name, lag in kept]
-            lines += ["# once more, for what needs the states after the last step", *self._loop(late, made, again, [])]
+            lines += ["# once more, for what needs the states after the last step", *self._loop(later, made, again, [])]
         dims = {e.name: e.expr.dims for e in rec.equations} | {i.name: i.dims for i in rec.inputs}
         for o in rec.outputs:
             if o in self.inputs:
@@ -408,15 +409,6 @@ class _Writer:
         while places and places[-1] == ":" and "None" not in places[-1:]:
             places.pop()
         return f"{text}[{', '.join([':', *places])}]" if places else text
-
-
-def _late(equations: Sequence[Equation]) -> list[Equation]:
-    """The equations that need the states after the last step, directly or through others of these."""
-    names: set[str] = set()
-    for e in equations:
-        if any(isinstance(n, Final) or (isinstance(n, Read) and n.name in names) for n in walk(e.expr)):
-            names.add(e.name)
-    return [e for e in equations if e.name in names]
 
 
 def _letters(axes: tuple[int, ...]) -> str:
