@@ -213,8 +213,6 @@ class Eager:
         if not any(isinstance(a, torch.Tensor) for a in args):
             return np.asarray(OPS[op].numpy(*args)).item()
         args = [self._tensor(a, own.dtype) for a, own in zip(args, e.args, strict=True)]
-        rank = len(e.dims) + 1
-        args = [a.reshape(a.shape[0], *[1] * (rank - 1)) if a.ndim == 1 and rank > 1 else a for a in args]
         match op:
             case "stop_gradient":
                 return args[0]

@@ -1,6 +1,5 @@
 """The syntax tree: what the source says, before names mean anything. Every node knows its place, and is equal to
-itself alone: no two nodes have one place. (Python makes each method of a data class when it starts, which for these
-would be a tenth of the time of a check.)"""
+itself alone: no two nodes have one place, and Python would make the methods that compare at every start."""
 
 from __future__ import annotations
 

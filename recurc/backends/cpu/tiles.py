@@ -18,7 +18,7 @@ from recurc.backends.emit.nodes import Load, Node, dim_of, loads
 from recurc.backends.emit.text import Text
 
 LINE_BYTES = 64  # of a cache
-_AHEAD = 32  # lines of a panel between the one asked for and the one in use: some 50 ns
+_AHEAD = 32  # lines of a panel between the one asked for and the one in use
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team"
 
 

@@ -1,5 +1,5 @@
-// Instructions that C has no words for are written in assembly: reading <immintrin.h> takes a compiler as long as a
-// small kernel.
+// Instructions that C has no words for are written in assembly: <immintrin.h> declares thousands, and every build would
+// read them all.
 
 //@ spread:
 static inline @V@ rc_spread$(@T@ x) { return x - (@V@){0}; }  // -0.0 stays -0.0
