@@ -296,7 +296,7 @@ def below(arg: Expr, bound: str, span: Span | None = None) -> Expr:
     return apply("mod", arg, size, span=span)
 
 
-LINALG = {"eye": 0, "inv": 1, "solve": 2, "cholesky": 1, "phi1": 1}  # operands
+LINALG = {"eye": 0, "inv": 1, "solve": 2, "cholesky": 1, "phi1": 1, "dphi1": 2}  # operands
 
 
 def eye(dim: str, span: Span | None = None) -> Linalg:
@@ -305,10 +305,10 @@ def eye(dim: str, span: Span | None = None) -> Linalg:
 
 
 def linalg(op: str, *args: Expr, span: Span | None = None) -> Linalg:
-    """`inv(A)`, `solve(A, b)`, `cholesky(A)`, `phi1(A)` on the last two dims of A (real numbers).
+    """`inv(A)`, `solve(A, b)`, `cholesky(A)`, `phi1(A)`, `dphi1(A, E)` on the last two dims of A (real numbers).
 
-    Shape: that of A with its last two dims swapped for `inv` (rows of A^-1 are columns of A), that of A for `cholesky`
-    and `phi1`; for `solve` that of b with A's rows replaced by A's columns."""
+    Shape: that of A with its last two dims swapped for `inv` (rows of A^-1 are columns of A), that of A for `cholesky`,
+    `phi1` and `dphi1`, whose E has the dims of A; for `solve` that of b with A's rows replaced by A's columns."""
     if len(args) != LINALG[op]:
         raise TypeProblem("E0306", f"{op} takes {LINALG[op]} operand{'s' * (LINALG[op] != 1)}, got {len(args)}")
     a = args[0]
@@ -331,6 +331,9 @@ def linalg(op: str, *args: Expr, span: Span | None = None) -> Linalg:
     operands = tuple(convert(x, dtype) for x in args)
     if op == "inv":
         return Linalg(op, operands, (*batch, columns, rows), dtype, span)
+    if op == "dphi1" and args[1].dims != a.dims:
+        message = f"`dphi1` takes two values of the same dims, got {show_dims(a.dims)} and {show_dims(args[1].dims)}"
+        raise TypeProblem("E0312", message)
     if op != "solve":
         return Linalg(op, operands, a.dims, dtype, span)
     b = args[1].dims

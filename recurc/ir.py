@@ -190,6 +190,7 @@ class Linalg:
     `solve` (A, b)     X with A X = b; the axis of `b` named like A's rows becomes one named like A's columns
     `cholesky` (A)     the lower triangular L with L L^T = A, for A symmetric positive definite
     `phi1` (A)         sum over k of A^k / (k+1)!, so that exp(A) = I + A phi1(A)
+    `dphi1` (A, E)     the derivative of phi1 at A along E (same dims), linear in E
 
     Leading dims of A, and equal ones of `b`, are batch dims."""
 

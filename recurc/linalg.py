@@ -52,6 +52,20 @@ def phi1(a: Array) -> Array:
     return phi
 
 
+def dphi1(a: Array, along: Array) -> Array:
+    """The derivative of `phi1` at A along E, the limit of (phi1(A + s E) - phi1(A)) / s; shapes `(..., N, N)`.
+
+    The upper right block of phi1([[A, E], [0, A]]) (Higham, *Functions of Matrices*, section 3.2). It is linear in E,
+    whose largest element is made 1 for the purpose, so that a large E costs no accuracy."""
+    a, along = _same_batch(a, along)
+    n = a.shape[-1]
+    size = np.abs(along).max((-2, -1), keepdims=True, initial=0)
+    size = np.where((size > 0) & np.isfinite(size), size, 1)
+    upper = np.concatenate([a, along / size], -1)
+    lower = np.concatenate([np.zeros_like(a), a], -1)
+    return phi1(np.concatenate([upper, lower], -2))[..., :n, n:] * size
+
+
 def _same_batch(a: Array, b: Array) -> tuple[Array, Array]:
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     return np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:]))

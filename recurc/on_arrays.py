@@ -5,6 +5,7 @@ Arrays have no dim names: where the language names dims, these functions take ax
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,12 @@ def shaped(name: str, values: tuple[Any, ...], sizes: tuple[Any, ...]) -> Any:
             table, places = values[0], values[1:]
             clipped = (lib.clip(lib.asarray(p), 0, n - 1) for p, n in zip(places, table.shape, strict=False))
             return table[tuple(clipped)]
-        case "inv" | "solve" | "cholesky" | "phi1" if lib is np:
+        case "inv" | "solve" | "cholesky" | "phi1" | "dphi1" if lib is np:
             return getattr(linalg, name)(*values)
         case "phi1":
             return _phi1(lib, values[0])
+        case "dphi1":
+            return lib.func.jvp(partial(_phi1, lib), (values[0],), (values[1],))[1]
         case "inv" | "solve" | "cholesky":
             return getattr(lib.linalg, name)(*values)
         case _:

@@ -106,6 +106,12 @@ _HELPERS = {
         "    for _ in range(squarings):\n        phi, power = (unit + power) @ phi / 2, power @ power\n"
         "    return phi\n"
     ),
+    "dphi1": (
+        "def dphi1(a, e):\n"
+        '    """The derivative of phi1 at A along E: a block of phi1([[A, E], [0, A]])."""\n'
+        "    n, size = len(a), np.abs(e).max(initial=0) or 1.0\n"
+        "    return phi1(np.block([[a, e / size], [np.zeros_like(a), a]]))[:n, n:] * size\n"
+    ),
     "erf": "def erf(x):\n    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.asarray(x).dtype)\n",
 }
 # What the program itself uses: in the function, and at the end, where names are those of the whole file.
@@ -135,7 +141,7 @@ class _Writer:
     def __init__(self, rec: Recurrence, spec: Specialization) -> None:
         self.rec, self.spec = rec, spec
         self.function = module_name(rec.name)
-        self.names = Names(_RESERVED | {self.function})
+        self.names = Names(_RESERVED | {self.function, *(() if rec.inputs else ("steps", "batch"))})
         self.inputs = {i.name for i in rec.inputs}
         self.states = {s.name for s in rec.states}
         self.params = {p.name for p in rec.params}
@@ -145,8 +151,9 @@ class _Writer:
     def text(self) -> str:
         rec = self.rec
         body = self._body()
-        arguments = [self._array(i.name) for i in rec.inputs] + [self.names(p.name) for p in rec.params]
-        starts = [f"{self._initial(n)}=None" for n in self._carried()]
+        arguments = [self._array(i.name) for i in rec.inputs] or ["steps"]
+        arguments += [self.names(p.name) for p in rec.params]
+        starts = [f"{self._initial(n)}=None" for n in self._carried()] + ([] if rec.inputs else ["batch=1"])
         sizes = "".join(f"{self.names(d)} = {n}\n" for d, n in self.spec.sizes)
         shapes = [f"    {self._array(i.name)}: (B, T{''.join(', ' + d for d in i.dims)})" for i in rec.inputs]
         shapes += [f"    {self.names(p.name)}: {show_dims(p.dims)}" for p in rec.params]
@@ -187,6 +194,9 @@ class _Writer:
         ]
         keys += [(f"{s.name}@initial", self._initial(s.name)) for s in self.rec.states]
         passed = ", ".join(f"{python}=data[{key!r}]" for key, python in keys)
+        if not self.rec.inputs:
+            steps = f"data[{'expected ' + self.rec.outputs[0]!r}].shape"
+            passed = ", ".join(filter(None, [passed, f"steps={steps}[1]", f"batch={steps}[0]"]))
         return [
             'if __name__ == "__main__":',
             "    # python THIS.py [example.npz]: compare with the values stored there, or beside this file",
@@ -221,7 +231,7 @@ class _Writer:
             arrays = ", ".join(f"{self._array(i.name)}.shape[:2]" for i in rec.inputs)
             lines.append(f"B, T = np.broadcast_shapes({arrays})")
         else:
-            raise UnsupportedError("the numpy target needs an input: without one the number of steps is not known")
+            lines.append("B, T = batch, steps")
         params = [self.names(p.name) for p in rec.params]
         lines += [f"{param} = np.asarray({param})[None]  # one for every sequence" for param in params]
         for state in rec.states:
@@ -352,6 +362,9 @@ class _Writer:
             return f"np.eye({self._size(e.dims[0])})[None]"
         each = self._helper("each_matrix")
         matrix = bare(self._expr(e.args[0]))
+        if e.op == "dphi1":
+            helper = self._helper("phi1") and self._helper("dphi1")
+            return f"{each}({helper}, {matrix}, {bare(self._expr(e.args[1]))})"
         if e.op != "solve":
             return f"{each}({self._helper('phi1') if e.op == 'phi1' else f'np.linalg.{e.op}'}, {matrix})"
         *batch, rows, columns = e.args[0].dims

@@ -186,6 +186,9 @@ class Evaluator:
             unit = np.eye(self.spec.size(expr.dims[0]), dtype=dtype)[np.newaxis, np.newaxis]
             return lambda frame: unit
         matrix = self.aligned(expr.args[0], expr.args[0].dims, full=True)
+        if expr.op == "dphi1":
+            along = self.aligned(expr.args[1], expr.args[1].dims, full=True)
+            return lambda frame: np.asarray(linalg.dphi1(matrix(frame), along(frame)), dtype)
         if expr.op != "solve":
             function: Callable[[Array], Array] = {"inv": linalg.inv, "cholesky": linalg.cholesky, "phi1": linalg.phi1}[
                 expr.op

@@ -208,6 +208,8 @@ def _solved(expr: ir.Linalg, values: Values, sizes: Mapping[str, int], t: int) -
     *batch, rows, columns = expr.args[0].dims
     b = evaluate(right, values, sizes, t)
     b = np.broadcast_to(b, (b.shape[0], *(_size(d, sizes) for d in right.dims)))
+    if expr.op == "dphi1":
+        return linalg.dphi1(a, b)
     others = tuple(d for d in right.dims if d != rows and d not in batch)
     b = _aligned(b, right.dims, (*batch, rows, *others))
     x = linalg.solve(a, b.reshape(*b.shape[: 2 + len(batch)], -1))

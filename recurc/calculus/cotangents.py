@@ -399,9 +399,14 @@ def _linalg(node: Linalg, value: Expr, active: Callable[[Expr], bool]) -> Handed
     if node.op == "cholesky":
         yield node.args[0], Cotangent(_cholesky(node, value))
         return
-    if node.op not in ("inv", "solve"):
-        raise TypeProblem("E0901", f"the derivative of `{node.op}` is not supported yet")
     a = node.args[0]
+    if node.op in ("phi1", "dphi1"):  # what E does to phi1(A) has, as a linear map of E, its transpose at A^T
+        if node.op == "dphi1" and active(a):
+            raise TypeProblem("E0901", "the second derivative of `phi1` is not supported yet")
+        turned = (*range(len(a.dims) - 2), len(a.dims) - 1, len(a.dims) - 2)
+        there = Reaxis(a, turned, a.dims, a.dtype)
+        yield node.args[-1], Cotangent(build.linalg("dphi1", there, full(value, a.dims)))
+        return
     rank = len(a.dims)
     batch = tuple(range(rank - 2))
     if node.op == "inv":  # dY = -Y dA Y, so A gets -Y^T G Y^T

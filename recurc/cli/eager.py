@@ -32,6 +32,7 @@ from recurc.ir import (
     late,
     reads,
 )
+from recurc.on_arrays import shaped
 from recurc.ops import OPS
 from recurc.types import Dims, DType, axis_ids, literal_size
 
@@ -270,11 +271,9 @@ class Eager:
                 return torch.linalg.inv(matrix)
             case "cholesky":
                 return torch.linalg.cholesky(matrix)
-            case "phi1":  # the upper right block of exp([[A, I], [0, 0]])
-                n = matrix.shape[-1]
-                block = torch.zeros(*matrix.shape[:-2], 2 * n, 2 * n, dtype=matrix.dtype)
-                block[..., :n, :n], block[..., :n, n:] = matrix, torch.eye(n, dtype=matrix.dtype)
-                return torch.linalg.matrix_exp(block)[..., :n, n:]
+            case "phi1" | "dphi1":
+                operands = [matrix, *(self._tensor(r, e.dtype) for r in rest)]
+                return shaped(e.op, tuple(torch.broadcast_tensors(*operands)), ())
             case _:
                 pass
         right = e.args[1]

@@ -104,7 +104,7 @@ def _shaped() -> Iterator[Function]:
     yield shaped("broadcast", 1, 1, _MANY, _broadcast)
     yield shaped("conv", 2, 1, _MANY, _conv)
     yield shaped("circular_conv", 2, 1, _MANY, _circular_conv)
-    for name in ("inv", "solve", "cholesky", "phi1"):
+    for name in ("inv", "solve", "cholesky", "phi1", "dphi1"):
         yield shaped(name, build.LINALG[name], 0, 0, partial(_linalg, name))
 
 

@@ -321,7 +321,7 @@ class Forms:
                     f"{self._who(form)} decides {what}, so the update is not affine in the state", node.span
                 )
         assert isinstance(moving, Linear)
-        if isinstance(node, Linalg) and node.op != "solve":
+        if isinstance(node, Linalg) and node.op not in ("solve", "dphi1"):
             return Nonlinear(
                 f"{self._who(moving)} reaches `{node.op}`, so the update is nonlinear in the state", node.span
             )

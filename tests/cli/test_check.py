@@ -43,11 +43,14 @@ def test_systems_of_the_zoo_are_checked_by_name(recurc: Invoke) -> None:
 def test_a_limitation_says_so_once(recurc: Invoke, tmp_path: Path) -> None:
     path = tmp_path / "grad.rec"
     path.write_text(
-        "recurrence A(D):\n    input  M[D, D], x[D]\n    output y = grad(sum(phi1(M) @ x), M)\n", encoding="utf-8"
+        "recurrence A(D):\n    input  M[D, D], x[D], a\n    output y = grad(grad(sum(phi1(a * M) @ x), a), a)\n",
+        encoding="utf-8",
     )
     got = recurc("explain", path)
     assert got.code == 1 and got.out == ""
-    assert got.err.startswith("limitation[E0901]: the derivative of `phi1`") and got.err.count("not supported") == 1
+    assert (
+        got.err.startswith("limitation[E0901]: the second derivative of `phi1`") and got.err.count("not supported") == 1
+    )
 
 
 def test_all_bad_files_are_reported_not_only_the_first(recurc: Invoke, tmp_path: Path, ema: Path) -> None:

@@ -182,6 +182,12 @@ for _n, _size in (("small", 3), ("larger", 6)):
     _case(f"exponentials of {_n} inputs", {"A": ("N N", REAL), "x": ("N", REAL)}, {}, {"h": ("N", REAL, 1.0)},
           {"h": add(mul(half, r("h", "N", 1)), matmul(linalg("phi1", r("A", "N N")), r("x", "N")))}, "h", sizes=_sizes,
           draw={"A": lambda rng, shape: 2 * rng.standard_normal(shape)})  # fmt: skip
+    _case(f"derivatives of {_n} exponentials", {"A": ("D N N", REAL), "E": ("N N", REAL)}, {},
+          {"S": ("D N N", REAL, 0.0)},
+          {"S": add(mul(half, r("S", "D N N", 1)),
+                    linalg("dphi1", r("A", "D N N"), r("A", "D N N"))),
+           "y": linalg("dphi1", r("E", "N N"), r("E", "N N"))}, "S y", sizes=_sizes,
+          draw={"A": lambda rng, shape: 2 * rng.standard_normal(shape)})  # fmt: skip
 _case("solving for several sides, permuted", {"A": ("D N M", REAL), "b": ("K N D S", REAL)}, {}, {},
       {"y": linalg("solve", r("A", "D N M"), r("b", "K N D S"))}, "y", draw={"A": _near_identity})  # fmt: skip
 _case("a matrix without an inverse", {"A": ("N N", REAL), "b": ("N", REAL)}, {}, {},

@@ -89,7 +89,7 @@ REAL = {
     "small matrices": (
         "eye(D) * 2", "inv(A + 3 * eye(D))", "solve(A + 3 * eye(D), x)", "solve(A + 3 * eye(D), x * w)", "phi1(A)",
         "cholesky(A @ A.T + eye(D))", "phi1(A * s)", "A @ inv(A + 3 * eye(D))", "inv(0 * A)", "cholesky(-eye(D))",
-        "solve((A + 3 * eye(D)) as [D, R], x * w)",
+        "solve((A + 3 * eye(D)) as [D, R], x * w)", "dphi1(A, A.T)", "grad(sum(phi1(A * s) @ x), s) * x",
     ),
     "time": ("h", "h[t-1]", "h[ t - 2 ] * x", "h[t-3]", "q[t-1] + x", "q[t-2]", "t + x", "(t + 1) * x"),
 }  # fmt: skip

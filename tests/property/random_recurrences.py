@@ -7,7 +7,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recurc.build import conv, eye, index, linalg, lookup, matmul, mean, permute, reduce, rename, transpose, unpack
+from recurc.build import (
+    LINALG,
+    conv,
+    eye,
+    index,
+    linalg,
+    lookup,
+    matmul,
+    mean,
+    permute,
+    reduce,
+    rename,
+    transpose,
+    unpack,
+)
 from recurc.ir import Const, Equation, Expr, Input, Param, Read, Recurrence, Size, State, Step
 from recurc.ops import add, apply, convert, div, mul, number, select, sub
 from recurc.types import DimDecl, Dims, DType
@@ -114,7 +128,8 @@ class Draft:
                 return lookup(first, add(index(dim), shift))
             case "matrix":
                 near = add(mul(number(0.1), Read("R", 0, ("D", "D"), REAL)), eye("D"))
-                made = linalg(self.pick("inv", "phi1"), near)
+                op = self.pick("inv", "phi1", "dphi1")
+                made = linalg(op, *(near,) * LINALG[op])
                 return apply("tanh", matmul(made, Read("x", 0, ("D",), REAL)))
             case kind:
                 weight = reduce("sum", Read("P", 0, PARAMS["P"], REAL), ("2", "D"))

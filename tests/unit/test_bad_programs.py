@@ -193,7 +193,7 @@ def test_all_errors_of_a_stage_come_together() -> None:
 
 
 def test_a_limitation_is_no_error_and_errors_come_before_limitations() -> None:
-    limited = "recurrence A(D):\n    input  M[D, D], x[D]\n    output y = grad(sum(phi1(M) @ x), M)\n"
+    limited = "recurrence A(D):\n    input  M[D, D], x[D], a\n    output y = grad(grad(sum(phi1(a * M) @ x), a), a)\n"
     assert [d.severity for d in problems(limited)] == ["limitation"]
     both = limited + "    output u = nothing\n"
     assert [d.code for d in problems(both)] == ["E0201"]

@@ -272,6 +272,7 @@ def test_matrix_operations(rng: np.random.Generator) -> None:
         "solve many": linalg("solve", well, r("dm")),
         "cholesky": linalg("cholesky", spd),
         "phi1": linalg("phi1", r("m")),
+        "dphi1": linalg("dphi1", mul(number(3.0), r("m")), transpose(r("m"))),
         "zero": linalg("phi1", mul(number(0.0), r("m"))),
         "batch": linalg("inv", add(mul(number(0.1), mul(r("x"), rename(r("m"), ("R", "Q")))), _eye("R", "Q"))),
         "singular": linalg("inv", mul(number(0.0), r("m"))),
@@ -312,6 +313,7 @@ def test_generated_code_is_clean(rng: np.random.Generator, tmp_path: Path) -> No
     outputs = {
         "y": conv(r("w33"), r("field"), ["X", "Y"]),
         "z": linalg("phi1", r("m")),
+        "v": linalg("dphi1", r("m"), r("m")),
         "u": lookup(r("table"), r("i")),
     }
     for name, text in agree(recurrence("Clean", outputs, hidden(r("x"))), rng).items():

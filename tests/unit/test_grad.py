@@ -171,6 +171,28 @@ def test_the_derivative_of_cholesky_is_torchs(rng: np.random.Generator, backend:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_the_derivative_of_phi1_is_torchs(rng: np.random.Generator, backend: str) -> None:
+    """Of several matrices at once, small and large; and of the law of a matrix that is held between steps."""
+    text = """recurrence A(K, D, E = D):
+    input  G[K, D, D], w[K, D, E]
+    loss = sum(w * (phi1(G) as [K, D, E]), K, D, E) + sum(sin(phi1(3 * G) as [K, D, E]), K, D, E)
+    output y = grad(loss, G)
+"""
+    given, weights = rng.standard_normal((2, 3, 2, 5, 5)), rng.standard_normal((2, 3, 2, 5, 5))
+    run = recurc.compile(recurc.load(text=text), backend=backend, dtype="f64")
+    g = torch.tensor(given, requires_grad=True)
+
+    def phi1(a: torch.Tensor) -> torch.Tensor:
+        top = torch.cat([a, torch.eye(5, dtype=a.dtype).expand(a.shape)], -1)
+        return torch.linalg.matrix_exp(torch.cat([top, torch.zeros_like(top)], -2))[..., :5, 5:]
+
+    ((torch.tensor(weights) * phi1(g)).sum() + torch.sin(phi1(3 * g)).sum()).backward()
+    assert g.grad is not None
+    size = float(g.grad.abs().max())
+    np.testing.assert_allclose(run(G=given, w=weights), g.grad.numpy(), rtol=1e-10, atol=1e-12 * size)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_derivatives_by_and_through_complex_numbers_are_torchs(rng: np.random.Generator, backend: str) -> None:
     """By complex and by real values, through what is holomorphic and what is not, and 0 where a modulus is 0."""
     text = """recurrence A(D, E):

@@ -158,13 +158,13 @@ def by_position(x: Input["D", "E"], A: Input["D", "D"], g: State["D", "E", 3]):
     state P[N, N] = 1
     P = P[t-1] + outer(x, x) + 0.01 * eye(N)
     L = cholesky(P)
-    output y = solve(P, x) + inv(P) @ x, L, z = phi1(A) @ stop_gradient(x)
+    output y = solve(P, x) + inv(P) @ x, L, z = phi1(A) @ stop_gradient(x) + dphi1(A, A.T) @ x
 """)
 def matrices(x: Input["N"], A: Param["N", "N"], P: State["N", "N", 1.0]):
     P = P + recurc.outer(x, x) + 0.01 * recurc.eye("N")
     L = np.linalg.cholesky(P)
     y = recurc.solve(P, x) + np.linalg.inv(P) @ x
-    z = recurc.phi1(A) @ recurc.stop_gradient(x)
+    z = recurc.phi1(A) @ recurc.stop_gradient(x) + recurc.dphi1(A, A.T) @ x
     return P, y, L, z
 
 

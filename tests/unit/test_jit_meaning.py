@@ -297,6 +297,7 @@ def test_functions_of_places_and_matrices_work_on_plain_arrays(rng: np.random.Ge
     np.testing.assert_allclose(recurc.inv(tA), recurc.inv(A), atol=1e-12)
     np.testing.assert_allclose(recurc.cholesky(P) @ recurc.cholesky(P).T, P, atol=1e-12)
     np.testing.assert_allclose(recurc.phi1(tA), recurc.phi1(A), atol=1e-9)
+    np.testing.assert_allclose(recurc.dphi1(tA, 2 * tA.T), 2 * recurc.dphi1(A, A.T), rtol=1e-9)
     np.testing.assert_array_equal(recurc.lookup(A, i), A[[2, 2, 0]])
     np.testing.assert_array_equal(recurc.lookup(tA, torch.from_numpy(i)), A[[2, 2, 0]])
     np.testing.assert_array_equal(recurc.one_hot(np.array([0, 2]), 3), np.eye(3)[[0, 2]])

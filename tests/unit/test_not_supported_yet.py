@@ -28,7 +28,7 @@ def lines(text: str) -> str:
 
 CASES: list[tuple[str, str, str]] = [  # code, a word of the message, source
     *(("E0901", "derivative", step(e)) for e in (
-        "grad(sum(phi1(M) @ x), M) @ x", "x * grad(sum(phi1(a * M) @ x), a)",
+        "grad(grad(sum(phi1(a * M) @ x), a), a) * x", "x + grad(grad(sum(phi1(a * a * M) @ x), a), a)",
     )),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -133,6 +134,30 @@ def test_phi1_is_the_integral_of_the_exponential(rng: np.random.Generator, scale
     expected = np.stack([_phi1(m) for m in a])
     for found in both(build.linalg("phi1", read("a", "N N")), a=a):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-9, 0.3, 1.0, 30.0])
+def test_dphi1_is_the_derivative_of_phi1(rng: np.random.Generator, scale: float) -> None:
+    a, along = scale * draw(rng, "N N"), 1e6 * draw(rng, "N N")
+    with mpmath.workdps(60):
+        expected = np.stack([_slope(m, e) for m, e in zip(a, along, strict=True)])
+    for found in both(build.linalg("dphi1", read("a", "N N"), read("e", "N N")), a=a, e=along):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * np.abs(expected).max())
+
+
+def _slope(a: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """A central difference of the exponential's corner, in 60 digits."""
+
+    def corner(m: Any) -> Any:
+        n = len(a)
+        block = mpmath.zeros(2 * n)
+        block[:n, :n], block[:n, n:] = m, mpmath.eye(n)
+        return mpmath.expm(block)[:n, n:]
+
+    step = mpmath.mpf(10) ** -20
+    there = step * mpmath.matrix(along.tolist())
+    slope = (corner(mpmath.matrix(a.tolist()) + there) - corner(mpmath.matrix(a.tolist()) - there)) / (2 * step)
+    return np.array(slope.tolist(), float)
 
 
 def _phi1(a: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
     if problems:
         raise UnsupportedError("the cpu backend cannot compile this plan: " + "; ".join(problems))
     compiler = find_compiler()
-    stem, arguments = module_name(plan.recurrence.name), Names(frozenset({"threads"}))
+    stem, free = module_name(plan.recurrence.name), not plan.recurrence.inputs
+    arguments = Names(frozenset({"threads", "steps", "batch"} if free else {"threads"}))
     module = print_module(plan, spec, compiler.vector_bytes, standalone=True)
     arrays = [
         {
@@ -51,7 +52,11 @@ def export(plan: Plan, spec: Specialization, directory: Path) -> dict[str, Any]:
         f"{stem}.c": module.text,
         "build.sh": build,
         f"{stem}.py": _RUNNER.format(
-            name=stem, arrays=re.sub(r": (true|false)(?=,?$)", _python, json.dumps(arrays, indent=4), flags=re.M)
+            name=stem,
+            takes="steps, batch=1, threads=None" if free else "threads=None",
+            extent="" if free else _EXTENT,
+            what="Params (*dims)" if free else "Inputs (batch, steps, *dims), params (*dims)",
+            arrays=re.sub(r": (true|false)(?=,?$)", _python, json.dumps(arrays, indent=4), flags=re.M),
         ),
     }
     for file, text in files.items():
@@ -87,6 +92,9 @@ echo 'int main(void) {{ return 0; }}' | $CC -fopenmp -x c - -o /dev/null 2>/dev/
 $CC {flags} $OPENMP -x c {name}.c -o lib{name}.so {libraries}
 """
 
+_EXTENT = """    batch, steps = np.shape(given[next(a for a in wanted if wanted[a] == "input")])[:2]
+"""
+
 _RUNNER = '''"""Runs the kernel of {name}.c with NumPy arrays: `sh build.sh`, then `from {name} import run`."""
 
 import ctypes
@@ -109,8 +117,8 @@ _library.recurc_run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
 _library.recurc_run.restype = None
 
 
-def run(threads=None, **given):
-    """Inputs (batch, steps, *dims), params (*dims), initial states `NAME_initial` (batch, *dims); gives the outputs and
+def run({takes}, **given):
+    """{what}, initial states `NAME_initial` (batch, *dims); gives the outputs and
     `NAME_final` in a dict."""
     threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1
     wanted = {{a["argument"]: a["role"] for a in ARRAYS if a["role"] not in ("output", "final")}}
@@ -119,8 +127,7 @@ def run(threads=None, **given):
             raise TypeError(f"{{name}} ({{wanted[name]}}) is missing; run() takes {{', '.join(wanted)}}")
         if name not in wanted:
             raise TypeError(f"there is no {{name}}; run() takes {{', '.join(wanted)}}")
-    batch, steps = np.shape(given[next(a for a in wanted if wanted[a] == "input")])[:2]
-    slots, kept, results = (_Array * len(ARRAYS))(), [], {{}}
+{extent}    slots, kept, results = (_Array * len(ARRAYS))(), [], {{}}
     for slot, want in zip(slots, ARRAYS):
         name, lead = want["argument"], (batch, steps) if want["time"] else (batch,)
         shape = (*lead, *want["shape"])

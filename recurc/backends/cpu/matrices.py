@@ -14,7 +14,13 @@ from recurc.types import DType
 if TYPE_CHECKING:
     from recurc.backends.cpu.body import Body
 
-_MATRICES = {"inv": 2, "cholesky": 1, "phi1": 4, "solve": 1}  # scratch memory, besides the right side of `solve`
+_MATRICES = {
+    "inv": 2,
+    "cholesky": 1,
+    "phi1": 4,
+    "dphi1": 8,
+    "solve": 1,
+}  # scratch memory, besides the right side of `solve`
 
 
 def scratch(body: Body, stmt: Stmt, matrix: Matrix) -> tuple[str, DType, str, int]:
@@ -51,8 +57,10 @@ def print_matrix(body: Body, stmt: Stmt, matrix: Matrix, text: Text) -> None:
         case "cholesky":
             inner(f"rc_cholesky_{suffix}({n}, {work});")
         case _:
+            if matrix.op == "dphi1":
+                _fill(body, matrix, 1, (row, column), f"({second})", inner)
             found = spell(f"{stmt.name}@found")
-            inner(f"const {C_TYPES[dtype]} *{found} = rc_phi1_{suffix}({n}, {work});")
+            inner(f"const {C_TYPES[dtype]} *{found} = rc_{matrix.op}_{suffix}({n}, {work});")
     copy = Text()
     place = spell.place(result, tuple(dim_of(v) for v in result))
     body.keep(stmt, copy, f"{found}[{place}]")

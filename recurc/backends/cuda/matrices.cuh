@@ -134,9 +134,40 @@ template <class Team, int N, class T> RC_INLINE void rc_renew(const T* a, T shif
     Team::meet();
 }
 
-// phi = sum over k of a^k / (k+1)!: the series of a / 2^s, whose norm is at most 1/2, then s times
-// phi1(2 a) = (I + exp a) phi1(a) / 2 (Higham, Functions of Matrices, chapter 10). `a` becomes exp(a) on the way.
-template <class Team, int N, class T> RC_INLINE void rc_phi1(T* a, T* phi, T* next) {
+// out := scale * (da x + (a + shift * I) y), by way of `next`: the derivative of scale * (a + shift * I) x.
+template <class Team, int N, class T>
+RC_INLINE void rc_along(const T* a, const T* da, T shift, const T* x, const T* y, T* out, T* next, T scale) {
+#pragma unroll (N <= 4 ? N * N : 1)
+    for (int e = Team::first(); e < N * N; e += Team::step()) {
+        const int r = e / N, c = e % N;
+        T total = shift * y[e];
+#pragma unroll (N <= 4 ? N : 1)
+        for (int k = 0; k < N; ++k) total += da[r * N + k] * x[k * N + c] + a[r * N + k] * y[k * N + c];
+        next[e] = scale * total;
+    }
+    Team::meet();
+#pragma unroll (N <= 4 ? N * N : 1)
+    for (int e = Team::first(); e < N * N; e += Team::step()) out[e] = next[e];
+    Team::meet();
+}
+
+// a := unit * I + a x, by way of `next`.
+template <class Team, int N, class T> RC_INLINE void rc_times(T* a, const T* x, T* next, T unit) {
+#pragma unroll (N <= 4 ? N * N : 1)
+    for (int e = Team::first(); e < N * N; e += Team::step()) {
+        T total = e / N == e % N ? unit : T(0);
+#pragma unroll (N <= 4 ? N : 1)
+        for (int k = 0; k < N; ++k) total += a[e / N * N + k] * x[k * N + e % N];
+        next[e] = total;
+    }
+    Team::meet();
+#pragma unroll (N <= 4 ? N * N : 1)
+    for (int e = Team::first(); e < N * N; e += Team::step()) a[e] = next[e];
+    Team::meet();
+}
+
+// How often a must be halved before its norm is at most 1/2, and by what it is multiplied then.
+template <int N, class T> RC_INLINE int rc_halvings(const T* a, T& scale) {
     T norm = T(0);
 #pragma unroll (N <= 4 ? N : 1)
     for (int r = 0; r < N; ++r) {
@@ -145,9 +176,17 @@ template <class Team, int N, class T> RC_INLINE void rc_phi1(T* a, T* phi, T* ne
         for (int c = 0; c < N; ++c) row += rc_abs(a[r * N + c]);
         norm = rc_max(norm, row);
     }
-    int squarings = 0;
-    T scale = T(1);
-    for (T rest = norm; rest > T(0.5) && rest < T(RC_INF); rest *= T(0.5)) { scale *= T(0.5); ++squarings; }
+    int halvings = 0;
+    scale = T(1);
+    for (T rest = norm; rest > T(0.5) && rest < T(RC_INF); rest *= T(0.5)) { scale *= T(0.5); ++halvings; }
+    return halvings;
+}
+
+// phi = sum over k of a^k / (k+1)!: the series of a / 2^s, whose norm is at most 1/2, then s times
+// phi1(2 a) = (I + exp a) phi1(a) / 2 (Higham, Functions of Matrices, chapter 10). `a` becomes exp(a) on the way.
+template <class Team, int N, class T> RC_INLINE void rc_phi1(T* a, T* phi, T* next) {
+    T scale;
+    const int squarings = rc_halvings<N>(a, scale);
     Team::meet();
 #pragma unroll (N <= 4 ? N * N : 1)
     for (int e = Team::first(); e < N * N; e += Team::step()) {
@@ -157,31 +196,39 @@ template <class Team, int N, class T> RC_INLINE void rc_phi1(T* a, T* phi, T* ne
     Team::meet();
 #pragma unroll 1
     for (int k = 13; k >= 2; --k) rc_renew<Team, N>(a, T(0), phi, next, T(1), T(1) / T(k));
-    // exp(a) = I + a phi
-#pragma unroll (N <= 4 ? N * N : 1)
-    for (int e = Team::first(); e < N * N; e += Team::step()) {
-        T total = T(e / N == e % N ? 1 : 0);
-#pragma unroll (N <= 4 ? N : 1)
-        for (int k = 0; k < N; ++k) total += a[e / N * N + k] * phi[k * N + e % N];
-        next[e] = total;
-    }
-    Team::meet();
-#pragma unroll (N <= 4 ? N * N : 1)
-    for (int e = Team::first(); e < N * N; e += Team::step()) a[e] = next[e];
-    Team::meet();
+    rc_times<Team, N>(a, phi, next, T(1));  // exp(a) = I + a phi
 #pragma unroll 1
     for (int s = 0; s < squarings; ++s) {
         rc_renew<Team, N>(a, T(1), phi, next, T(0), T(0.5));
+        rc_times<Team, N>(a, a, next, T(0));
+    }
+}
+
+// dphi = the derivative of phi1 at a along da: the steps of `rc_phi1` beside their derivatives.
+template <class Team, int N, class T> RC_INLINE void rc_dphi1(T* a, T* da, T* phi, T* dphi, T* next) {
+    T scale;
+    const int squarings = rc_halvings<N>(a, scale);
+    Team::meet();
 #pragma unroll (N <= 4 ? N * N : 1)
-        for (int e = Team::first(); e < N * N; e += Team::step()) {
-            T total = T(0);
-#pragma unroll (N <= 4 ? N : 1)
-            for (int k = 0; k < N; ++k) total += a[e / N * N + k] * a[k * N + e % N];
-            next[e] = total;
-        }
-        Team::meet();
-#pragma unroll (N <= 4 ? N * N : 1)
-        for (int e = Team::first(); e < N * N; e += Team::step()) a[e] = next[e];
-        Team::meet();
+    for (int e = Team::first(); e < N * N; e += Team::step()) {
+        a[e] *= scale;
+        da[e] *= scale;
+        phi[e] = T(e / N == e % N ? 1 : 0) + a[e] / T(14);
+        dphi[e] = da[e] / T(14);
+    }
+    Team::meet();
+#pragma unroll 1
+    for (int k = 13; k >= 2; --k) {
+        rc_along<Team, N>(a, da, T(0), phi, dphi, dphi, next, T(1) / T(k));
+        rc_renew<Team, N>(a, T(0), phi, next, T(1), T(1) / T(k));
+    }
+    rc_along<Team, N>(a, da, T(0), phi, dphi, da, next, T(1));
+    rc_times<Team, N>(a, phi, next, T(1));
+#pragma unroll 1
+    for (int s = 0; s < squarings; ++s) {
+        rc_along<Team, N>(a, da, T(1), phi, dphi, dphi, next, T(0.5));
+        rc_renew<Team, N>(a, T(1), phi, next, T(0), T(0.5));
+        rc_along<Team, N>(a, da, T(0), a, da, da, next, T(1));
+        rc_times<Team, N>(a, a, next, T(0));
     }
 }

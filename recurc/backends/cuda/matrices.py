@@ -72,6 +72,8 @@ class _Form:
                 return (("matrix", square),)
             case "phi1":
                 return ("matrix", square), ("phi", square), ("next", square)
+            case "dphi1":
+                return tuple((word, square) for word in ("matrix", "along", "phi", "dphi", "next"))
             case _:
                 return ("matrix", square), ("right", self.rows * self.columns)
 
@@ -82,7 +84,7 @@ class _Form:
     @property
     def result(self) -> int:
         """Which of the arrays holds the result."""
-        return 0 if self.expr.op == "cholesky" else 1
+        return {"cholesky": 0, "dphi1": 3}.get(self.expr.op, 1)
 
 
 def work_bytes(equations: Sequence[Equation], spec: Specialization) -> int:
@@ -152,8 +154,8 @@ def _fill(body: Body, form: _Form, names: Sequence[str], each: Each) -> None:
     row, column = scope.names.fresh("row@matrix"), scope.names.fresh("column@matrix")
     with each([(row, form.rows), (column, form.rows)]):
         index = [*(scope.place(d) for d in form.batch), row, column]
-        element = bare(body.scalar_at(matrix, index))
-        scope.line(f"{names[0]}[{row} * {form.rows} + {column}] = {element};")
+        for name, square in zip(names, expr.args[: 1 if expr.op == "solve" else None], strict=False):
+            scope.line(f"{name}[{row} * {form.rows} + {column}] = {bare(body.scalar_at(square, index))};")
     if expr.op == "solve":
         side, ids = expr.args[1], axis_ids(expr.dims)[len(expr.dims) - len(expr.args[1].dims) :]
         axes = [(row, form.rows), *((scope.place(i), _size(body, i)) for i in form.inner[1:])]

@@ -375,6 +375,8 @@ class _Statements:
         operands = [self.lower(node.args[0], (*(var[d] for d in batch), *square), scope)]
         if node.op == "solve":
             operands.append(self.lower(node.args[1], tuple(square[0] if d == rows else var[d] for d in right), scope))
+        elif len(node.args) > 1:
+            operands.append(self.lower(node.args[1], (*(var[d] for d in batch), *square), scope))
         match node.op:
             case "inv":
                 index = (*(var[d] for d in batch), square[1], square[0])

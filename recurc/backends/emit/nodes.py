@@ -78,9 +78,10 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """`op` (inv, solve, cholesky, phi1) of a whole matrix. `args` are the elements of the operands: the matrix at
-    `square` (its row, its column), the right side of `solve` at the row and `others`. The result, which is only ever a
-    statement of its own, is over (column, row) for `inv`, (column, *others) for `solve`, else over (row, column)."""
+    """`op` (inv, solve, cholesky, phi1, dphi1) of a whole matrix. `args` are the elements of the operands: matrices
+    at `square` (their row, their column), the right side of `solve` at the row and `others`. The result, which is only
+    ever a statement of its own, is over (column, row) for `inv`, (column, *others) for `solve`, else over (row,
+    column)."""
 
     op: str
     args: tuple[Node, ...]

@@ -112,6 +112,8 @@ def finish(
     """The kernel with its parameters: pointers and strides first, then sizes, then compile-time values."""
     args = sorted(code.args.values(), key=lambda a: (a.type == "constexpr", not a.type.startswith("*")))
     # Named where a matrix is held and renewed: the assembler would spill to fit more programs on a multiprocessor.
-    matrices = any(f"{helper}(" in line for line in body for helper in ("rc_solve", "rc_cholesky", "rc_phi1"))
+    matrices = any(
+        f"{helper}(" in line for line in body for helper in ("rc_solve", "rc_cholesky", "rc_phi1", "rc_dphi1")
+    )
     registers = ALL_REGISTERS if matrices else None
     return KernelText(name, form, about, tuple(args), tuple(body), grid, num_warps, registers=registers)

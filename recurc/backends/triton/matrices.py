@@ -34,6 +34,11 @@ def linalg(code: TileCode, expr: ir.Linalg, ids: Ids) -> Code:
     if expr.op == "inv":
         unit = code.named(code.spread(_identity(code, expr, (row, column)), sorted(a.covers)), "unit")
         made = a.of(f"rc_solve({a.text}, {unit.text}, {_shape(code, row, column)})")
+    elif expr.op == "dphi1":
+        along = _whole(code, expr.args[1], batch, row, column)
+        covers = sorted(a.covers | along.covers)
+        a, along = (code.named(code.spread(v, covers), "matrix") for v in (a, along))
+        made = along.of(f"rc_dphi1({a.text}, {along.text}, {_shape(code, row, column)})")
     else:
         made = a.of(f"rc_{expr.op}({a.text}, {_shape(code, row, column)})")
     return code.moved(code.named(made, expr.op), (row, column), ids[-2:], expr.dtype)

@@ -223,13 +223,18 @@ def rc_matrix_product(x, y, row, column, size: tl.constexpr, rows: tl.constexpr,
         total += down * tl.sum(tl.where(row == k, y, 0.0), axis=rows, keep_dims=True)
     return total
 ''',
+    "rc_halvings": '''
+def rc_halvings(a, rows: tl.constexpr, columns: tl.constexpr):
+    """How often a must be halved before its norm is at most 1/2."""
+    norm = tl.max(tl.sum(tl.abs(a), axis=columns, keep_dims=True), axis=rows, keep_dims=True)
+    large = (norm > 0.5) & (norm < float("inf"))
+    return tl.where(large, tl.ceil(tl.log2(tl.where(large, norm, 1.0))) + 1.0, 0.0)
+''',
     "rc_phi1": '''
 def rc_phi1(a, row, column, size: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
     """sum over k of a^k / (k+1)!: the series of a / 2^s, whose norm is at most 1/2, then s times
     phi1(2 a) = (I + exp a) phi1(a) / 2 (Higham, Functions of Matrices, chapter 10)."""
-    norm = tl.max(tl.sum(tl.abs(a), axis=columns, keep_dims=True), axis=rows, keep_dims=True)
-    large = (norm > 0.5) & (norm < float("inf"))
-    squarings = tl.where(large, tl.ceil(tl.log2(tl.where(large, norm, 1.0))) + 1.0, 0.0)
+    squarings = rc_halvings(a, rows, columns)
     small = a * tl.exp2(-squarings)
     unit = tl.where((row == column) & (row < size), 1.0, tl.zeros_like(a))
     phi = unit + small / 14.0
@@ -243,6 +248,37 @@ def rc_phi1(a, row, column, size: tl.constexpr, rows: tl.constexpr, columns: tl.
         phi = tl.where(again, half, phi)
         power = tl.where(again, rc_matrix_product(power, power, row, column, size, rows, columns), power)
     return phi
+''',
+    "rc_sum_of_products": '''
+def rc_sum_of_products(x, y, z, w, row, column, size: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    product = rc_matrix_product(x, y, row, column, size, rows, columns)
+    return product + rc_matrix_product(z, w, row, column, size, rows, columns)
+''',
+    "rc_dphi1": '''
+def rc_dphi1(a, along, row, column, size: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr):
+    """The derivative of phi1 at a along another matrix: the steps of `rc_phi1` beside their derivatives."""
+    squarings = rc_halvings(a, rows, columns)
+    small = a * tl.exp2(-squarings)
+    slope = along * tl.exp2(-squarings)
+    unit = tl.where((row == column) & (row < size), 1.0, tl.zeros_like(small + slope))
+    phi = unit + small / 14.0
+    dphi = slope / 14.0 + tl.zeros_like(phi)
+    for k in range(0, 12):
+        dphi = rc_sum_of_products(slope, phi, small, dphi, row, column, size, rows, columns) / (13.0 - k)
+        phi = unit + rc_matrix_product(small, phi, row, column, size, rows, columns) / (13.0 - k)
+    dpower = rc_sum_of_products(slope, phi, small, dphi, row, column, size, rows, columns)
+    power = unit + rc_matrix_product(small, phi, row, column, size, rows, columns)
+    most = tl.max(squarings).to(tl.int32)
+    for k in range(0, most):
+        again = squarings > k
+        dhalf = rc_sum_of_products(dpower, phi, unit + power, dphi, row, column, size, rows, columns) * 0.5
+        half = rc_matrix_product(unit + power, phi, row, column, size, rows, columns) * 0.5
+        dsquare = rc_sum_of_products(dpower, power, power, dpower, row, column, size, rows, columns)
+        phi = tl.where(again, half, phi)
+        dphi = tl.where(again, dhalf, dphi)
+        dpower = tl.where(again, dsquare, dpower)
+        power = tl.where(again, rc_matrix_product(power, power, row, column, size, rows, columns), power)
+    return dphi
 ''',
     "rc_times": '''
 def rc_times(x, y):

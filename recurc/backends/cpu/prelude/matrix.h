@@ -1,11 +1,14 @@
 //@ times:
-// out = a b, of n by n matrices
-static void rc_times$(long n, const @T@ *a, const @T@ *b, @T@ *out) {
-    for (long i = 0; i < n; i++) {
-        for (long j = 0; j < n; j++) out[i * n + j] = 0;
+// out = a b, or out += a b, of n by n matrices
+static void rc_plus_times$(long n, const @T@ *a, const @T@ *b, @T@ *out) {
+    for (long i = 0; i < n; i++)
         for (long k = 0; k < n; k++)
             for (long j = 0; j < n; j++) out[i * n + j] += a[i * n + k] * b[k * n + j];
-    }
+}
+
+static void rc_times$(long n, const @T@ *a, const @T@ *b, @T@ *out) {
+    for (long i = 0; i < n * n; i++) out[i] = 0;
+    rc_plus_times$(n, a, b, out);
 }
 
 //@ solve: abs
@@ -74,17 +77,24 @@ static void rc_cholesky$(long n, @T@ *a) {
     }
 }
 
-//@ phi1: times abs
+//@ halvings: abs
+// how often A must be halved before its norm is at most 1/2
+static int rc_halvings$(long n, const @T@ *a) {
+    @T@ norm = 0;
+    for (long i = 0; i < n; i++) {
+        @T@ row = 0;
+        for (long j = 0; j < n; j++) row += rc_abs$(a[i * n + j]);
+        norm = row > norm || row != row ? row : norm;
+    }
+    return norm > (@T@)0.5 && norm < INFINITY ? (int)ceil(log2((double)norm / 0.5)) : 0;
+}
+
+//@ phi1: times halvings
 // sum over k of A^k / (k + 1)!, by scaling and squaring: the Taylor series of A / 2^s with a norm of at most 1/2, then
 // phi1(2A) = (I + exp(A)) phi1(A) / 2, s times. `work` holds A and room for three more matrices; returns the result.
 static @T@ *rc_phi1$(long n, @T@ *work) {
-    @T@ *small = work, *phi = small + n * n, *power = phi + n * n, *next = power + n * n, *swap, norm = 0;
-    for (long i = 0; i < n; i++) {
-        @T@ row = 0;
-        for (long j = 0; j < n; j++) row += rc_abs$(small[i * n + j]);
-        norm = row > norm || row != row ? row : norm;
-    }
-    const int squarings = norm > (@T@)0.5 && norm < INFINITY ? (int)ceil(log2((double)norm / 0.5)) : 0;
+    @T@ *small = work, *phi = small + n * n, *power = phi + n * n, *next = power + n * n, *swap;
+    const int squarings = rc_halvings$(n, small);
     const @T@ scale = (@T@)ldexp(1, -squarings);
     for (long i = 0; i < n * n; i++) {
         small[i] *= scale;
@@ -105,4 +115,43 @@ static @T@ *rc_phi1$(long n, @T@ *work) {
         swap = power, power = next, next = swap;
     }
     return phi;
+}
+
+//@ dphi1: times halvings
+// the derivative of phi1 at A along E: the steps of phi1 beside their derivatives. `work` holds A, E and room for six
+// more matrices; returns the result.
+static @T@ *rc_dphi1$(long n, @T@ *work) {
+    const long size = n * n;
+    @T@ *small = work, *along = small + size, *phi = along + size, *dphi = phi + size, *power = dphi + size;
+    @T@ *dpower = power + size, *next = dpower + size, *dnext = next + size, *swap;
+    const int squarings = rc_halvings$(n, small);
+    const @T@ scale = (@T@)ldexp(1, -squarings);
+    for (long i = 0; i < size; i++) {
+        small[i] *= scale, along[i] *= scale;
+        phi[i] = (i % (n + 1) == 0) + small[i] / 14, dphi[i] = along[i] / 14;
+    }
+    for (int k = 13; k > 1; k--) {
+        rc_times$(n, small, phi, next);
+        rc_times$(n, along, phi, dnext);
+        rc_plus_times$(n, small, dphi, dnext);
+        for (long i = 0; i < size; i++) phi[i] = (i % (n + 1) == 0) + next[i] / k, dphi[i] = dnext[i] / k;
+    }
+    rc_times$(n, small, phi, power);
+    rc_times$(n, along, phi, dpower);
+    rc_plus_times$(n, small, dphi, dpower);
+    for (long i = 0; i < n; i++) power[i * (n + 1)] += 1;
+    for (int k = 0; k < squarings; k++) {
+        for (long i = 0; i < n; i++) power[i * (n + 1)] += 1;
+        rc_times$(n, power, phi, next);
+        rc_times$(n, dpower, phi, dnext);
+        rc_plus_times$(n, power, dphi, dnext);
+        for (long i = 0; i < size; i++) phi[i] = next[i] / 2, dphi[i] = dnext[i] / 2;
+        for (long i = 0; i < n; i++) power[i * (n + 1)] -= 1;
+        rc_times$(n, power, power, next);
+        rc_times$(n, dpower, power, dnext);
+        rc_plus_times$(n, power, dpower, dnext);
+        swap = power, power = next, next = swap;
+        swap = dpower, dpower = dnext, dnext = swap;
+    }
+    return dphi;
 }
