@@ -12,7 +12,7 @@ import numpy as np
 
 from recurc.backends.base import Specialization
 from recurc.errors import BackendError
-from recurc.ir import Recurrence
+from recurc.ir import Expr, Recurrence, reads
 from recurc.plan import Plan
 from recurc.types import Dims, DType, Kind
 
@@ -69,18 +69,20 @@ def write_example(plan: Plan, spec: Specialization, path: Path, real: DType) -> 
     arrays = small_instance(rec, spec)
     wanted = expected(rec, spec, arrays)
     stored = {n: a[0] if n in {p.name for p in rec.params} else a for n, a in arrays.items()}
-    starts = {f"{s.name}@initial": _initial(rec, s.name, spec, arrays) for s in rec.states}
+    starts = {f"{s.name}@initial": _initial(s.initial, s.dims, spec, arrays) for s in rec.states}
+    starts |= {f"{i.name}@initial": _initial(i.before, i.dims, spec, arrays) for i in rec.inputs if i.before is not None}
     tolerance = {"tolerance": np.array(_TOLERANCE[real])}
     everything: Arrays = {**stored, **starts, **{f"expected {n}": a for n, a in wanted.items()}, **tolerance}
     np.savez(path, **everything)
 
 
-def _initial(rec: Recurrence, state: str, spec: Specialization, arrays: Arrays) -> Any:
-    """A state before the first step: the reference after no steps."""
-    from recurc.backends import reference
+def _initial(expr: Expr, dims: Dims, spec: Specialization, arrays: Arrays) -> Any:
+    """What a state, or an input that is read one step back, is before the first step: (B, *dims)."""
+    from recurc.backends.plan_numpy import Evaluator, Frame
 
-    none = {n: a[:, :0] if n in {i.name for i in rec.inputs} else a for n, a in arrays.items()}
-    return reference.run(rec, none, _BATCH, 0, dict(spec.sizes))[f"{state}@final"]
+    evaluate = Evaluator(Specialization(spec.sizes, DType.F64)).aligned(expr, dims, full=True)
+    value = evaluate(Frame({(r.name, 0): arrays[r.name][:, np.newaxis] for r in reads(expr)}))[:, 0]
+    return np.broadcast_to(value, (_BATCH, *value.shape[1:]))
 
 
 def run_program(folder: Path, command: Sequence[str]) -> dict[str, str]:
