@@ -69,8 +69,9 @@ def write_example(plan: Plan, spec: Specialization, path: Path, real: DType) -> 
     arrays = small_instance(rec, spec)
     wanted = expected(rec, spec, arrays)
     stored = {n: a[0] if n in {p.name for p in rec.params} else a for n, a in arrays.items()}
-    starts = {f"{s.name}@initial": _initial(s.initial, s.dims, spec, arrays) for s in rec.states}
-    starts |= {f"{i.name}@initial": _initial(i.before, i.dims, spec, arrays) for i in rec.inputs if i.before is not None}
+    known = [(s.name, s.initial, s.dims) for s in rec.states]
+    known += [(i.name, i.before, i.dims) for i in rec.inputs if i.before is not None]
+    starts = {f"{name}@initial": _initial(expr, dims, spec, arrays) for name, expr, dims in known}
     tolerance = {"tolerance": np.array(_TOLERANCE[real])}
     everything: Arrays = {**stored, **starts, **{f"expected {n}": a for n, a in wanted.items()}, **tolerance}
     np.savez(path, **everything)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from lark import Token as LarkToken
-from lark import Transformer
-
 from recurc.frontend import ast
 from recurc.frontend.lexer import MAX_NESTING, Token
 from recurc.source import Span
@@ -21,18 +18,6 @@ class TooDeep(Exception):
     def __init__(self, span: Span) -> None:
         self.span = span
         super().__init__("nested too deeply")
-
-
-class Fed(LarkToken):
-    """A token as lark takes it, with our span. Its type is the terminal's name."""
-
-    span: Span
-
-    @classmethod
-    def of(cls, token: Token) -> Fed:
-        made = cls(token.kind, token.text)
-        made.span = token.span
-        return made
 
 
 class Part:
@@ -55,16 +40,16 @@ def _part(children: list[Any], kind: str) -> Part | None:
     return next((c for c in children if isinstance(c, Part) and c.kind == kind), None)
 
 
-def _name(token: LarkToken) -> ast.Name:
-    return ast.Name(str(token), cast(Fed, token).span)
+def _name(token: Token) -> ast.Name:
+    return ast.Name(token.text, token.span)
 
 
 def _names(children: list[Any]) -> tuple[ast.Name, ...]:
-    return tuple(_name(c) for c in children if isinstance(c, LarkToken) and c.type == "NAME")
+    return tuple(_name(c) for c in _of_kind(children, "NAME"))
 
 
-def _of_type(children: list[Any], kind: str) -> list[LarkToken]:
-    return [c for c in children if isinstance(c, LarkToken) and c.type == kind]
+def _of_kind(children: list[Any], *kinds: str) -> list[Token]:
+    return [c for c in children if isinstance(c, Token) and c.kind in kinds]
 
 
 _STATEMENTS = (
@@ -91,8 +76,8 @@ def _depth(children: list[Any]) -> int:
     return depth
 
 
-class BuildAst(Transformer[Any, Any]):
-    """One method per rule of grammar.lark; `children` are tokens (`Fed`), nodes and `Part`s in source order."""
+class BuildAst:
+    """One method per rule of grammar.lark; `children` are tokens, nodes and `Part`s in source order."""
 
     # --- file
     def start(self, children: list[Any]) -> ast.Module:
@@ -105,13 +90,13 @@ class BuildAst(Transformer[Any, Any]):
 
     def recurrence(self, children: list[Any]) -> ast.Recurrence:
         header = _part(children, "header")
-        colon = _of_type(children, "COLON")[0]
+        colon = _of_kind(children, "COLON")[0]
         dims = _only(header.children, ast.DimDeclaration) if header else ()
         return ast.Recurrence(
             _name(children[1]),
             dims,
             tuple(c for c in children if isinstance(c, _STATEMENTS)),
-            cast(Span, children[0].span).to(cast(Fed, colon).span),
+            cast(Span, children[0].span).to(colon.span),
         )
 
     def header(self, children: list[Any]) -> Part:
@@ -119,12 +104,12 @@ class BuildAst(Transformer[Any, Any]):
 
     def dim_decl(self, children: list[Any]) -> ast.DimDeclaration:
         name, value = _name(children[0]), children[2] if len(children) > 2 else None
-        number = self.number([value]) if value is not None and value.type == "NUMBER" else None
-        alias = _name(value) if value is not None and value.type == "NAME" else None
+        number = self.number([value]) if value is not None and value.kind == "NUMBER" else None
+        alias = _name(value) if value is not None and value.kind == "NAME" else None
         return ast.DimDeclaration(name, number, alias, _span(children))
 
     def use(self, children: list[Any]) -> ast.Use:
-        return ast.Use(str(children[1])[1:-1], _span(children[:2]))
+        return ast.Use(children[1].text[1:-1], _span(children[:2]))
 
     # --- declarations
     def input(self, children: list[Any]) -> ast.Inputs:
@@ -154,7 +139,7 @@ class BuildAst(Transformer[Any, Any]):
     initializer = initial
 
     def dims(self, children: list[Any]) -> Part:
-        found = [ast.Dim(str(c), c.span) for c in children if isinstance(c, Fed) and c.type in ("NAME", "NUMBER")]
+        found = [ast.Dim(c.text, c.span) for c in _of_kind(children, "NAME", "NUMBER")]
         part = Part("dims", children)
         part.children = list(found)
         return part
@@ -162,7 +147,7 @@ class BuildAst(Transformer[Any, Any]):
     def type(self, children: list[Any]) -> Part:
         bound = children[3] if len(children) > 2 else None
         node = ast.TypeName(
-            str(children[1]), ast.Dim(str(bound), bound.span) if bound is not None else None, _span(children[1:])
+            children[1].text, ast.Dim(bound.text, bound.span) if bound is not None else None, _span(children[1:])
         )
         part = Part("type", children)
         part.children = [node]
@@ -201,7 +186,7 @@ class BuildAst(Transformer[Any, Any]):
         return ast.Reset(children[2], _span(children))
 
     def every(self, children: list[Any]) -> ast.Clocked:
-        return ast.Clocked(str(children[0]), children[1], tuple(children[3].children), _span(children[:3]))
+        return ast.Clocked(children[0].text, children[1], tuple(children[3].children), _span(children[:3]))
 
     when = every
 
@@ -221,7 +206,7 @@ class BuildAst(Transformer[Any, Any]):
         value = lines[-1]
         if len(equations) < len(lines) - 1 or isinstance(value, ast.Equation):
             wrong = next((line for line in lines[:-1] if not isinstance(line, ast.Equation)), value)
-            raise MisplacedValue(wrong.span, str(children[1]))
+            raise MisplacedValue(wrong.span, children[1].text)
         return ast.Function(_name(children[1]), _names(children[2].children), equations, value, span)
 
     def parameters(self, children: list[Any]) -> Part:
@@ -233,10 +218,10 @@ class BuildAst(Transformer[Any, Any]):
 
     def binary(self, children: list[Any]) -> ast.Binary:
         left, op, right = children
-        return ast.Binary(str(op), left, right, _span(children), op.span, _depth(children))
+        return ast.Binary(op.text, left, right, _span(children), op.span, _depth(children))
 
     def unary(self, children: list[Any]) -> ast.Unary:
-        return ast.Unary(str(children[0]), children[1], _span(children), _depth(children))
+        return ast.Unary(children[0].text, children[1], _span(children), _depth(children))
 
     def transpose(self, children: list[Any]) -> ast.Transpose:
         return ast.Transpose(children[0], _span(children), _depth(children))
@@ -249,10 +234,10 @@ class BuildAst(Transformer[Any, Any]):
         return ast.Rename(children[0], _only(children[2].children, ast.Dim), _span(children), _depth(children[:1]))
 
     def number(self, children: list[Any]) -> ast.Number:
-        return ast.Number(str(children[0]), children[0].span)
+        return ast.Number(children[0].text, children[0].span)
 
     def truth(self, children: list[Any]) -> ast.Truth:
-        return ast.Truth(children[0].type == "TRUE", children[0].span)
+        return ast.Truth(children[0].kind == "TRUE", children[0].span)
 
     def name(self, children: list[Any]) -> ast.Name:
         return _name(children[0])

@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from recurc.diagnostics import Diagnostic
 from recurc.errors import RecError
 from recurc.frontend import ast
+from recurc.frontend.automaton import END, Automaton, Table, UnexpectedToken
+from recurc.frontend.build_ast import BuildAst, MisplacedValue, TooDeep
 from recurc.frontend.lexer import MAX_NESTING, Lexed, Token, lex
 from recurc.frontend.tokens import KEYWORDS, expected_in_words, in_words
 from recurc.source import SourceFile, Span
-
-if TYPE_CHECKING:
-    from lark import Lark
 
 _MAX_ERRORS = 20
 
@@ -33,8 +32,8 @@ def parse(source: SourceFile) -> ast.Module:
 
 
 @cache
-def grammar() -> Lark:
-    """The LALR parser of grammar.lark; its callbacks build the syntax tree."""
+def grammar() -> Table:
+    """The LALR table of grammar.lark."""
     from recurc.frontend.tables import load
 
     return load()
@@ -49,18 +48,17 @@ class _Wrong:
 
 
 class _Parser:
-    """Feeds lark line by line. After an error the line is replaced by a harmless one, so that the rest still parses."""
+    """Feeds the automaton line by line. After an error the line is replaced by a harmless one, so that the rest still
+    parses."""
 
     def __init__(self, source: SourceFile, lexed: Lexed) -> None:
         self.source, self.tokens = source, lexed.tokens
         self.problems: list[Diagnostic] = []
-        self.interactive: Any = cast(Any, grammar()).parse_interactive()
+        self.automaton = Automaton(grammar(), BuildAst())
 
     def run(self) -> ast.Module | None:
-        from recurc.frontend.build_ast import Fed
-
         at, start = 0, 0
-        saved = self._save()
+        saved = self.automaton.save()
         if not any(t.kind not in ("NEWLINE",) for t in self.tokens):
             self._report(
                 "E0119", "the file holds no recurrence", _begin(self.source), "begin with `recurrence NAME(D):`"
@@ -68,38 +66,34 @@ class _Parser:
             return None
         while at < len(self.tokens):
             if at == 0 or self.tokens[at - 1].kind in ("NEWLINE", "INDENT", "DEDENT"):
-                start, saved = at, self._save()
+                start, saved = at, self.automaton.save()
             token = self.tokens[at]
-            failed = self._feed(Fed.of(token))
+            failed = self._feed(token)
             if not failed:
                 at += 1
                 continue
             if failed != "reported":
-                self._restore(saved)
+                self.automaton.restore(saved)
                 for earlier in self.tokens[start:at]:
-                    self._feed(Fed.of(earlier), quiet=True)
-                self._unexpected(start, at, set(self.interactive.accepts()))
+                    self._feed(earlier, quiet=True)
+                self._unexpected(start, at, self.automaton.accepts())
             if len(self.problems) >= _MAX_ERRORS:
                 return None
-            self._restore(saved)
+            self.automaton.restore(saved)
             resumed = self._skip_line(start, at)
             if resumed is None:
                 return None
             at = resumed
-        end = Token("$END", "", self.tokens[-1].span)
+        end = Token(END, "", self.tokens[-1].span)
         result: list[Any] = []
-        if self._feed(Fed.of(end), result=result) == "unexpected" and not self.problems:
-            self._unexpected(len(self.tokens) - 1, len(self.tokens) - 1, set(self.interactive.accepts()))
+        if self._feed(end, result=result) == "unexpected" and not self.problems:
+            self._unexpected(len(self.tokens) - 1, len(self.tokens) - 1, self.automaton.accepts())
         return result[0] if result else None
 
-    def _feed(self, token: Any, quiet: bool = False, result: list[Any] | None = None) -> str:
+    def _feed(self, token: Token, quiet: bool = False, result: list[Any] | None = None) -> str:
         """ "" if the token fits, else "unexpected", or "reported" when a rule itself found something wrong."""
-        from lark.exceptions import UnexpectedToken
-
-        from recurc.frontend.build_ast import MisplacedValue, TooDeep
-
         try:
-            made = self.interactive.feed_token(token)
+            made = self.automaton.feed(token)
             if result is not None and made is not None:
                 result.append(made)
         except UnexpectedToken:
@@ -118,27 +112,17 @@ class _Parser:
             return "reported"
         return ""
 
-    def _save(self) -> tuple[list[Any], list[Any]]:
-        state = self.interactive.parser_state
-        return list(state.state_stack), list(state.value_stack)
-
-    def _restore(self, saved: tuple[list[Any], list[Any]]) -> None:
-        state = self.interactive.parser_state
-        state.state_stack[:], state.value_stack[:] = saved
-
     def _skip_line(self, start: int, at: int) -> int | None:
         """Puts a harmless line in place of the one at fault; returns the token to go on with, None to stop."""
-        from recurc.frontend.build_ast import Fed
-
         if self.tokens[at].kind in ("INDENT", "DEDENT", "$END") or (
-            at == start and "INDENT" in self.interactive.accepts()
+            at == start and "INDENT" in self.automaton.accepts()
         ):
             return None
         end = max(start, at)
         while self.tokens[end].kind != "NEWLINE":
             end += 1
         opens = end + 1 < len(self.tokens) and self.tokens[end + 1].kind == "INDENT"
-        nested = "DEDENT" in self.interactive.accepts() or (start > 0 and self.tokens[start - 1].kind == "INDENT")
+        nested = "DEDENT" in self.automaton.accepts() or (start > 0 and self.tokens[start - 1].kind == "INDENT")
         line = self.tokens[start].kind
         if opens and (line == "RECURRENCE" or (not nested and line != "FN" and self.tokens[start].text != "def")):
             kinds = ["RECURRENCE", "NAME", "COLON", "NEWLINE"]
@@ -151,7 +135,7 @@ class _Parser:
         else:
             kinds = []
         for kind in kinds:
-            if self._feed(Fed.of(Token(kind, "_", self.tokens[start].span)), quiet=True):
+            if self._feed(Token(kind, "_", self.tokens[start].span), quiet=True):
                 return None
         return end + 1
 

@@ -1,8 +1,8 @@
-"""The LALR parser of grammar.lark, from tables made in advance.
+"""The LALR table of grammar.lark, made by lark in advance.
 
-Making the tables takes about 50 ms, reading them a few. They are kept as JSON (data that cannot run, unlike a pickle)
-next to the grammar, together with the grammar's checksum and lark's version; if either differs, the parser is made from
-the grammar. `python -m recurc.frontend.tables` writes them.
+Making it and loading lark would take most of the time in which a file is checked; reading it takes little. It is kept
+as JSON (data that cannot run, unlike a pickle) next to the grammar, together with the grammar's checksum; if that
+differs, it is made from the grammar. `python -m recurc.frontend.tables` writes it.
 """
 
 from __future__ import annotations
@@ -10,56 +10,69 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import lark
-from lark.grammar import Rule
-from lark.lexer import TerminalDef
-
-from recurc.frontend.build_ast import BuildAst
+from recurc.frontend.automaton import Table
 
 _FOLDER = Path(__file__).parent
 
 
-def load() -> lark.Lark:
-    """The parser, from the tables if they fit this grammar and this lark."""
+def load() -> Table:
+    """The kept table if it fits this grammar, else one made now."""
     text = _FOLDER.joinpath("grammar.lark").read_text(encoding="utf-8")
-    tables = _FOLDER.joinpath("grammar.json")
-    if tables.is_file():
-        kept = json.loads(tables.read_text(encoding="utf-8"), object_hook=_numbered)
-        if kept["key"] == _key(text):
-            read: Any = cast(Any, lark.Lark)._load_from_dict
-            return read(kept["data"], kept["memo"], transformer=BuildAst())
-    return build(text)
+    kept = _FOLDER.joinpath("grammar.json")
+    if kept.is_file():
+        data = json.loads(kept.read_text(encoding="utf-8"))
+        if data["key"] == _key(text):
+            return Table.of(data)
+    return Table.of(made(text))
 
 
-def build(text: str) -> lark.Lark:
-    """The parser made from the grammar text."""
-    return lark.Lark(
-        text,
-        parser="lalr",
-        lexer="basic",
-        keep_all_tokens=True,
-        maybe_placeholders=False,
-        transformer=BuildAst(),
-    )
+def parser(text: str) -> Any:
+    """lark's own parser of a grammar text."""
+    from lark import Lark
+
+    return Lark(text, parser="lalr", lexer="basic", keep_all_tokens=True, maybe_placeholders=False)
 
 
-def tables_text() -> str:
-    """What grammar.json should hold."""
-    text = _FOLDER.joinpath("grammar.lark").read_text(encoding="utf-8")
-    made: Any = lark.Lark(text, parser="lalr", lexer="basic", keep_all_tokens=True, maybe_placeholders=False)
-    data, memo = made.memo_serialize([TerminalDef, Rule])
-    return json.dumps({"key": _key(text), "data": data, "memo": memo}, separators=(",", ":"), sort_keys=True) + "\n"
+def made(text: str) -> dict[str, Any]:
+    """What grammar.json should hold, from the grammar text."""
+    from lark.grammar import Rule as LarkRule
+    from lark.lexer import TerminalDef
+
+    data, memo = parser(text).memo_serialize([TerminalDef, LarkRule])
+    inner = data["parser"]["parser"]
+    numbers: dict[int, int] = {}
+    rules: list[list[Any]] = []
+    for place, rule in memo.items():
+        if rule["__type__"] != "Rule":
+            continue
+        numbers[place] = len(rules)
+        origin = str(rule["origin"]["name"])
+        method = None if origin.startswith("_") else rule["alias"] or origin
+        passes = bool(rule["options"]["expand1"]) and not rule["alias"]
+        assert not passes or len(rule["expansion"]) == 1, f"{origin} needs a name for what its parts make"
+        rules.append([origin, len(rule["expansion"]), None if passes else method, passes])
+    order = {state: n for n, state in enumerate(inner["states"])}
+    symbols: list[str] = list(inner["tokens"].values())
+    states: list[list[int]] = []
+    for row in inner["states"].values():
+        pairs: list[int] = []
+        for symbol, (reduces, to) in row.items():
+            pairs += [symbol, -1 - numbers[to["@"]] if reduces else order[to]]
+        states.append(pairs)
+    start, end = (order[inner[f"{which}_states"]["start"]] for which in ("start", "end"))
+    return {"key": _key(text), "start": start, "end": end, "symbols": symbols, "rules": rules, "states": states}
 
 
 def _key(text: str) -> str:
-    return f"lark {lark.__version__} {zlib.crc32(text.encode()):08x}"
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _numbered(table: dict[str, Any]) -> dict[Any, Any]:
-    """JSON knows only text as keys; the tables' numbers are made numbers again."""
-    return {int(k) if k.isdigit() else k: v for k, v in table.items()}
+def tables_text() -> str:
+    """The text of grammar.json."""
+    text = _FOLDER.joinpath("grammar.lark").read_text(encoding="utf-8")
+    return json.dumps(made(text), separators=(",", ":")) + "\n"
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from recurc import zoo
 from recurc.errors import RecError, UnsupportedError
-from recurc.frontend import decode, format_text, load_text
-from recurc.frontend.parse import grammar
+from recurc.frontend import decode, format_text, load_text, parse, tables
 from recurc.frontend.tokens import KEYWORDS, SYMBOLS
 
+GRAMMAR = Path(parse.__file__).with_name("grammar.lark")
 GOOD = [zoo.text(name) for name in zoo.names()]
 GOOD += [p.read_text(encoding="utf-8") for p in sorted((Path(__file__).parents[1] / "good").glob("*.rec"))]
 
@@ -116,7 +116,8 @@ class Sentences:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.rules: dict[str, list[list[tuple[str, bool]]]] = {}
-        for rule in grammar().rules:
+        text = GRAMMAR.read_text(encoding="utf-8")
+        for rule in tables.parser(text).rules:
             self.rules.setdefault(rule.origin.name, []).append([(s.name, s.is_term) for s in rule.expansion])
         self.cost = self._costs()
 
