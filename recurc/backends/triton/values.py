@@ -386,7 +386,12 @@ class TileCode:
             source = {b: a for a, b in moves.items()}
             spare = [a for a in source if a not in moves]  # axes of length 1 that take the places left empty
             order = [source[a] if a in source else spare.pop() if a in moves else a for a in self.axes]
-            text = f"tl.permute({text}, ({', '.join(str(self.position(a)) for a in order)}))"
+            held = [self.position(a) for a in order if a in covers]
+            if held == sorted(held):  # axes of length 1 apart, the order stays; permuted in a loop, it can stop Triton
+                shape = ", ".join(self.extent(a) if a in covers else "1" for a in order)
+                text = f"tl.reshape({bare(text)}, ({shape},))"
+            else:
+                text = f"tl.permute({text}, ({', '.join(str(self.position(a)) for a in order)}))"
             covers = (covers - set(moves)) | set(moves.values())
         return Code(text, frozenset(covers))
 
