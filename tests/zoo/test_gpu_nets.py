@@ -140,6 +140,17 @@ def test_some_systems_compile_as_triton(
         )
 
 
+@pytest.mark.machine_code
+def test_a_row_that_becomes_a_column_stops_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's passes over layouts never end where a carried value is permuted and reduced again, so it is reshaped."""
+    from tests.gpu.test_triton_machine_code import kernels
+
+    plan, sizes = plan_of("bottleneck_paths", "sequential", DType.F32)
+    for kernel, _ in kernels(plan, sizes, DType.F32, tmp_path):
+        assert not any("tl.permute" in line for line in kernel.body)
+    compile_as_triton("bottleneck_paths", "sequential", DType.F32, tmp_path, monkeypatch)
+
+
 @pytest.mark.slow
 @pytest.mark.machine_code
 @pytest.mark.parametrize(("name", "schedule"), RUNS["triton"])
