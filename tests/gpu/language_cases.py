@@ -143,6 +143,10 @@ _case("a true value at a place", {"ok": ("N", BOOL), "at": ("", INT)}, {}, {"f":
        "z": lookup(r("ok", "N", 0, BOOL), i("at"))}, "y z",
       draw={"at": _tokens, "ok": lambda rng, shape: rng.random(shape) < 0.2})  # fmt: skip
 
+_case("a count by choice", {"ok": ("D", BOOL)}, {}, {"n": ("D", INT, 0)},
+      {"n": add(i("n", "D", 1), select(r("ok", "D", 0, BOOL), whole(1), whole(0)))}, "n",
+      schedules=("sequential", "scan"), draw={"ok": lambda rng, shape: rng.random(shape) < 0.5})  # fmt: skip
+
 # --- neighbours ---
 _grid = {"g": ("C X", REAL, 0.0)}
 _case("neighbours of a state", {"x": ("C X", REAL)}, {"w": ("C C 3", REAL)}, _grid,

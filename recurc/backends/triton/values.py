@@ -236,6 +236,8 @@ class TileCode:
         if expr.op == "pow" and (power := constant_value(expr.args[1], self.context.spec)) in (2, 3):
             base = args[0] if args[0].text.isidentifier() else self.named(args[0], "base")
             return Code(f"({' * '.join([base.text] * int(power))})", base.covers)
+        if expr.op == "select" and expr.dtype.kind is Kind.INT and all(a.literal for a in args[1:]):
+            args[1] = self.filled(args[1], expr.dtype)  # a choice of bare numbers would have 32 bits
         spelling = OPS[expr.op].triton
         if spelling is None:
             raise UnsupportedError(f"`{expr.op}` has no Triton spelling yet")
