@@ -226,6 +226,8 @@ class Forms:
         total = as_linear(forms[0])
         if node.op == "neg":
             return negated(total)
+        if node.op == "stop_gradient":
+            return total  # the value itself
         second = as_linear(forms[1])
         return added(total, negated(second) if node.op == "sub" else second)
 

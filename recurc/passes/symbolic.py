@@ -160,7 +160,7 @@ class Evaluator:
                 return algebra().exp(v[0])
             case "max" | "min" | "logaddexp":
                 return self._joins.join(op, *v)
-            case "cast":
+            case "cast" | "stop_gradient":
                 return v[0]
             case "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "and" | "or" | "not":
                 return self._truth(op, *v)

@@ -18,6 +18,7 @@ EA: -(x - h[t-1])
 EA: a * (sigmoid(z) * (0.5 * h[t-1] + z) + x) + h[t-1] * 0.1
 EA: h[t-1] + (x - h[t-1]) / (t + 1)
 EA: h[t-1] * sigmoid(x)
+EA: 0.7 * stop_gradient(h[t-1] - x) + z
 EA: if on then x else h[t-1]
 EA: if on or x > 0.3 then 0 else h[t-1] + 1
 EA: if not on and any(x > 0.9, D) then 0.5 * h[t-1] else x
