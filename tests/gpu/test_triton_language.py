@@ -42,7 +42,11 @@ def test_it_means_what_the_definition_says(form: str, seed: int, tmp_path: Path)
 
 
 # Triton 3.6 makes code for these that needs a few registers more than a thread has; 3.7 does not.
-SPILLS_ON_3_6 = {("neighbours in an image", DType.F64)}
+SPILLS_ON_3_6 = {
+    ("neighbours in an image", DType.F64),
+    ("derivatives of larger exponentials", DType.F32),
+    ("derivatives of larger exponentials", DType.F64),
+}
 
 
 def compiles(name: str, schedule: str, real: DType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
