@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,22 +42,22 @@ def test_it_means_what_the_definition_says(form: str, seed: int, tmp_path: Path)
     assert len(refused) < len(found) / 2
 
 
-# Triton 3.6 makes code for these that needs a few registers more than a thread has; 3.7 does not.
+# For these Triton 3.6 makes code that needs more registers than a thread has, and 3.7 does not; one that no longer
+# does fails here, so that it is taken from the list.
 SPILLS_ON_3_6 = {
     ("neighbours in an image", DType.F64),
     ("derivatives of larger exponentials", DType.F32),
-    ("derivatives of larger exponentials", DType.F64),
 }
 
 
 def compiles(name: str, schedule: str, real: DType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if (name, real) in SPILLS_ON_3_6 and version("triton").startswith("3.6."):
-        return
+    spills = (name, real) in SPILLS_ON_3_6 and version("triton").startswith("3.6.")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     case = CASES[name]
     sizes = {d.name: case.sizes[d.name] for d in case.rec.dims}
     plan = passes.make_plan(case.rec, sizes, 2, 64, real, targets.named("sm_90"), schedule)
-    check(plan, sizes, real, "sm_90", folder)
+    with pytest.raises(AssertionError, match=r"spills=[1-9]") if spills else nullcontext():
+        check(plan, sizes, real, "sm_90", folder)
 
 
 @pytest.mark.machine_code

@@ -14,13 +14,8 @@ from recurc.types import DType
 if TYPE_CHECKING:
     from recurc.backends.cpu.body import Body
 
-_MATRICES = {
-    "inv": 2,
-    "cholesky": 1,
-    "phi1": 4,
-    "dphi1": 8,
-    "solve": 1,
-}  # scratch memory, besides the right side of `solve`
+# matrices of scratch memory, besides the right side of `solve`
+_MATRICES = {"inv": 2, "cholesky": 1, "phi1": 4, "dphi1": 8, "solve": 1}
 
 
 def scratch(body: Body, stmt: Stmt, matrix: Matrix) -> tuple[str, DType, str, int]:
