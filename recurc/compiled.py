@@ -435,16 +435,31 @@ class Compiled:
         """The backend that runs: the one asked for, or what `auto` settled on."""
         return self._latest().backend
 
+    @property
+    def rounds(self) -> dict[str, Any]:
+        """Of the kernel's last run, by the states that Newton's method solves (`"h, c"`): how many rounds each sequence
+        took, 0 where none sufficed and the loop ran instead, as int32 (sequences). Empty without that schedule."""
+        return dict(getattr(self._latest().kernel, "rounds", {}))
+
     def explain(self) -> str:
         """What runs and why: backend, groups of states with their classes and schedules, stages, detours."""
         from recurc.explain import Case, to_text
 
         built = self._latest()
         lines = [f"{self._rec.name} on the `{built.backend}` backend", *(f"note: {n}" for n in self._builder.announced)]
+        lines += [_rounds_taken(states, rounds) for states, rounds in self.rounds.items()]
         if built.plan is None or built.target is None:
             return "\n".join([*lines, "every equation as written, step by step, in float64"])
         case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target)
         return "\n".join([*lines, to_text(built.plan, case)])
+
+
+def _rounds_taken(states: str, rounds: Any) -> str:
+    """What became of the sequences of a run, of which each took so many rounds, or 0."""
+    solved = rounds[rounds > 0]
+    found = [f"{solved.size} solved in {solved.min()} to {solved.max()} rounds"] if solved.size else []
+    found += [f"{rounds.size - solved.size} by the loop"] if solved.size < rounds.size else []
+    return f"Newton's method for {states}: of {rounds.size} sequences of the last run, {', '.join(found)}"
 
 
 def _initial_slot(name: str, value: Value) -> Slot:

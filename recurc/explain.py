@@ -10,7 +10,7 @@ from typing import Any
 from recurc.facts import CLASSES, Group
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Apply, Const, Expr, Read, children, late_equations, walk, with_children
-from recurc.plan import Candidate, Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.plan import Candidate, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
 from recurc.targets import Target
 from recurc.types import Dims, DType
 
@@ -54,7 +54,8 @@ def _groups(plan: Plan) -> str:
     for group, chosen in zip(plan.analysis.groups, plan.schedules, strict=True):
         invariant = ", time-invariant" if group.linear_time_invariant else ""
         lines.append(f"  {', '.join(group.states)}: class {group.cls}, {CLASSES.get(group.cls, 'unnamed')}{invariant}")
-        lines.append(f"    legal       {', '.join(group.schedules)}")
+        legal = [*group.schedules, *(f"{name} (when asked for)" for name in group.on_request)]
+        lines.append(f"    legal       {', '.join(legal)}")
         lines.append(f"    chosen      {chosen}")
         lines += [f"    {'because' if i == 0 else '':<11} {reason}" for i, reason in enumerate(group.reasons)]
         lines += _lifted(group)
@@ -168,6 +169,19 @@ def describe(stage: Stage) -> tuple[str, str, list[str]]:
             lifted = [f"lift {c.name} = {formula(e)}" for c, e in zip(monoid.components, monoid.lift, strict=True)]
             body = [*equation_lines(pre, 96), *lifted, *equation_lines(post, 96)]
             return "scan", f"an associative scan over t for {kept} (class {monoid.cls})", body
+        case Newton(carries=carries, body=body, most=most):
+            kept = ", ".join(c.name for c in carries)
+            what = f"all t at once for {kept}: at most {most} rounds, each a scan of the linearised equations; "
+            return "newton", f"{what}the loop for sequences that do not converge", equation_lines(body, 96)
+        case Convolution(carries=carries, sources=sources, writes=writes):
+            kept, driven = ", ".join(c.name for c in carries), ", ".join(sources) or "its initial value alone"
+            made = ", ".join(writes) or "the last state"
+            what = f"all t at once, by the response of {kept} to an impulse: from {driven} to {made}"
+            return "convolution", what, equation_lines(stage.body, 96)
+        case Chunk(form=form, body=body):
+            over = f"rows {', '.join(form.rows)}, columns {', '.join(form.columns)}"
+            what = "a triangular system and products of matrices" if form.corrects else "products of matrices"
+            return "chunk", f"chunks of steps by {what}, keeping {form.state} ({over})", equation_lines(body, 96)
 
 
 def memory(plan: Plan, case: Case) -> dict[str, int]:
@@ -191,6 +205,10 @@ def memory(plan: Plan, case: Case) -> dict[str, int]:
                 out["states"] += one * case.batch
             case Role.FINAL:
                 pass
+    for stage in plan.stages:
+        if isinstance(stage, Newton):  # a guess and the next one
+            guess = sum(case.bytes(b.dims, b.dtype) for b in stage.values("guess"))
+            out["between stages"] += 2 * guess * case.batch * case.steps
     return out
 
 
@@ -227,6 +245,7 @@ def to_json(plan: Plan, case: Case) -> dict[str, Any]:
                 "class": g.cls,
                 "linear_time_invariant": g.linear_time_invariant,
                 "schedules": list(g.schedules),
+                "on_request": list(g.on_request),
                 "chosen": chosen,
                 "reasons": [str(r) for r in g.reasons],
                 "certificate": {

@@ -16,6 +16,7 @@ class Component:
     name: str
     dims: Dims
     dtype: DType = DType.REAL
+    holds: str = "any"  # or "nonnegative", "flag" (0 or 1), "flagged" (0 without the flag): what the laws are for
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,49 @@ class Monoid:
     lift: tuple[Expr, ...]
     combine: tuple[Expr, ...]
     apply: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One write of low rank: `key` (x) (`probe` . S[t-1] + `value`). Without a probe the value stands alone, without a
+    value the row that was read."""
+
+    key: Expr
+    probe: Expr | None = None
+    value: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """The update of a matrix state under products of matrices, in IR expressions that read no value of the state:
+
+        S = decay o S[t-1] + sum over writes of key (x) (probe . S[t-1] + value)
+
+    The dims of the state are shared ones, rows and columns (any number of each, in the state's order). A key and a
+    probe have the shared dims and the rows, a value the shared dims and the columns, or some of them; `.` sums over
+    the rows. The decay has the shared dims and besides them nothing, rows, or columns; not columns if there are
+    probes. Whoever reads the state takes a sum over the rows too.
+
+    This holds linear attention and its gated kin (no probes), the delta rule (one write with a probe), products of
+    Householder matrices (several) and a diagonal plus low rank. Yang et al. (2024), arXiv 2406.06484, B.5."""
+
+    state: str
+    shared: Dims
+    rows: Dims
+    columns: Dims
+    decay: Expr
+    writes: tuple[Write, ...]
+
+    @property
+    def corrects(self) -> bool:
+        """Whether a write depends on what the state holds."""
+        return any(w.probe is not None for w in self.writes)
+
+    @property
+    def decay_along(self) -> str:
+        """Which dims the decay tells apart beside the shared ones: "none", "rows" or "columns"."""
+        inside = set(self.decay.dims)
+        return "rows" if inside & set(self.rows) else "columns" if inside & set(self.columns) else "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +107,14 @@ class Group:
 
     states: tuple[str, ...]
     cls: str  # a code of `recurc.facts.CLASSES`
-    schedules: tuple[str, ...]  # the legal ones
+    schedules: tuple[str, ...]  # the legal ones, of which the scheduler takes one
     linear_time_invariant: bool = False
     reasons: tuple[Reason, ...] = ()
     monoid: Monoid | None = None
     certificate: Certificate = Certificate("none", "not applicable")
+    on_request: tuple[str, ...] = ()  # legal ones that are taken only when the caller asks for them
+    refused: tuple[Reason, ...] = ()  # why a schedule that others of its class have is not legal for it
+    low_rank: LowRank | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,14 @@ Only lags 0 and 1 occur: the expand pass turns longer ones into chains of states
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from recurc.facts import Analysis, Monoid, Reason
-from recurc.ir import Contract, Equation, Recurrence
-from recurc.types import Dims, DType
+from recurc.facts import Analysis, LowRank, Monoid, Reason
+from recurc.ir import Contract, Equation, Expr, Read, Recurrence, children, walk
+from recurc.ops import apply
+from recurc.types import Dims, DType, Kind
 
 
 class Role(Enum):
@@ -105,7 +107,138 @@ class Scan:
         return self.pre + self.post
 
 
-Stage = Map | Matmul | Loop | Scan
+@dataclass(frozen=True, slots=True)
+class Newton:
+    """The same meaning as `loop`, by Newton's method on all steps at once (DEER, Lim et al. 2024; ParaRNN, Danieli et
+    al. 2025). Names of the values, for every carry NAME: `NAME'guess` (of all steps, with a time axis; one step before
+    the first it is `NAME@initial`), `NAME'update` and `NAME'next`.
+
+    `first` makes the first guess. One round is `step`: a scan of the linearised equations, from zero, whose carries are
+    the updates and which writes `NAME'next`, the guess plus its update; that is the next guess. `error` names a value
+    of `step` whose largest element over all steps is the residual of a sequence: how large update and defect of a guess
+    are, in units of 1 + |guess|. A sequence with a residual within `tolerance` is done: what the loop writes follows
+    from its states `NAME'next`. One that is not after `most` rounds, or whose residual is not finite, is run by `loop`.
+    """
+
+    loop: Loop
+    first: Map
+    step: Scan
+    error: str
+    most: int = 32
+
+    @property
+    def carries(self) -> tuple[Carry, ...]:
+        return self.loop.carries
+
+    @property
+    def body(self) -> tuple[Equation, ...]:
+        return self.loop.body
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return self.loop.writes
+
+    def values(self, kind: str) -> tuple[Buffer, ...]:
+        """A buffer `NAME'KIND` for each carry, with a time axis."""
+        return tuple(Buffer(f"{c.name}'{kind}", c.dims, c.dtype, Role.SEQUENCE) for c in self.carries)
+
+    def tolerance(self, arithmetic: Callable[[DType], DType]) -> float:
+        """Of a residual: some thousand roundings of f64 if all of the step is computed in it, else some tens of f32.
+        `arithmetic`: the type that numbers of a type are computed in."""
+        nodes = (n for e in self.first.body for n in walk(e.expr) if children(n) and n.dtype.kind is Kind.REAL)
+        types = {arithmetic(n.dtype) for n in nodes} | {arithmetic(c.dtype) for c in self.carries}
+        return 1e-12 if types == {DType.F64} else 1e-6
+
+    def starts(self) -> tuple[Buffer, ...]:
+        """`NAME'guess@initial` for each carry, which is `NAME@initial` by another name."""
+        return tuple(Buffer(f"{c.name}'guess@initial", c.dims, c.dtype, Role.INITIAL) for c in self.carries)
+
+
+NO_TRANSFORM = "a convolution over all steps goes through a fast Fourier transform, which generated code does not have"
+
+
+def drive_name(state: str) -> str:
+    """What enters a state of a `Convolution` at this step."""
+    return f"{state}'drive"
+
+
+def step_name(state: str) -> str:
+    """What one step of a `Convolution` makes of the states before it."""
+    return f"{state}'step"
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """The same meaning as a `Loop` whose step is linear and the same for every t, by the response to an impulse.
+
+    Every equation but those of `steady` (of params alone) is linear in what may change: `enter` makes `drive_name(S)`
+    of every carry S from the `sources` (buffers with time, read at lag 0); `step` makes `step_name(S)` from the carries
+    at lag 1; the new S is the sum of the two; `reads` may read the carries at lags 0 and 1. Linear is over the real
+    numbers: a complex carry may be read by its parts. `writes` are carries and values of `reads`.
+
+    `lanes` are dims of every carry along which nothing mixes; along `blocks` steps do not mix, but `enter` and `reads`
+    may. A backend that runs this by a transform leaves the small values of a sequence with an error that is small
+    beside its large ones only: each of the convolutions K * v is off by about u log2(T) |K| |v| (Euclidean norms, u the
+    unit roundoff of the transform; N. Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 24.1)."""
+
+    carries: tuple[Carry, ...]
+    sources: tuple[str, ...]
+    steady: tuple[Equation, ...]
+    enter: tuple[Equation, ...]
+    step: tuple[Equation, ...]
+    reads: tuple[Equation, ...]
+    writes: tuple[str, ...]
+    lanes: Dims = ()
+    blocks: Dims = ()
+
+    @property
+    def body(self) -> tuple[Equation, ...]:
+        """The equations of the loop this stands for."""
+        joined: list[Equation] = []
+        for c in self.carries:
+            step, drive = (Read(n, 0, c.dims, c.dtype) for n in (step_name(c.name), drive_name(c.name)))
+            joined.append(Equation(c.name, apply("add", step, drive)))
+        return (*self.steady, *self.enter, *self.step, *joined, *self.reads)
+
+    @property
+    def loop(self) -> Loop:
+        """The loop this stands for."""
+        return Loop(self.carries, self.body, self.writes)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The same meaning as a `Loop` over one matrix state whose new value is `update`, which has the form `form`: by
+    products of matrices over chunks of steps (chunkwise form).
+
+    The operands of `form` and of the reads are `Read`s of buffers at lag 0, with or without a time axis; the decay may
+    be the number 1 instead. Keys, probes and queries have all rows, values all columns, each may lack shared dims. A
+    read is `name = query . S` (this step) or `query . S[t-1]` (the step before), a `Contract` of `query` and the state
+    over the rows; all of them are stored. Products of decays are formed inside a chunk and never divided by."""
+
+    carries: tuple[Carry, ...]  # that one state
+    form: LowRank
+    update: Expr
+    reads: tuple[Equation, ...]
+
+    @property
+    def body(self) -> tuple[Equation, ...]:
+        return (Equation(self.form.state, self.update), *self.reads)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return tuple(e.name for e in self.reads)
+
+    @property
+    def operands(self) -> tuple[Read, ...]:
+        """The buffers it takes in, each once."""
+        form = self.form
+        exprs = [form.decay, *(e for w in form.writes for e in (w.key, w.probe, w.value) if e is not None)]
+        queries = [e.expr.left for e in self.reads if isinstance(e.expr, Contract)]
+        return tuple(dict.fromkeys(e for e in (*exprs, *queries) if isinstance(e, Read)))
+
+
+Stage = Map | Matmul | Loop | Scan | Chunk | Newton | Convolution
 
 
 @dataclass(frozen=True, slots=True)

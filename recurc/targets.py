@@ -30,6 +30,8 @@ class Target:
     barrier: float  # s: all workers meeting once
     shared_bytes: int = 0  # per SM, usable by one block
     latency_bytes: float = 0.0  # bytes in flight needed to reach the bandwidth (Little's law)
+    fft_flops: float = 0.0  # f64 transforms by a library between kernels, everything around them counted; 0: none here
+    fft_setup: float = 0.0  # s: what a stage of transforms takes however small it is
 
     @property
     def lanes(self) -> int:
@@ -40,7 +42,7 @@ class Target:
 _CPU = Target(
     "cpu", "cpu", cores=os.cpu_count() or 1, simd_bytes=32, clock_hz=3.0e9, l1_bytes=32 << 10, l2_bytes=1 << 20,
     l3_bytes=32 << 20, bandwidth=2.0e10, flops=5.0e10, matmul_flops=8.0e10, step_latency=1.5e-9,
-    function_latency=1.0e-8, launch=2.0e-6, barrier=2.0e-6,
+    function_latency=1.0e-8, launch=2.0e-6, barrier=2.0e-6, fft_flops=1.5e9, fft_setup=1.5e-3,
 )  # fmt: skip
 _A100 = Target(
     "sm_80", "gpu", cores=108, simd_bytes=128, clock_hz=1.41e9, l1_bytes=192 << 10, l2_bytes=40 << 20, l3_bytes=0,

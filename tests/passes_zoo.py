@@ -60,7 +60,10 @@ h, x, z, n = old("h", "D"), v("x", "D"), v("z", "D"), v("n", "D")
 SQUARE: Dims = ("H", "H")
 XZ: dict[str, Dims] = {"x": ("D",), "z": ("D",)}
 BOTH = ("sequential", "scan")
+ALL = ("sequential", "scan", "chunkwise")
 LOOP = ("sequential",)
+LTI = (*BOTH, "convolution")  # scans, and the same at every step
+DENSE_LTI = (*LOOP, "convolution")
 
 
 def sig(e: Expr) -> Expr:
@@ -269,12 +272,12 @@ def state_rate() -> Recurrence:
 Z01 = sig(z)
 Case = tuple[Callable[[], Recurrence], tuple[str, ...], tuple[tuple[str, ...], ...]]
 ZOO: dict[str, Case] = {
-    "ema": (ema, ("EA",), (BOTH,)),
+    "ema": (ema, ("EA",), (LTI,)),
     "gate": (lambda: one_state(add(mul(sub(ONE, Z01), h), mul(Z01, x)), XZ), ("EA",), (BOTH,)),
     "lerp": (lambda: one_state(add(h, mul(Z01, sub(x, h))), XZ), ("EA",), (BOTH,)),
     "quotient": (lambda: one_state(add(div(mul(h, Z01), number(2.0)), x), XZ), ("EA",), (BOTH,)),
-    "negated": (lambda: one_state(sub(x, neg(neg(h))), XZ), ("EA",), (BOTH,)),
-    "alternating": (lambda: one_state(sub(x, h), XZ), ("EA",), (BOTH,)),
+    "negated": (lambda: one_state(sub(x, neg(neg(h))), XZ), ("EA",), (LTI,)),
+    "alternating": (lambda: one_state(sub(x, h), XZ), ("EA",), (LTI,)),
     "choice": (lambda: one_state(select(apply("gt", z, number(0.0)), h, x), XZ), ("EA",), (BOTH,)),
     "resets": (resets, ("EA",), (BOTH,)),
     "summed": (
@@ -289,23 +292,23 @@ ZOO: dict[str, Case] = {
     "masked_max": (lambda: one_state(select(apply("gt", z, number(0.0)), apply("max", h, x), h), XZ), ("ID",), (BOTH,)),
     "max_plus": (lambda: one_state(apply("max", add(h, z), x), XZ), ("SL",), (BOTH,)),
     "log_sum_exp": (lambda: one_state(apply("logaddexp", sub(h, number(0.1)), x), XZ), ("SL",), (BOTH,)),
-    "clamped": (lambda: one_state(apply("clamp", add(h, x), number(-1.0), number(1.0)), XZ), ("CL",), (LOOP,)),
+    "clamped": (lambda: one_state(apply("clamp", add(h, x), number(-1.0), number(1.0)), XZ), ("CL",), (BOTH,)),
     "vector_attention": (lambda: linear_attention(("K", "V")), ("EA",), (BOTH,)),
-    "scalar_decay": (lambda: linear_attention(()), ("SR1",), (BOTH,)),
-    "row_decay": (lambda: linear_attention(("K",)), ("DR1",), (BOTH,)),
-    "moving_variance": (moving_variance, ("EA", "EA"), (BOTH, BOTH)),
+    "scalar_decay": (lambda: linear_attention(()), ("SR1",), (ALL,)),
+    "row_decay": (lambda: linear_attention(("K",)), ("DR1",), (ALL,)),
+    "moving_variance": (moving_variance, ("EA", "EA"), (LTI, LTI)),
     "mlstm": (mlstm, ("OS",), (BOTH,)),
     "value_reads_maximum": (value_reads_maximum, ("ID", "EA"), (BOTH, BOTH)),
     "counter": (counter, ("EA",), (BOTH,)),
     "delta_rule": (delta_rule, ("GH",), (LOOP,)),
-    "momentum": (momentum, ("BA",), (LOOP,)),
-    "moebius": (lambda: one_state(div(add(h, x), add(number(2.0), mul(z, h))), XZ), ("MB",), (LOOP,)),
-    "dense": (lambda: dense(matmul(v("A", "H", "H"), old("h", "H"))), ("DA",), (LOOP,)),
+    "momentum": (momentum, ("BA",), (LTI,)),
+    "moebius": (lambda: one_state(div(add(h, x), add(number(2.0), mul(z, h))), XZ), ("MB",), (BOTH,)),
+    "dense": (lambda: dense(matmul(v("A", "H", "H"), old("h", "H"))), ("DA",), (DENSE_LTI,)),
     "transposed": (
         lambda: rec("T", {"x": SQUARE}, {}, {"h": (SQUARE, 0.0)}, {"h": add(flipped(), v("x", *SQUARE))}, ("h",)),
-        ("DA",), (LOOP,),
+        ("DA",), (DENSE_LTI,),
     ),
-    "lags": (lags, ("SH", "BA"), (LOOP, LOOP)),
+    "lags": (lags, ("SH", "BA"), (LOOP, LTI)),
     "delay": (delay, ("SH",), (LOOP,)),
     "stateless": (stateless, (), ()),
     "stacked": (stacked, ("NL-f", "NL-f"), (LOOP, LOOP)),
@@ -316,7 +319,7 @@ ZOO: dict[str, Case] = {
     "max_of_minus": (lambda: one_state(apply("max", neg(h), x), XZ), ("NL-d",), (LOOP,)),
     "max_of_product": (lambda: one_state(apply("max", mul(h, z), x), XZ), ("NL-d",), (LOOP,)),
     "state_rate": (state_rate, ("NL-d",), (LOOP,)),
-    "squared": (lambda: one_state(mul(number(0.1), add(mul(h, h), x)), XZ), ("NL-d",), (LOOP,)),
+    "squared": (lambda: one_state(mul(number(0.1), add(mul(h, h), x)), XZ), ("QP",), (LOOP,)),
     "floored": (lambda: one_state(add(apply("floor", h), x), XZ), ("NL-d",), (LOOP,)),
     "normalised": (lambda: one_state(add(div(h, add(ONE, reduce("sum", mul(h, h)))), x), XZ), ("NL-f",), (LOOP,)),
 }  # fmt: skip

@@ -2,261 +2,29 @@
 
 Apart from the reference on purpose: it runs the stages the scheduler chose, in the call's dtype (half precisions are
 stored as asked and computed in f32). Values are arrays `(B or 1, T or 1, *dims)`: maps and matrix products take all
-steps at once, a loop one step at a time, and a scan combines elements of the plan's monoid in a tree over t.
+steps at once, a loop one step at a time, a scan combines elements of the plan's monoid in a tree over t, a chunk is
+products of matrices (`chunk_numpy`), and a convolution goes through transforms in double precision.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recurc import ir, linalg
+from recurc import ir
 from recurc.backends.base import Arrays, Kernel, Specialization
-from recurc.backends.storage import bf16_bits, loaded, store
-from recurc.errors import CompilerBug
-from recurc.ops import OPS
-from recurc.plan import Carry, Loop, Map, Matmul, Plan, Role, Scan
-from recurc.types import Dims, DType, axis_ids
+from recurc.backends.chunk_numpy import Operands, chunkwise
+from recurc.backends.convolve import Convolver, Values
+from recurc.backends.evaluator import Array, Evaluate, Evaluator, Frame, arrangement
+from recurc.backends.storage import loaded, store
+from recurc.plan import Buffer, Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.types import Dims, DType
 
-Array = NDArray[Any]
 Elements = list[Array]  # one (B, T, *dims) per component of a monoid
-
-
-@dataclass
-class Frame:
-    """What expressions may read: values `(B or 1, T or 1, *dims)` by name and lag, and the steps' indices."""
-
-    values: dict[tuple[str, int], Array]
-    t: Array = field(default_factory=lambda: np.zeros((1, 1), np.int64))
-
-
-Evaluate = Callable[[Frame], Array]
-
-
-class Evaluator:
-    """Turns expressions into functions of a frame, once per kernel."""
-
-    def __init__(self, spec: Specialization) -> None:
-        self.spec = spec
-
-    def dtype(self, dtype: DType) -> np.dtype[Any]:
-        """What arithmetic of this type is done in."""
-        return self.spec.dtype(dtype).accumulator.to_numpy()
-
-    def shape(self, dims: Dims) -> tuple[int, ...]:
-        return tuple(self.spec.size(d) for d in dims)
-
-    def __call__(self, expr: ir.Expr) -> Evaluate:
-        match expr:
-            case ir.Const(value, dtype):
-                constant = np.full((1, 1), value, self.dtype(dtype))
-                return lambda frame: constant
-            case ir.Size(dim):
-                size = np.full((1, 1), self.spec.size(dim), np.int64)
-                return lambda frame: size
-            case ir.Step():
-                return lambda frame: frame.t
-            case ir.Read(name, lag):
-                return lambda frame: frame.values[name, lag]
-            case ir.Apply("cast", (arg,), dtype=dtype):
-                return self._cast(self(arg), dtype)
-            case ir.Apply():
-                return self._apply(expr)
-            case ir.Reduce():
-                return self._reduce(expr)
-            case ir.Contract():
-                return self._contract(expr)
-            case ir.Reaxis():
-                return self._reaxis(expr)
-            case ir.Iota(dims):
-                places = np.arange(self.spec.size(dims[0]))[np.newaxis, np.newaxis]
-                return lambda frame: places
-            case ir.Final(name):
-                raise CompilerBug(f"a plan reads the final value of {name} from its buffer")
-            case ir.Broadcast(arg, dims):
-                return self.aligned(arg, dims, full=True)
-            case ir.Gather():
-                return self._gather(expr)
-            case ir.Unfold():
-                return self._unfold(expr)
-            case ir.Linalg():
-                return self._linalg(expr)
-
-    def aligned(self, expr: ir.Expr, dims: Dims, full: bool = False) -> Evaluate:
-        """The expression with the axes `dims`; those it lacks have size 1, or their own size if `full`."""
-        value, arrange, shape = self(expr), _arrangement(expr.dims, dims), self.shape(dims)
-        if not full:
-            return lambda frame: arrange(value(frame))
-
-        def filled(frame: Frame) -> Array:
-            array = arrange(value(frame))
-            return np.broadcast_to(array, (*array.shape[:2], *shape))
-
-        return filled
-
-    def _cast(self, arg: Evaluate, dtype: DType) -> Evaluate:
-        asked = dtype.settled(self.spec.real.accumulator)  # the call's own dtype is that of its arithmetic: no rounding
-        compute = asked.accumulator.to_numpy()
-        if asked is DType.BF16:
-            return lambda frame: loaded(bf16_bits(arg(frame)))
-        stored = asked.to_numpy()
-        return lambda frame: arg(frame).astype(stored, copy=False).astype(compute, copy=False)
-
-    def _apply(self, expr: ir.Apply) -> Evaluate:
-        function, dtype = OPS[expr.op].numpy, self.dtype(expr.dtype)
-        operands = [self.aligned(a, expr.dims) for a in expr.args]
-        if len(operands) == 1:
-            only = operands[0]
-            return lambda frame: np.asarray(function(only(frame)), dtype)
-        if len(operands) == 2:
-            first, second = operands
-            return lambda frame: np.asarray(function(first(frame), second(frame)), dtype)
-        return lambda frame: np.asarray(function(*(o(frame) for o in operands)), dtype)
-
-    def _reduce(self, expr: ir.Reduce) -> Evaluate:
-        arg, dtype = self.aligned(expr.arg, expr.arg.dims, full=True), self.dtype(expr.dtype)
-        axes = tuple(2 + expr.arg.dims.index(d) for d in expr.over)
-        match expr.op:
-            case "argmax" | "argmin":
-                function: Any = np.argmax if expr.op == "argmax" else np.argmin
-                return lambda frame: np.asarray(function(arg(frame), axis=axes[0]), dtype)
-            case "any" | "all":
-                ufunc = np.logical_or if expr.op == "any" else np.logical_and
-            case _:
-                ufunc = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}[expr.op]
-        return lambda frame: np.asarray(ufunc.reduce(arg(frame), axis=axes), dtype)
-
-    def _reaxis(self, expr: ir.Reaxis) -> Evaluate:
-        arg, at = self.aligned(expr.arg, expr.arg.dims, full=True), expr.at
-        if at is None:
-            order = (0, 1, *(2 + a for a in expr.axes))
-            return lambda frame: arg(frame).transpose(order)
-        place = (slice(None),) * (2 + at) + (expr.index,)
-        order = (0, 1, *(2 + a - (a > at) for a in expr.axes))
-        return lambda frame: arg(frame)[place].transpose(order)
-
-    def _gather(self, expr: ir.Gather) -> Evaluate:
-        """Fancy indexing: every axis of the result indexes its own, the gathered one is indexed by the place."""
-        arg = self.aligned(expr.arg, expr.arg.dims, full=True)
-        place = self.aligned(expr.index, expr.dims)
-        last = self.spec.size(expr.arg.dims[expr.axis]) - 1
-        rest = [expr.dims.index(d) for a, d in enumerate(expr.arg.dims) if a != expr.axis]
-        rank, shape = len(expr.dims), self.shape(expr.dims)
-
-        def gathered(frame: Frame) -> Array:
-            value, at = arg(frame), np.clip(place(frame), 0, last)
-
-            def along(axis: int, size: int) -> Array:
-                return np.arange(size).reshape(-1, *(1,) * (1 + rank - axis))
-
-            lead = [along(k, value.shape[k]) for k in (0, 1)]
-            inner = [along(2 + k, shape[k]) for k in rest]
-            inner.insert(expr.axis, at)
-            return value[(*lead, *inner)]
-
-        return gathered
-
-    def _unfold(self, expr: ir.Unfold) -> Evaluate:
-        """A view of a padded copy, one window per axis."""
-        arg = self.aligned(expr.arg, expr.arg.dims, full=True)
-        axes, taps = [2 + a for a in expr.axes], [self.spec.size(d) for d in expr.taps]
-
-        def unfolded(frame: Frame) -> Array:
-            value = arg(frame)
-            pads = [(0, 0)] * value.ndim
-            for axis, n in zip(axes, taps, strict=True):
-                before, after = n // 2, n - 1 - n // 2
-                pads[axis] = (before, after) if expr.forward else (after, before)
-            padded = np.pad(value, pads, mode="wrap" if expr.wrap else "constant") if value.size else value
-            if not value.size:
-                return np.zeros((*value.shape, *taps), value.dtype)
-            windows: Array = np.lib.stride_tricks.sliding_window_view(padded, tuple(taps), tuple(axes))
-            return windows if expr.forward else np.flip(windows, tuple(range(value.ndim, windows.ndim)))
-
-        return unfolded
-
-    def _linalg(self, expr: ir.Linalg) -> Evaluate:
-        dtype = self.dtype(expr.dtype)
-        if expr.op == "eye":
-            unit = np.eye(self.spec.size(expr.dims[0]), dtype=dtype)[np.newaxis, np.newaxis]
-            return lambda frame: unit
-        matrix = self.aligned(expr.args[0], expr.args[0].dims, full=True)
-        if expr.op == "dphi1":
-            along = self.aligned(expr.args[1], expr.args[1].dims, full=True)
-            return lambda frame: np.asarray(linalg.dphi1(matrix(frame), along(frame)), dtype)
-        if expr.op != "solve":
-            function: Callable[[Array], Array] = {"inv": linalg.inv, "cholesky": linalg.cholesky, "phi1": linalg.phi1}[
-                expr.op
-            ]
-            return lambda frame: np.asarray(function(matrix(frame)), dtype)
-        *batch, rows, columns = expr.args[0].dims
-        others = tuple(d for d in expr.args[1].dims if d != rows and d not in batch)
-        right = self.aligned(expr.args[1], (*batch, rows, *others), full=True)
-        arrange = _arrangement((*batch, columns, *others), expr.dims)
-        lead, shape = 3 + len(batch), self.shape(others)
-
-        def solved(frame: Frame) -> Array:
-            b = right(frame)
-            x = linalg.solve(matrix(frame), b.reshape(*b.shape[:lead], math.prod(shape)))
-            return arrange(np.asarray(x.reshape(*x.shape[:lead], *shape), dtype))
-
-        return solved
-
-    def _contract(self, expr: ir.Contract) -> Evaluate:
-        left = self.aligned(expr.left, expr.left.dims, full=True)
-        right = self.aligned(expr.right, expr.right.dims, full=True)
-        a, b, out = expr.left_axes, expr.right_axes, expr.out_axes
-        both = [i for i in a if i in b]
-        batch, summed = [i for i in both if i in out], [i for i in both if i not in out]
-        rows, columns = [i for i in a if i not in b], [i for i in b if i not in a]
-        if len(set(a)) < len(a) or len(set(b)) < len(b) or not set(rows + columns) <= set(out):
-            einsum: Any = np.einsum  # a diagonal or a lone sum: rare, and plain einsum says it
-            return lambda frame: einsum(left(frame), [..., *a], right(frame), [..., *b], [..., *out])
-        size = dict(zip(a, self.shape(expr.left.dims), strict=True)) | dict(
-            zip(b, self.shape(expr.right.dims), strict=True)
-        )
-        order_a = (0, 1, *(2 + a.index(i) for i in (*batch, *rows, *summed)))
-        order_b = (0, 1, *(2 + b.index(i) for i in (*batch, *summed, *columns)))
-
-        def count(labels: list[int]) -> int:
-            return math.prod(size[i] for i in labels)
-
-        shape_a = (*(size[i] for i in batch), count(rows), count(summed))
-        shape_b = (*(size[i] for i in batch), count(summed), count(columns))
-        shape = tuple(size[i] for i in (*batch, *rows, *columns))
-        order = (0, 1, *(2 + (*batch, *rows, *columns).index(i) for i in out))
-        weights_left, weights_right = not batch and not columns, not batch and not rows
-
-        def product(frame: Frame) -> Array:
-            x, y = left(frame).transpose(order_a), right(frame).transpose(order_b)
-            x, y = x.reshape(*x.shape[:2], *shape_a), y.reshape(*y.shape[:2], *shape_b)
-            # Weights that all sequences and steps share, times a vector: one GEMM over (B, T), not B*T GEMVs.
-            if weights_left and x.shape[:2] == (1, 1):
-                z = y[..., 0] @ x[0, 0].T
-            elif weights_right and y.shape[:2] == (1, 1):
-                z = x[..., 0, :] @ y[0, 0]
-            else:
-                z = x @ y
-            return z.reshape(*z.shape[:2], *shape).transpose(order)
-
-        return product
-
-
-def _arrangement(dims: Dims, onto: Dims) -> Callable[[Array], Array]:
-    """Moves the axes of `dims` to where `onto` has them, with axes of size 1 where it has others."""
-    if dims == onto:
-        return lambda value: value
-    have, want = axis_ids(dims), axis_ids(onto)
-    order = (0, 1, *(2 + have.index(axis) for axis in want if axis in have))
-    if len(order) != 2 + len(have):
-        raise CompilerBug(f"a value over {dims} does not fit into {onto}")
-    place = (slice(None), slice(None), *(slice(None) if axis in have else np.newaxis for axis in want))
-    return lambda value: value.transpose(order)[place]
 
 
 Combine = Callable[[Elements, Elements], Elements]
@@ -311,11 +79,17 @@ class _Call:
 
 
 class PlanKernel:
-    """A plan as a list of closures. Called as `backends.base.Kernel` says."""
+    """A plan as a list of closures. Called as `backends.base.Kernel` says.
 
-    def __init__(self, plan: Plan, spec: Specialization) -> None:
+    `instead` runs the whole plan in place of a convolution whose numbers a transform would spoil; without it, the
+    interpreter goes step by step."""
+
+    def __init__(self, plan: Plan, spec: Specialization, instead: Kernel | None = None) -> None:
+        self._instead = instead
         self.source: dict[str, str] = {}
+        self.rounds: dict[str, NDArray[np.int32]] = {}  # by states: see `CpuKernel.rounds`
         self._plan, self._evaluator = plan, Evaluator(spec)
+        self._own = {b.name: b for s in plan.stages if isinstance(s, Newton) for k in _GUESSES for b in s.values(k)}
         self._stages = [self._stage(stage) for stage in plan.stages]
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
@@ -324,7 +98,7 @@ class PlanKernel:
             for run in self._stages:
                 run(call)
 
-    def _stage(self, stage: Map | Matmul | Loop | Scan) -> Run:
+    def _stage(self, stage: Stage) -> Run:
         match stage:
             case Map():
                 return self._map(stage)
@@ -334,6 +108,15 @@ class PlanKernel:
                 return self._loop(stage)
             case Scan():
                 return self._scan(stage)
+            case Newton():
+                return self._newton(stage)
+            case Chunk():
+                return self._chunk(stage)
+            case Convolution():
+                return self._convolution(stage)
+
+    def _buffer(self, name: str) -> Buffer:
+        return self._own[name] if name in self._own else self._plan.buffer(name)
 
     def _body(self, body: Sequence[ir.Equation], dims: dict[str, Dims]) -> list[tuple[str, Evaluate]]:
         """Each equation with its function; one that defines a carry has the carry's axes, in full."""
@@ -344,8 +127,8 @@ class PlanKernel:
 
     def _writer(self, name: str, dims: Dims) -> Callable[[_Call, Array], None]:
         """Stores a stage's value `(B or 1, T or 1, *dims)` in the buffer of that name."""
-        buffer = self._plan.buffer(name)
-        arrange, shape = _arrangement(dims, buffer.dims), self._evaluator.shape(buffer.dims)
+        buffer = self._buffer(name)
+        arrange, shape = arrangement(dims, buffer.dims), self._evaluator.shape(buffer.dims)
 
         def write(call: _Call, value: Array) -> None:
             value = arrange(value)
@@ -381,16 +164,34 @@ class PlanKernel:
         return lambda call: write(call, value(call.frame))
 
     def _loop(self, stage: Loop) -> Run:
+        steps = self._steps(stage)
+        writers, finals = self._writers(stage.body, stage.carries, stage.writes), self._finals(stage.carries)
+
+        def run(call: _Call) -> None:
+            stored, last = steps(call)
+            for name, write in writers.items():
+                write(call, stored[name])
+            for name, target in finals:
+                self._keep(call, target, last[name])
+
+        return run
+
+    @staticmethod
+    def _keep(call: _Call, target: str, last: Array) -> None:
+        """Stores the value of a state after the last step, `(B or 1, 1, *dims)`."""
+        call.frame.values[target, 0] = last
+        store(call.arrays[target], np.broadcast_to(last[:, 0], call.arrays[target].shape))
+
+    def _steps(self, stage: Loop) -> Callable[[_Call], tuple[dict[str, Array], dict[str, Array]]]:
+        """One step after another: what the stage writes, `(B, T, *dims)`, and the states after the last one."""
         own = {c.name: c.dims for c in stage.carries}
-        body, writers = self._body(stage.body, own), self._writers(stage.body, stage.carries, stage.writes)
-        finals = self._finals(stage.carries)
-        delayed = _delayed(stage.body, set(own))
+        body, delayed = self._body(stage.body, own), _delayed(stage.body, set(own))
         defined = {e.name for e in stage.body}
         buffers = tuple(
             dict.fromkeys(r.name for e in stage.body for r in ir.reads(e.expr) if r.lag == 0 and r.name not in defined)
         )
 
-        def run(call: _Call) -> None:
+        def run(call: _Call) -> tuple[dict[str, Array], dict[str, Array]]:
             call.delay(delayed)
             whole = call.frame.values
             timed = [((n, 0), whole[n, 0]) for n in buffers] + [((n, 1), whole[n, 1]) for n in delayed]
@@ -399,7 +200,7 @@ class PlanKernel:
             now = frame.values
             for name in own:
                 now[name, 1] = whole[f"{name}@initial", 0]
-            stored: dict[str, list[Array]] = {name: [] for name in writers}
+            stored: dict[str, list[Array]] = {name: [] for name in stage.writes}
             for t in range(call.steps):
                 frame.t = call.frame.t[:, t : t + 1]
                 for key, value in moving:
@@ -410,13 +211,8 @@ class PlanKernel:
                     values.append(now[name, 0])
                 for name in own:
                     now[name, 1] = now[name, 0]
-            for name, write in writers.items():
-                write(
-                    call, np.concatenate([np.broadcast_to(v, (call.batch, *v.shape[1:])) for v in stored[name]], axis=1)
-                )
-            for name, target in finals:
-                whole[target, 0] = now[name, 1]
-                store(call.arrays[target], np.broadcast_to(now[name, 1][:, 0], call.arrays[target].shape))
+            every = {n: [np.broadcast_to(v, (call.batch, *v.shape[1:])) for v in vs] for n, vs in stored.items()}
+            return {n: np.concatenate(vs, axis=1) for n, vs in every.items()}, {n: now[n, 1] for n in own}
 
         return run
 
@@ -463,6 +259,165 @@ class PlanKernel:
 
         return run
 
+    def _newton(self, stage: Newton) -> Run:
+        """Rounds until every sequence has converged or is given up; those are run step by step."""
+        own = {c.name: c.dims for c in stage.carries}
+        first, step, one_by_one = self._map(stage.first), self._scan(stage.step), self._steps(stage.loop)
+        body, delayed = self._body(stage.body, own), _delayed(stage.body, set(own))
+        writers, finals = self._writers(stage.body, stage.carries, stage.writes), self._finals(stage.carries)
+        bound = stage.tolerance(lambda dtype: self._evaluator.spec.dtype(dtype).accumulator)
+        shapes = {n: (1, 1, *self._evaluator.shape(dims)) for n, dims in own.items()}
+
+        def run(call: _Call) -> None:
+            values = call.frame.values
+            for name in own:
+                dtype = self._evaluator.dtype(self._buffer(f"{name}'guess").dtype)
+                values[f"{name}'guess@initial", 0] = values[f"{name}@initial", 0]
+                values[f"{name}'update@initial", 0] = np.zeros(shapes[name], dtype)
+            first(call)
+            rounds = self._rounds(stage, call, step, bound)
+            self.rounds[", ".join(own)] = rounds
+            done = rounds > 0
+            stored, last = ({}, {}) if done.all() else one_by_one(call)
+            for name in own:
+                values[name, 0] = call.full(values[f"{name}'guess", 0])
+            call.delay((*own, *delayed))
+            for name, value in body:
+                values[name, 0] = value(call.frame)
+            for name, write in writers.items():
+                write(call, _rows(done, call.full(values[name, 0]), stored.get(name)))
+            for name, target in finals:
+                self._keep(call, target, _rows(done, call.full(values[name, 0])[:, -1:], last.get(name)))
+
+        return run
+
+    def _rounds(self, stage: Newton, call: _Call, step: Run, bound: float) -> NDArray[np.int32]:
+        """Improves the guess in place; how many rounds each sequence took to converge, 0 for those that did not."""
+        values, names = call.frame.values, [c.name for c in stage.carries]
+        taken = np.zeros(call.batch, np.int32)
+        lost = np.zeros(call.batch, bool)
+        for number in range(1, stage.most + 1):
+            step(call)
+            error = call.full(values[stage.error, 0]).reshape(call.batch, -1).max(axis=1)
+            open_ = (taken == 0) & ~lost
+            for name in names:
+                guess, new = (call.full(values[f"{name}'{kind}", 0]) for kind in _GUESSES)
+                values[f"{name}'guess", 0] = _rows(open_, new, guess)
+            taken[open_ & (error <= bound)] = number
+            lost |= ~np.isfinite(error)
+            if not ((taken == 0) & ~lost).any():
+                break
+        return taken
+
+    def _convolution(self, stage: Convolution) -> Run:
+        make = Evaluator(replace(self._evaluator.spec, real=DType.F64))
+
+        def evaluate(expr: ir.Expr, dims: Dims) -> Callable[[Values], Array]:
+            function = make.aligned(expr, dims, full=True)
+            return lambda values: function(Frame(values))
+
+        kinds = {n: (b.dims, b.dtype) for n in stage.sources for b in [self._plan.buffer(n)]}
+        convolve = Convolver(stage, make.shape, evaluate, kinds)
+        writers, finals = self._writers(stage.body, stage.carries, stage.writes), self._finals(stage.carries)
+        step_by_step = self._loop(stage.loop)
+
+        def run(call: _Call) -> None:
+            values = call.frame.values
+            found = convolve(values, call.batch, call.steps)
+            if found is None and self._instead is not None:
+                self._instead(call.arrays, call.batch, call.steps)
+                return
+            if found is None:
+                step_by_step(call)
+                return
+            for name, write in writers.items():
+                dtype = self._evaluator.dtype(self._plan.buffer(name).dtype)
+                write(call, found[name].astype(dtype, copy=False))
+            for _, target in finals:
+                values[target, 0] = found[target].astype(self._evaluator.dtype(self._plan.buffer(target).dtype))
+                store(call.arrays[target], np.broadcast_to(found[target][:, 0], call.arrays[target].shape))
+
+        return run
+
+    def _chunk(self, stage: Chunk) -> Run:
+        form, (carry,) = stage.form, stage.carries
+        lead = len(form.shared)
+        kept = {"rows": form.rows, "columns": form.columns, "none": ()}[form.decay_along]
+        whole = (*form.shared, *form.rows, *form.columns)
+        values = {(e, d): self._of_steps(e, form.shared, d) for e, d in _chunk_operands(stage)}
+        writers = [self._writer(e.name, (*form.shared, *form.columns)) for e in stage.reads]
+        arrange, back = arrangement(carry.dims, whole), arrangement(whole, carry.dims)
+        shape, columns = self._evaluator.shape(whole), self._evaluator.shape(form.columns)
+        finals = self._finals(stage.carries)
+
+        def run(call: _Call) -> None:
+            def of(expr: ir.Expr | None, dims: Dims) -> Array | None:
+                return None if expr is None else values[expr, dims](call)
+
+            def some(expr: ir.Expr | None, dims: Dims) -> Array:
+                found = of(expr, dims)
+                assert found is not None
+                return found
+
+            operands = Operands(
+                None if isinstance(form.decay, ir.Const) else of(form.decay, kept),
+                form.decay_along == "columns",
+                tuple((some(w.key, form.rows), of(w.probe, form.rows), of(w.value, form.columns)) for w in form.writes),
+                tuple(
+                    (some(e.expr.left, form.rows), _is_now(e.expr))
+                    for e in stage.reads
+                    if isinstance(e.expr, ir.Contract)
+                ),
+            )
+            state = arrange(call.frame.values[f"{carry.name}@initial", 0])[:, 0]
+            state = np.broadcast_to(state, (call.batch, *shape))
+            found, state = chunkwise(
+                operands, state.reshape(*state.shape[: 1 + lead], -1, math.prod(columns)), call.steps
+            )
+            for write, value in zip(writers, found, strict=True):
+                value = np.moveaxis(value, -2, 1)
+                write(call, value.reshape(*value.shape[:-1], *columns))
+            last = back(state.reshape(call.batch, 1, *shape))
+            for _, target in finals:
+                call.frame.values[target, 0] = last
+                store(call.arrays[target], last[:, 0])
+
+        return run
+
+    def _of_steps(self, expr: ir.Expr, shared: Dims, dims: Dims) -> Callable[[_Call], Array]:
+        """An operand of a chunk, `(B or 1, *shared or 1, T, places along dims)`."""
+        value, size = self._evaluator.aligned(expr, (*shared, *dims)), math.prod(self._evaluator.shape(dims))
+
+        def of(call: _Call) -> Array:
+            array = value(call.frame)
+            array = np.broadcast_to(array, (array.shape[0], call.steps, *array.shape[2:]))
+            return np.moveaxis(array.reshape(*array.shape[: 2 + len(shared)], size), 1, -2)
+
+        return of
+
+
+_GUESSES = ("guess", "next")
+
+
+def _rows(which: NDArray[np.bool_], yes: Array, no: Array | None) -> Array:
+    """`(B, T, *dims)`: for sequences that are among `which` those of `yes`, else those of `no`."""
+    return yes if no is None else np.where(which.reshape(-1, *(1,) * (yes.ndim - 1)), yes, no)
+
+
+def _chunk_operands(stage: Chunk) -> list[tuple[ir.Expr, Dims]]:
+    """Every operand of a chunk with the dims its last axis stands for."""
+    form = stage.form
+    kept = {"rows": form.rows, "columns": form.columns, "none": ()}[form.decay_along]
+    found: list[tuple[ir.Expr | None, Dims]] = [(form.decay, kept)]
+    for w in form.writes:
+        found += [(w.key, form.rows), (w.probe, form.rows), (w.value, form.columns)]
+    found += [(e.expr.left, form.rows) for e in stage.reads if isinstance(e.expr, ir.Contract)]
+    return [(e, d) for e, d in found if e is not None]
+
+
+def _is_now(read: ir.Contract) -> bool:
+    return isinstance(read.right, ir.Read) and not read.right.lag
+
 
 def _delayed(body: Sequence[ir.Equation], carried: set[str]) -> tuple[str, ...]:
     """The buffers a body reads one step back."""
@@ -486,4 +441,4 @@ class PlanBackend:
 
 
 BACKEND = PlanBackend()
-__all__ = ["BACKEND", "Evaluator", "Frame", "PlanBackend", "PlanKernel", "prefix_scan"]
+__all__ = ["BACKEND", "PlanBackend", "PlanKernel", "prefix_scan"]

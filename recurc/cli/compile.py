@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ def export_kernels(
     from recurc.backends.base import Specialization
     from recurc.cli.files import writable_directory
     from recurc.passes import make_plan
+    from recurc.runtime.choose import able_plan, backend
     from recurc.types import DType
 
     known = with_defaults(rec, check_sizes(rec, sizes))
@@ -92,8 +94,12 @@ def export_kernels(
     check_renames(rec, known)
     real = DType(dtype)
     machine = targets.named(arch if target in ("triton", "cuda") else "cpu")
-    plan = make_plan(rec, known, batch, steps, real, machine, schedule)
+    machine = replace(machine, fft_flops=0.0)  # what is exported links to no library
     spec = Specialization(tuple(sorted(known.items())), real)
+    plan, _, _ = able_plan(
+        backend(target), spec, schedule,
+        lambda without: make_plan(rec, known, batch, steps, real, machine, schedule, without=without),
+    )  # fmt: skip
     writable_directory(out)
     there = _contents(out)
     described = _export(target, plan, spec, out, arch)

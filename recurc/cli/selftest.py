@@ -79,7 +79,7 @@ def write_example(plan: Plan, spec: Specialization, path: Path, real: DType) -> 
 
 def _initial(expr: Expr, dims: Dims, spec: Specialization, arrays: Arrays) -> Any:
     """What a state, or an input that is read one step back, is before the first step: (B, *dims)."""
-    from recurc.backends.plan_numpy import Evaluator, Frame
+    from recurc.backends.evaluator import Evaluator, Frame
 
     evaluate = Evaluator(Specialization(spec.sizes, DType.F64)).aligned(expr, dims, full=True)
     value = evaluate(Frame({(r.name, 0): arrays[r.name][:, np.newaxis] for r in reads(expr)}))[:, 0]

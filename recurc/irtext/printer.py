@@ -29,7 +29,7 @@ from recurc.ir import (
     children,
 )
 from recurc.irtext.names import NAME, PART, WORD
-from recurc.plan import Carry, Loop, Map, Matmul, Plan, Scan, Stage
+from recurc.plan import Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Scan, Stage
 from recurc.types import DimDecl, Dims, DType
 
 _WIDTH = 118
@@ -245,6 +245,17 @@ def _stage(stage: Stage) -> list[str]:
             return [_opening("loop", stage.carries, stage.writes), *_body(stage.body), "  }"]
         case Scan():
             return [_opening("scan", stage.carries, stage.writes), *_scan(stage), "  }"]
+        case Newton():
+            inner = [line for part in (stage.first, stage.step, stage.loop) for line in _stage(part)]
+            opening = _opening(f"newton at most {stage.most} rounds by {_read_name(stage.error)};", (), stage.writes)
+            return [opening, *(f"  {line}" for line in inner), "  }"]
+        case Convolution():
+            return [_opening("convolution", stage.carries, stage.writes), *_convolution(stage), "  }"]
+        case Chunk(form=form):
+            parts = [("shared", form.shared), ("rows", form.rows), ("columns", form.columns)]
+            split = ", ".join(f"{name} [{', '.join(dims)}]" for name, dims in parts if dims)
+            head = _opening("chunk", stage.carries, stage.writes)
+            return [head, f"    {split}", *_body(stage.body), "  }"]
 
 
 def _opening(kind: str, carries: Sequence[Carry], writes: Sequence[str]) -> str:
@@ -254,6 +265,16 @@ def _opening(kind: str, carries: Sequence[Carry], writes: Sequence[str]) -> str:
 
 def _body(body: Sequence[Equation], indent: int = 4) -> list[str]:
     return [line for equation in body for line in _equation(equation, indent)]
+
+
+def _convolution(stage: Convolution) -> list[str]:
+    lines = [f"    sources {', '.join(_read_name(s) for s in stage.sources) or 'none'}"]
+    dims = (("lanes", stage.lanes), ("blocks", stage.blocks))
+    lines += [f"    {what} {', '.join(names)}" for what, names in dims if names]
+    parts = (("steady", stage.steady), ("enter", stage.enter), ("step", stage.step), ("reads", stage.reads))
+    for what, body in parts:
+        lines += [f"    {what} {{", *_body(body, 6), "    }"] if body else []
+    return lines
 
 
 def _scan(stage: Scan) -> list[str]:

@@ -10,8 +10,10 @@ from recurc.ir import Recurrence
 from recurc.passes.bounds import BOUNDS
 from recurc.passes.canonicalize import CANONICALIZE, DROP_DEAD, SHARE
 from recurc.passes.classify import classify
+from recurc.passes.convolution import with_convolution
 from recurc.passes.cost import Shape
 from recurc.passes.expand import EXPAND
+from recurc.passes.low_rank import with_products
 from recurc.passes.lower import lower
 from recurc.passes.manager import Pass, Record, run_passes
 from recurc.passes.resets import RESETS
@@ -44,7 +46,7 @@ def analyze(rec: Recurrence, prove: bool = False) -> Analysis:
 
 
 def _analysis(core: Recurrence, prove: bool) -> Analysis:
-    analysis = classify(core)
+    analysis = with_convolution(core, with_products(core, classify(core)))
     if not prove:
         return analysis
     from recurc.passes.certify import certify  # brings SymPy, which nobody else needs
@@ -61,13 +63,15 @@ def make_plan(
     target: Target,
     schedule: str = "auto",
     prove: bool = False,
+    without: Sequence[str] = (),
 ) -> Plan:
     """The plan for dims of `sizes`, `batch` sequences of `steps` steps, reals stored as `real`, on `target`.
 
-    `schedule`: "auto", a schedule's name, or `h=scan,c=sequential` per state. Raises `ScheduleError`
-    (an `UnsupportedError`) for an illegal one, naming the reason and the legal ones."""
+    `schedule`: "auto", a schedule's name, or `h=scan,c=sequential` per state; `without` names schedules that are not
+    chosen unless asked for. Raises `ScheduleError` (an `UnsupportedError`) for an illegal one, naming the reason and
+    the legal ones."""
     core = core_form(rec)
     analysis = _analysis(core, prove)
     shape = Shape(dict(sizes), batch, steps, real.itemsize)
-    plan = lower(core, analysis, choose(core, analysis, shape, target, schedule), shape)
+    plan = lower(core, analysis, choose(core, analysis, shape, target, schedule, without), shape)
     return replace(plan, candidates=plan.candidates + stage_costs(plan, shape, target))

@@ -70,6 +70,7 @@ class Linear:
     offset: Expr | None
     rounded: Span | bool = False  # passes through a half-precision cast (where)
     cut: bool = False  # a branch drops the state: its factor is exactly zero there
+    cancels: Span | bool = False  # terms in a state cancel (where): only their rounding errors are left
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,24 @@ class Forms:
         self._equations = {e.name: e.expr for e in self.rec.equations}
         self._states = {s.name: s for s in self.rec.states}
         self._memo: dict[str, Form] = {}
+
+    def equation(self, name: str) -> Expr:
+        """The right side of the equation of that name."""
+        return self._equations[name]
+
+    def spelled(self, expr: Expr) -> Expr:
+        """What `expr` stands for, where it is only the name of an equation."""
+        while isinstance(expr, Read) and not expr.lag and expr.name in self._equations:
+            if expr.name in self._states:
+                break
+            expr = self._equations[expr.name]
+        return expr
+
+    def resolved(self, expr: Expr) -> Expr:
+        """What `expr` stands for, where it is only the name of an equation that depends on the group."""
+        while isinstance(expr, Read) and not expr.lag and expr.name not in self._states and not self.is_free(expr.name):
+            expr = self._equations[expr.name]
+        return expr
 
     def of_equation(self, name: str) -> Form:
         for needed in self.behind(name, self._memo):
@@ -139,7 +158,7 @@ class Forms:
                 forms = [self.form(a) for a in args]
                 if all(isinstance(f, Free) for f in forms):
                     return Free(expr)
-                return self._apply(expr, forms)
+                return self.apply_rule(expr, forms)
             case Reduce(arg=arg):
                 form = self.form(arg)
                 return Free(expr) if isinstance(form, Free) else self._reduce(expr, form)
@@ -156,7 +175,7 @@ class Forms:
 
     # --- elementwise operators ------------------------------------------------------------------------------------
 
-    def _apply(self, node: Apply, forms: list[Form]) -> Form:
+    def apply_rule(self, node: Apply, forms: list[Form]) -> Form:
         for form in forms:
             if isinstance(form, Nonlinear):
                 return form
@@ -220,7 +239,7 @@ class Forms:
             n: Coef(None if c.factor is None else convert(c.factor, node.dtype), c.mixes) for n, c in form.coefs.items()
         }
         rounded = form.rounded or ((node.span or True) if node.dtype in _NARROW else False)
-        return Linear(coefs, offset, rounded, form.cut)
+        return Linear(coefs, offset, rounded, form.cut, form.cancels)
 
     def _sum(self, node: Apply, forms: list[Form]) -> Form:
         total = as_linear(forms[0])
@@ -229,7 +248,11 @@ class Forms:
         if node.op == "stop_gradient":
             return total  # the value itself
         second = as_linear(forms[1])
-        return added(total, negated(second) if node.op == "sub" else second)
+        second = negated(second) if node.op == "sub" else second
+        result = added(total, second)
+        if any(_cancel(total.coefs[n].factor, c.factor) for n, c in second.coefs.items() if n in total.coefs):
+            return replace(result, cancels=node.span or True)
+        return result
 
     def _branches(self, node: Apply, condition: Expr, yes: Form, no: Form) -> Form:
         a, b = as_linear(yes), as_linear(no)
@@ -247,7 +270,7 @@ class Forms:
         offset = None
         if a.offset is not None or b.offset is not None:
             offset = apply("select", condition, a.offset or zero_, b.offset or zero_, span=node.span)
-        return Linear(coefs, offset, a.rounded or b.rounded, cut)
+        return Linear(coefs, offset, a.rounded or b.rounded, cut, a.cancels or b.cancels)
 
     # --- nodes that change shape ------------------------------------------------------------------------------------
 
@@ -281,8 +304,11 @@ class Forms:
             zip(node.right_axes, node.right.dims, strict=True)
         )
         over = tuple(labels[k] for k in sorted(labels) if k not in node.out_axes)
-        moving = left if isinstance(left, Linear) else right
+        moving, factor = (left, node.right) if isinstance(left, Linear) else (right, node.left)
         assert isinstance(moving, Linear)
+        own = {d for n in moving.coefs for d in self._states[n].dims}
+        if not own & set(over) and all(c.factor is None for c in moving.coefs.values()):
+            return _widened(moving, factor.dims)  # a sum of C terms, each a vector times what was read: rank C
         return mixed(moving, Mix("contract", over, span=node.span))
 
     def _reaxis(self, node: Reaxis, form: Form) -> Form:
@@ -384,7 +410,11 @@ def added(a: Linear, b: Linear) -> Linear:
     for name, coef in b.coefs.items():
         mine = coefs.get(name, Coef(None))
         coefs[name] = Coef(_plus(mine.factor, coef.factor), mine.mixes + coef.mixes)
-    return Linear(coefs, _plus(a.offset, b.offset), a.rounded or b.rounded, a.cut or b.cut)
+    return Linear(coefs, _plus(a.offset, b.offset), a.rounded or b.rounded, a.cut or b.cut, a.cancels or b.cancels)
+
+
+def _cancel(a: Expr | None, b: Expr | None) -> bool:
+    return a is not None and b is not None and (_minus(a) == b or _minus(b) == a)
 
 
 def negated(a: Linear) -> Linear:
@@ -402,11 +432,18 @@ def scaled(form: Linear, op: str, factor: Expr, state_first: bool) -> Linear:
             return factor
         return apply(op, expr, factor) if state_first else apply(op, factor, expr)
 
-    coefs = {
-        n: Coef(by(c.factor), tuple(replace(m, expanded=m.expanded + factor.dims) for m in c.mixes))
-        for n, c in form.coefs.items()
-    }
+    coefs = {n: Coef(by(c.factor), _expanded(c.mixes, factor.dims)) for n, c in form.coefs.items()}
     return replace(form, coefs=coefs, offset=by(form.offset))
+
+
+def _expanded(mixes: tuple[Mix, ...], dims: Dims) -> tuple[Mix, ...]:
+    return tuple(replace(m, expanded=m.expanded + dims) for m in mixes)
+
+
+def _widened(form: Linear, dims: Dims) -> Linear:
+    """`form`, whose coefficients are all mixing, times a free value of `dims` and summed over dims no state has."""
+    coefs = {n: Coef(None, _expanded(c.mixes, dims)) for n, c in form.coefs.items()}
+    return replace(form, coefs=coefs, offset=None)
 
 
 def mixed(form: Linear, mix: Mix) -> Linear:

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Certificate, Component, Group, Monoid, Reason
-from recurc.ir import Apply, Const, Expr, Read, Recurrence, walk
-from recurc.ops import OPS
-from recurc.types import Dims, Kind
+from recurc.ir import Apply, Const, Expr, Read, Recurrence, reads, rewrite, walk
+from recurc.ops import OPS, apply
+from recurc.passes.dependence import dependence
+from recurc.types import Dims, DType, Kind
 
 if TYPE_CHECKING:
     from recurc.passes.symbolic import Evaluator, Joins, Objects
 
-_MOST_CASES = 64
+_MOST_CASES = 128
 _SEED = 0x5EED
 
 
@@ -73,11 +75,15 @@ def _proof(rec: Recurrence, monoid: Monoid) -> tuple[str, int]:
     from recurc.passes.symbolic import Joins, Undecided
 
     joins = Joins()
+    monoid, scaled = _unscaled(monoid)
+    monoid = _one_spelling(rec, monoid, joins)
     laws: dict[str, Callable[[Mapping[object, bool]], bool]] = {
         "the step is the lifted element applied": lambda assumed: _step_law(rec, monoid, joins, assumed)
     }
     for n, pattern in enumerate(_patterns(monoid)):
         laws[f"generic elements, pattern {n}"] = lambda assumed, p=pattern: _monoid_laws(rec, monoid, joins, p, assumed)
+    if scaled:
+        laws["a common factor does not count"] = lambda assumed: _scale_law(rec, monoid, scaled, joins, assumed)
     cases = 0
     for name, law in laws.items():
         pending: list[dict[object, bool]] = [{}]
@@ -91,22 +97,102 @@ def _proof(rec: Recurrence, monoid: Monoid) -> tuple[str, int]:
             except Undecided as open_question:
                 pending += [{**assumed, open_question.key: truth} for truth in (True, False)]
                 continue
+            except UnsupportedError as refused:
+                return str(refused), cases
             cases += 1
     return "", cases
+
+
+def _unscaled(monoid: Monoid) -> tuple[Monoid, tuple[str, ...]]:
+    """What a proof looks at: elements of which a common factor does not count are combined without the division that
+    keeps them in range. Also the components it was taken from: that the factor does not count is a law of its own."""
+    scaled: list[str] = []
+    scales: set[Expr] = set()
+
+    def plain(expr: Expr) -> Expr:
+        match expr:
+            case Apply(op="div", args=(value, Apply(op="select", args=(above, size, Const(value=1))) as scale)) if (
+                above == apply("gt", size, Const(0.0, size.dtype))
+            ):
+                scales.add(scale)
+                return value
+            case Apply(op="select", args=(condition, yes, no)):
+                return replace(expr, args=(condition, yes, plain(no)))
+            case _:
+                return expr
+
+    combine: list[Expr] = []
+    for component, expr in zip(monoid.components, monoid.combine, strict=True):
+        combine.append(plain(expr))
+        scaled += [component.name] if combine[-1] != expr else []
+    return (replace(monoid, combine=tuple(combine)), tuple(scaled)) if len(scales) == 1 else (monoid, ())
+
+
+def _scale_law(
+    rec: Recurrence, monoid: Monoid, scaled: Sequence[str], joins: Joins, assumed: Mapping[Any, bool]
+) -> bool:
+    """A common factor of the `scaled` components changes nothing."""
+    from recurc.passes.symbolic import equal, symbols
+
+    element = _element(monoid, "1", False)
+    factor = symbols("common", (), positive=True)[()]
+    larger = {n: np.asarray(v * factor, object) if n in scaled else v for n, v in element.items()}
+    shapes = {s: _dims(rec, s) for s in monoid.states}
+    old = _old(rec, monoid)
+    once, twice = (_applied(monoid, joins, e, old, shapes, assumed) for e in (element, larger))
+    return all(equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def _one_spelling(rec: Recurrence, monoid: Monoid, joins: Joins) -> Monoid:
+    """`monoid` without choices between two spellings of one value (one that is safe for small states, one for large
+    ones): each choice of its application whose branches are shown to be equal is made."""
+    from recurc.passes.symbolic import Undecided, equal
+
+    conditions = dict.fromkeys(
+        n.args[0]
+        for e in monoid.apply
+        for n in walk(e)
+        if isinstance(n, Apply) and n.op == "select" and any(r.lag for r in reads(n.args[0]))
+    )
+    shapes, old, element = {s: _dims(rec, s) for s in monoid.states}, _old(rec, monoid), _element(monoid, "1", False)
+    for condition in conditions:
+        made = [replace(monoid, apply=tuple(_chosen(e, condition, k) for e in monoid.apply)) for k in (1, 2)]
+        try:
+            yes, no = (_applied(m, joins, element, old, shapes, {}) for m in made)
+        except Undecided:
+            continue
+        if all(equal(a, b) for a, b in zip(yes, no, strict=True)):
+            monoid = made[0]
+    return monoid
+
+
+def _chosen(expr: Expr, condition: Expr, branch: int) -> Expr:
+    def rule(node: Expr) -> Expr:
+        hit = isinstance(node, Apply) and node.op == "select" and node.args[0] == condition
+        return node.args[branch] if hit and isinstance(node, Apply) else node
+
+    return rewrite(expr, rule)
 
 
 def _patterns(monoid: Monoid) -> Iterator[tuple[bool, ...]]:
     """Which of three elements hold the value their operator treats apart: factor 0, or nothing yet (-inf)."""
     apart = any(isinstance(n, Apply) and n.op == "select" for e in monoid.combine for n in walk(e))
+    apart = apart or any(c.holds == "flag" for c in monoid.components)
     yield from itertools.product((False, True), repeat=3) if apart else iter([(False, False, False)])
 
 
 def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[object, bool]) -> bool:
-    from recurc.passes.symbolic import Evaluator, equal, symbols
+    from recurc.passes.symbolic import Evaluator, equal, vanishing
 
     equations = {e.name: e.expr for e in rec.equations}
     states = {s.name for s in rec.states}
     memo: dict[str, Objects] = {}
+    dep = dependence(rec)
+
+    def free(expr: Expr) -> bool:
+        return not any(
+            (r.name in monoid.states) or (not r.lag and dep.seen(r.name) & {*monoid.states}) for r in reads(expr)
+        )
 
     def lookup(read: Read) -> Objects:
         inside = read.name in monoid.states or read.name not in states
@@ -114,18 +200,19 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
             if read.name not in memo:
                 memo[read.name] = evaluate(equations[read.name])
             return memo[read.name]
-        return symbols(f"{read.name}__{read.lag}", read.dims)
+        return _symbols(read)
 
-    evaluate = Evaluator(joins, lookup, assumed)
+    evaluate = Evaluator(joins, lookup, assumed, free)
     lifted = {c.name: evaluate(e) for c, e in zip(monoid.components, monoid.lift, strict=True)}
     lifted = {
         c.name: _shaped(lifted[c.name], e.dims, c.dims) for c, e in zip(monoid.components, monoid.lift, strict=True)
     }
-    old = {s: symbols(f"{s}__1", _dims(rec, s)) for s in monoid.states}
-    applied = _applied(monoid, joins, lifted, old, {s: _dims(rec, s) for s in monoid.states}, assumed)
+    applied = _applied(monoid, joins, lifted, _old(rec, monoid), {s: _dims(rec, s) for s in monoid.states}, assumed)
     for state, new in zip(monoid.states, applied, strict=True):
         step = _shaped(evaluate(equations[state]), equations[state].dims, _dims(rec, state))
-        if not (equal(step, new) or equal(joins.canonical(step), joins.canonical(new))):
+        if equal(step, new) or equal(joins.canonical(step), joins.canonical(new)):
+            continue
+        if not all(equal(step, new, known) for known in vanishing(assumed)):
             return False
     return True
 
@@ -133,11 +220,13 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
 def _monoid_laws(
     rec: Recurrence, monoid: Monoid, joins: Joins, apart: tuple[bool, ...], assumed: Mapping[object, bool]
 ) -> bool:
-    from recurc.passes.symbolic import Evaluator, equal, symbols
+    from recurc.passes.symbolic import Evaluator, equal
 
     def combined(one: Mapping[str, Objects], two: Mapping[str, Objects]) -> dict[str, Objects]:
         def lookup(read: Read) -> Objects:
             which, _, name = read.name.partition(".")
+            if which not in ("1", "2"):
+                return _symbols(read)  # what never changes, such as a modulus
             return (one if which == "1" else two)[name]
 
         evaluate = Evaluator(joins, lookup, assumed)
@@ -145,7 +234,7 @@ def _monoid_laws(
         return {c.name: _shaped(evaluate(e), e.dims, c.dims) for c, e in parts}
 
     e1, e2, e3 = (_element(monoid, str(i + 1), special) for i, special in enumerate(apart))
-    old = {s: symbols(f"{s}__1", _dims(rec, s)) for s in monoid.states}
+    old = _old(rec, monoid)
 
     def applied(element: Mapping[str, Objects], state: Mapping[str, Objects]) -> list[Objects]:
         return _applied(monoid, joins, element, state, {s: _dims(rec, s) for s in monoid.states}, assumed)
@@ -158,7 +247,7 @@ def _monoid_laws(
         return good
     neutral: dict[str, Objects] = {}
     for component, identity in zip(monoid.components, monoid.identity, strict=True):
-        constant = Evaluator(joins, lambda read: symbols(read.name, read.dims), assumed)(identity)
+        constant = Evaluator(joins, _symbols, assumed)(identity)
         neutral[component.name] = _shaped(constant, identity.dims, component.dims)
     before, after = combined(neutral, e1), combined(e1, neutral)
     return all(equal(before[n], e1[n]) and equal(after[n], e1[n]) for n in e1)
@@ -178,17 +267,57 @@ def _applied(
     return [_shaped(evaluate(e), e.dims, shapes[s]) for s, e in zip(monoid.states, monoid.apply, strict=True)]
 
 
-def _element(monoid: Monoid, name: str, apart: bool) -> dict[str, Objects]:
-    """Generic symbols; apart: the decisive component holds its absorbing value, the others stay generic."""
+def _symbols(read: Read) -> Objects:
     from recurc.passes.symbolic import symbols
 
-    element = {c.name: symbols(f"e{name}_{c.name}", c.dims, real=True, nonzero=True) for c in monoid.components}
-    if apart:
+    return symbols(f"{read.name}__{read.lag}", read.dims, **_assumptions(read.dtype))
+
+
+def _assumptions(dtype: DType) -> dict[str, bool]:
+    return {"integer": True} if dtype.kind is Kind.INT else {"real": True}
+
+
+def _old(rec: Recurrence, monoid: Monoid) -> dict[str, Objects]:
+    """The old values of the states."""
+    states = {s.name: s for s in rec.states}
+    return {s: _symbols(Read(s, 1, states[s].dims, states[s].dtype)) for s in monoid.states}
+
+
+def _element(monoid: Monoid, name: str, apart: bool) -> dict[str, Objects]:
+    """Generic symbols; apart: the decisive component holds its absorbing value, the others stay generic."""
+    from recurc.passes.symbolic import algebra, symbols
+
+    element: dict[str, Objects] = {}
+    for component, combine in zip(monoid.components, monoid.combine, strict=True):
+        kind = {"positive": True} if component.holds == "nonnegative" else _assumptions(component.dtype)
+        value = symbols(f"e{name}_{component.name}", component.dims, nonzero=True, **kind)
+        if isinstance(combine, Apply) and combine.op == "mod":  # lifted and combined ones are remainders
+            value = _remainder(combine, value)
+        element[component.name] = value
+    flag = next((c.name for c in monoid.components if c.holds == "flag"), None)
+    if flag is not None:
+        element[flag] = _filled(element[flag], algebra().Integer(apart))
+        for component in monoid.components:
+            if component.holds == "flagged" and not apart:
+                element[component.name] = _filled(element[component.name], algebra().Integer(0))
+    elif apart:
         decisive, value = _absorbing(monoid)
-        special = np.empty(element[decisive].shape, object)
-        special.fill(value)
-        element[decisive] = special
+        element[decisive] = _filled(element[decisive], value)
     return element
+
+
+def _filled(like: Objects, value: Any) -> Objects:
+    special = np.empty(like.shape, object)
+    special.fill(value)
+    return special
+
+
+def _remainder(combine: Apply, value: Objects) -> Objects:
+    from recurc.passes.symbolic import Evaluator, Joins
+
+    held = Read("element", 0, combine.dims, combine.dtype)
+    wrapped = replace(combine, args=(held, combine.args[1]))
+    return Evaluator(Joins(), lambda read: value if read.name == "element" else _symbols(read), {})(wrapped)
 
 
 def _absorbing(monoid: Monoid) -> tuple[str, Any]:
@@ -244,20 +373,30 @@ def randomised_error(monoid: Monoid, seed: int = _SEED) -> float:
 
 
 def _draw(monoid: Monoid, rng: np.random.Generator, sizes: Mapping[str, int]) -> dict[str, Array]:
-    """Factors within the unit disc (also exactly 0 and 1), log weights down to -inf, the rest normal."""
+    """Factors within the unit disc (also exactly 0 and 1), log weights down to -inf, remainders below their modulus,
+    the rest normal."""
     element: dict[str, Array] = {}
-    for i, component in enumerate(monoid.components):
+    for component, identity, combine in zip(monoid.components, monoid.identity, monoid.combine, strict=True):
         shape = tuple(sizes[d] for d in component.dims)
-        if _is_low(monoid.identity[i]):
+        if component.holds == "flag":
+            value = (rng.random(shape) < 0.2).astype(float)
+        elif component.dtype.kind is Kind.INT:
+            modulus = combine.args[1] if isinstance(combine, Apply) and combine.op == "mod" else Const(10, DType.I64)
+            value = rng.integers(0, int(_value(modulus).real), shape)
+        elif _is_low(identity):
             value = rng.normal(0, 4, shape) - 1e4 * (rng.random(shape) < 0.05)
             value = np.where(rng.random(shape) < 0.05, -np.inf, value)
-        elif isinstance(monoid.identity[i], Const) and _value(monoid.identity[i]) == 1:
+        elif isinstance(identity, Const) and _value(identity) == 1:
             value = rng.choice([0.0, 1.0, -1.0, 0.5], shape, p=[0.05, 0.1, 0.1, 0.75]) * (1 - rng.random(shape) ** 3)
         else:
             value = rng.normal(size=shape)
         if component.dtype.kind is Kind.COMPLEX:
             value = value * np.exp(1j * rng.uniform(-np.pi, np.pi, shape))
-        element[component.name] = np.asarray(value)
+        element[component.name] = np.abs(value) if component.holds == "nonnegative" else np.asarray(value)
+    flag = next((element[c.name] for c in monoid.components if c.holds == "flag"), None)
+    for component in monoid.components:
+        if component.holds == "flagged" and flag is not None:
+            element[component.name] = element[component.name] * flag
     return element
 
 
@@ -272,22 +411,26 @@ def _combine(
         which, _, name = read.name.partition(".")
         return (one if which == "1" else two)[name]
 
+    memo: dict[int, Array] = {}  # parts of the operator that its components share, by identity
     parts = zip(monoid.components, monoid.combine, strict=True)
-    return {c.name: _numbers(_elementwise(e, lookup), e.dims, c, sizes) for c, e in parts}
+    return {c.name: _numbers(_elementwise(e, lookup, memo), e.dims, c, sizes) for c, e in parts}
 
 
 def _numbers(value: Array, dims: Dims, component: Component, sizes: Mapping[str, int]) -> Array:
     return np.broadcast_to(_along(value, dims, component.dims), tuple(sizes[d] for d in component.dims))
 
 
-def _elementwise(expr: Expr, lookup: Callable[[Read], Array]) -> Array:
+def _elementwise(expr: Expr, lookup: Callable[[Read], Array], memo: dict[int, Array]) -> Array:
     match expr:
         case Const(value=value):
             return np.asarray(value)
         case Read():
             return lookup(expr)
         case Apply(op=op, args=args):
-            return OPS[op].numpy(*(_along(_elementwise(a, lookup), a.dims, expr.dims) for a in args))
+            if id(expr) not in memo:
+                values = (_along(_elementwise(a, lookup, memo), a.dims, expr.dims) for a in args)
+                memo[id(expr)] = OPS[op].numpy(*values)
+            return memo[id(expr)]
         case _:
             raise TypeError(f"{type(expr).__name__} in a combine operator")
 

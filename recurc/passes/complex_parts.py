@@ -36,7 +36,21 @@ from recurc.ir import (
 from recurc.ops import apply, convert
 from recurc.passes.complex_arithmetic import Arithmetic, Pair, Part
 from recurc.passes.verify_plan import verify_plan
-from recurc.plan import Buffer, Carry, Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.plan import (
+    NO_TRANSFORM,
+    Buffer,
+    Carry,
+    Chunk,
+    Convolution,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+)
 from recurc.types import Dims, DType, Kind
 
 _PARTS = ("re", "im")
@@ -58,10 +72,12 @@ def part_dtype(dtype: DType, real: DType) -> DType:
 
 def is_complex(plan: Plan) -> bool:
     """Whether a plan has complex numbers, or operators that are only spelled on them."""
-    exprs = (e for stage in plan.stages for e in _exprs(stage))
-    return any(b.dtype.kind is Kind.COMPLEX for b in plan.buffers) or any(
-        n.dtype.kind is Kind.COMPLEX or (isinstance(n, Apply) and n.op in _OF_NUMBERS) for e in exprs for n in walk(e)
-    )
+    nodes = (n for stage in plan.stages for e in _exprs(stage) for n in walk(e))
+    return any(b.dtype.kind is Kind.COMPLEX for b in plan.buffers) or any(map(_of_complex, nodes))
+
+
+def _of_complex(node: Expr) -> bool:
+    return node.dtype.kind is Kind.COMPLEX or (isinstance(node, Apply) and node.op in _OF_NUMBERS)
 
 
 def split_complex(plan: Plan, real: DType) -> Plan:
@@ -76,6 +92,8 @@ def _exprs(stage: Stage) -> list[Expr]:
     if isinstance(stage, Scan):
         monoid = stage.monoid
         found += [*monoid.identity, *monoid.lift, *monoid.combine, *monoid.apply]
+    if isinstance(stage, Newton):
+        found += [*_exprs(stage.first), *_exprs(stage.step)]
     return found
 
 
@@ -118,7 +136,7 @@ class _Split:
             writes = tuple(w for w in stage.writes if w in wanted)
             needed = {*writes, *(c.name for c in stage.carries)} if isinstance(stage, Loop | Scan) else set(writes)
             match stage:
-                case Matmul():
+                case Matmul() | Newton() | Convolution() | Chunk():  # a chunk's state is real, and so is all it reads
                     new: Stage = stage
                 case Map():
                     new = replace(stage, body=_pruned(stage.body, needed), writes=writes)
@@ -128,7 +146,7 @@ class _Split:
                     post = _pruned(stage.post, needed)
                     needed |= {r.name for e in (*(p.expr for p in post), *stage.monoid.lift) for r in reads(e)}
                     new = replace(stage, pre=_pruned(stage.pre, needed), post=post, writes=writes)
-            if writes or isinstance(new, Loop | Scan):
+            if writes or isinstance(new, Loop | Scan | Newton | Chunk):
                 wanted |= {r.name for e in _exprs(new) for r in reads(e)}
                 kept.append(new)
         return kept[::-1]
@@ -191,6 +209,17 @@ class _Split:
                 return [self._scan(stage)]
             case Matmul():
                 return self._matmul(stage)
+            case Newton():
+                if any(_of_complex(n) for e in _exprs(stage) for n in walk(e)):
+                    raise UnsupportedError(
+                        f"Newton's method for {', '.join(c.name for c in stage.carries)} meets complex numbers, which "
+                        "only the `numpy` backend can do"
+                    )
+                return [stage]
+            case Convolution():
+                raise UnsupportedError(NO_TRANSFORM)
+            case Chunk():
+                return [stage]
 
     def _outputs(self, writes: Sequence[str]) -> set[str]:
         """What a caller sees, whose parts are all made, zero or not."""

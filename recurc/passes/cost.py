@@ -12,10 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from recurc.facts import Group
-from recurc.ir import Apply, Contract, Expr, Read, Reduce, walk
+from recurc.ir import Apply, Contract, Expr, Linalg, Read, Reduce, walk
 from recurc.ops import OPS
 from recurc.targets import Target
 from recurc.types import Dims
+
+TYPICAL_ROUNDS = 4  # of Newton's method for cells that forget (ParaRNN: 3 for its gated cells, and one to see it)
+_ELIMINATION = 8.0  # rows wait for each other, so an operation takes the time of so many that run side by side
+_REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ def expr_flops(expr: Expr, shape: Shape) -> float:
                 total += contract_flops(node, shape)
             case Reduce(arg=arg):
                 total += shape.elements(arg.dims)
+            case Linalg(op="solve", args=(matrix, right)):  # by elimination, each time it is met
+                n = shape.elements(matrix.dims[-1:])
+                total += _ELIMINATION * (shape.elements(matrix.dims) * n * 2 / 3 + 2.0 * shape.elements(right.dims) * n)
             case _:
                 pass
     return total
@@ -133,6 +140,68 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     latency = chain * (target.step_latency + work.chain * target.function_latency)
     setup = target.launch + (2 * target.barrier if segments > 1 else 0.0)
     return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, "the depth of the scan")
+
+
+def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
+    """Newton's method over time, if it takes `TYPICAL_ROUNDS` rounds: each computes the step and its Jacobian twice, to
+    fold elements and to apply them, and moves the guess in and out; in the end the steps run once more, in segments."""
+    side_by_side = work.lanes * shape.batch
+    merge = 2.0 * states * states * (states + 1) * work.lanes / states
+    steps, passes = shape.batch * shape.steps, 2.0 * TYPICAL_ROUNDS + 1
+    if target.kind == "cpu":
+        segments = max(1, min(target.cores, shape.steps // 64))
+        chain = shape.steps / segments
+    else:
+        segments = max(1, min(shape.steps // 32, 1024))
+        chain = 2 * math.log2(max(2, shape.steps)) + shape.steps / 1024
+    guess = 3.0 * work.lanes * shape.itemsize * TYPICAL_ROUNDS
+    moved = (work.bytes_per_step * passes + guess) * steps
+    flops = (2 * work.flops * passes + merge * TYPICAL_ROUNDS) * steps
+    used = min(1.0, side_by_side * segments / target.lanes)
+    memory = moved / _bandwidth(target, used, side_by_side * segments, shape)
+    latency = chain * (passes * target.step_latency + work.chain * target.function_latency)
+    setup = target.launch + 3 * TYPICAL_ROUNDS * target.barrier
+    return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, "the depth of the scans")
+
+
+def convolution(flops: float, elements: float, shape: Shape, target: Target) -> Estimate:
+    """Transforms by a library, on one core and in double precision: `flops` per call, and `elements` that enter and
+    leave per step and sequence. Without a library the rate is that of a kernel nobody has written."""
+    moved = elements * shape.batch * shape.steps * shape.itemsize
+    arithmetic, memory = flops / (target.fft_flops or target.flops), moved / target.bandwidth
+    setup = target.fft_setup or target.launch
+    return _largest(setup, memory, arithmetic, 0.0, moved, flops, "T dependent steps")
+
+
+def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
+    """Products of matrices over chunks of steps, one chunk after another for each sequence and shared place (a head).
+
+    Per step and head: each write adds to the next chunk's state, each probe and read sums over it (2 K V each), and
+    pairs of steps of one chunk meet along K and V. Decays by row or column and what puts operands in order are ordinary
+    arithmetic. The loop's own
+    updates, of which the products take the place, are not counted; what is computed before the chunks is written and
+    read once more."""
+    form = group.low_rank
+    assert form is not None
+    cpu = target.kind == "cpu"
+    heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
+    rows, columns = max(rows, 16), max(columns, 16)  # what a tile is filled up to
+    probes = sum(w.probe is not None for w in form.writes)
+    chunk = 16 if cpu else min(64, max(16, shape.steps))
+    products = 2.0 * rows * columns * (len(form.writes) + probes + 1)
+    products += chunk * (rows + columns) * len(form.writes) * (probes + 1)
+    others = {"none": 0, "rows": 3 * rows * chunk, "columns": 3 * columns * chunk}[form.decay_along]
+    others += 10 * (rows + columns)  # operands are put in order
+    blocks = 1 if cpu else math.ceil(columns / 64)
+    steps, used = shape.batch * heads * shape.steps, min(1.0, shape.batch * heads * blocks / target.cores)
+    moved = work.bytes_per_step * shape.batch * shape.steps
+    moved += 2.0 * probes * (rows + columns) * shape.itemsize * steps
+    rate = target.matmul_flops if cpu or shape.itemsize < 4 else target.flops  # no tensor cores for full f32
+    arithmetic = steps * (products / (rate * _REACHED) + others / target.flops) / used
+    memory = moved / (target.bandwidth * max(used, 1 / target.cores / 4))
+    chain = math.ceil(shape.steps / chunk) * chunk * target.step_latency * (1 if cpu else 8)
+    flops = (products + others) * steps
+    return _largest(target.launch, memory, arithmetic, chain, moved, flops, "the chunks that follow each other")
 
 
 def _bandwidth(target: Target, used: float, lanes: int, shape: Shape) -> float:

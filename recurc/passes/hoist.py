@@ -3,7 +3,7 @@ expressions of params alone are computed once per call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from recurc.facts import Analysis
@@ -12,6 +12,7 @@ from recurc.ir import (
     Const,
     Contract,
     Expr,
+    Linalg,
     Read,
     Recurrence,
     Reduce,
@@ -46,14 +47,16 @@ class Hoisted:
     rewrite: Callable[[Expr], Expr] = field(default=lambda e: e)
 
 
-def hoist(rec: Recurrence, analysis: Analysis, dep: Dependence, shape: Shape) -> Hoisted:
-    """Take contractions and expressions of params out of the equations of `rec` (core form)."""
-    return _Hoister(rec, analysis, dep, shape).run()
+def hoist(rec: Recurrence, analysis: Analysis, dep: Dependence, shape: Shape, keep: Collection[str] = ()) -> Hoisted:
+    """Take contractions and expressions of params out of the equations of `rec` (core form), except those in `keep`."""
+    return _Hoister(rec, analysis, dep, shape, frozenset(keep)).run()
 
 
 class _Hoister:
-    def __init__(self, rec: Recurrence, analysis: Analysis, dep: Dependence, shape: Shape) -> None:
-        self.rec, self.dep, self.shape = rec, dep, shape
+    def __init__(
+        self, rec: Recurrence, analysis: Analysis, dep: Dependence, shape: Shape, keep: frozenset[str]
+    ) -> None:
+        self.rec, self.dep, self.shape, self.keep = rec, dep, shape, keep
         self.position = {s: i for i, g in enumerate(analysis.groups) for s in g.states}
         self.states = {s.name for s in rec.states}
         self.varying = self.states | {i.name for i in rec.inputs}
@@ -69,7 +72,7 @@ class _Hoister:
     def run(self) -> Hoisted:
         for equation in self.rec.equations:
             name, expr = equation.name, equation.expr
-            if name in self.late:
+            if name in self.late or name in self.keep:
                 self.out.equations[name] = expr  # it waits for the last step, so it leaves the loop as a whole
                 continue
             free_name = name not in self.rec.outputs and name not in self.states
@@ -112,7 +115,7 @@ class _Hoister:
             return False
         nodes = list(walk(expr))
         flops = sum(OPS[n.op].flops for n in nodes if isinstance(n, Apply))
-        return flops >= _COSTLY or any(isinstance(n, Contract | Reduce) for n in nodes)
+        return flops >= _COSTLY or any(isinstance(n, Contract | Linalg | Reduce) for n in nodes)
 
     def _rewritten(self, expr: Expr, consumer: int | None, own_name: str | None, no_matmul: bool = False) -> Expr:
         if expr in self.named:

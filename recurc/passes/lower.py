@@ -1,11 +1,14 @@
 """Lowering: a recurrence, its analysis and the chosen schedules become a plan: stages over named buffers.
 
-The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan` per scan group, the
-sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a value no stage has made. Elementwise
-terms are never stored for their own sake: what reads no state is computed inside each stage that uses it, what a later
-stage reads of a state is stored by the stage that has it. Stages are filled from the last to the first, so that when a
-stage is filled, everything later stages want from it is known. What reads a final state, `S[T]`, is a map behind all
-other stages, which reads the buffer `S@final`.
+The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan`, `Chunk` or `Newton`
+per group of that schedule, one `Convolution` per group of that schedule between the `Map`s of what enters it and what
+is made of what leaves it, the sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a value no
+stage has made. Elementwise terms are never stored for their own sake: what reads no state is computed inside each stage
+that uses it, what a later stage reads of a state is stored by the stage that has it. Stages are filled from the last to
+the first, so that when a stage is filled, everything later stages want from it is known. What reads a final state,
+`S[T]`, is a map behind all other stages, which reads the buffer `S@final`. A `Chunk` reads and writes buffers only: the
+recurrence is restated first, so that its operands and what is read of its state have names, and a `Map` before it makes
+the operands that no buffer holds.
 
 Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
 input is stored as `NAME@out`.
@@ -17,15 +20,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from recurc.errors import CompilerBug
-from recurc.facts import Analysis, Group, Monoid
+from recurc.facts import Analysis, Group, LowRank, Monoid
 from recurc.ir import Equation, Expr, Final, Read, Recurrence, late_equations, reads, rewrite
+from recurc.passes.convolution import make_system, respond
 from recurc.passes.cost import Shape
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.hoist import Hoisted, hoist
+from recurc.passes.low_rank import Restated, low_rank, restated
+from recurc.passes.newton import newton
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
 from recurc.passes.verify_plan import verify_plan
-from recurc.plan import Buffer, Carry, Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
 from recurc.types import Dims, DType
 
 OUT = "@out"
@@ -45,26 +51,47 @@ class _Segment:
 
 def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> Plan:
     """The plan of a recurrence in core form. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
-    dep = dependence(rec)
-    hoisted = hoist(rec, analysis, dep, shape)
-    stages, buffers = _Lowering(rec, analysis, choice, shape, hoisted, dep).run()
+    chunks: dict[str, Restated] = {}
+    named = rec
+    for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
+        if schedule == "chunkwise" and group.low_rank is not None:
+            found = chunks[group.states[0]] = _restated(named, group.low_rank)
+            named = found.rec
+    dep = dependence(named)
+    hoisted = hoist(named, analysis, dep, shape, {r for c in chunks.values() for r in c.reads})
+    stages, buffers = _Lowering(named, analysis, choice, shape, hoisted, dep, chunks).run()
     plan = Plan(rec, analysis, buffers, stages, choice.schedules, choice.candidates, choice.reasons)
     verify_plan(plan)
     return plan
 
 
+def _restated(rec: Recurrence, form: LowRank) -> Restated:
+    """Where an earlier group was restated too, the form is found again in what it has become."""
+    found = low_rank(rec, form.state)
+    if not isinstance(found, LowRank):
+        raise CompilerBug(f"{form.state} is no longer chunkwise: {found}")
+    return restated(rec, found)
+
+
 class _Lowering:
     def __init__(
-        self, rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape, hoisted: Hoisted, dep: Dependence
+        self,
+        rec: Recurrence,
+        analysis: Analysis,
+        choice: Choice,
+        shape: Shape,
+        hoisted: Hoisted,
+        dep: Dependence,
+        chunks: dict[str, Restated],
     ) -> None:
-        self.rec, self.shape, self.hoisted, self.dep = rec, shape, hoisted, dep
+        self.rec, self.shape, self.hoisted, self.dep, self.chunks = rec, shape, hoisted, dep, chunks
         self.states = {s.name: s for s in rec.states}
         self.spans = {e.name: e.span for e in rec.equations}
         self.late = late_equations(rec)
         # Coefficients may have brought new expressions of params: rewrite them before anything is placed.
         self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g in analysis.groups if g.monoid is not None}
         self.order = self._stage_order(self._segments(analysis, choice))
-        self.place = {name: i for i, item in enumerate(self.order) for name in _provides(item)}
+        self.place = {name: i for i, item in enumerate(self.order) for name in self._provides(item)}
         self.position = self._positions()
         self.wanted: list[dict[str, None]] = [{} for _ in self.order]  # values each stage stores
         self.materialised: dict[str, int] = {}  # values a Map stores, and before which stage
@@ -126,6 +153,16 @@ class _Lowering:
             order.extend(m for m in self.hoisted.matmuls if after[m] == i)
         return order
 
+    def _provides(self, item: str | _Segment) -> tuple[str, ...]:
+        if isinstance(item, str):
+            return (item,)
+        return item.states + tuple(r for s in item.states if s in self.chunks for r in self.chunks[s].reads)
+
+    def _computes(self, at: int) -> bool:
+        """Whether the stage at that place can compute equations of its own."""
+        item = self.order[at] if at >= 0 else ""
+        return isinstance(item, _Segment) and item.schedule != "chunkwise"
+
     def _positions(self) -> dict[str, int]:
         """Equation -> the last stage it waits for; -1 if it is computed from inputs and params alone."""
         found = dict(self.place)
@@ -141,8 +178,8 @@ class _Lowering:
         tail: dict[str, Expr] = {}
         for item in reversed(range(end)):
             name = self.order[item]
-            if isinstance(name, str):
-                self._materialise_operand(name, item)
+            for operand in (self.hoisted.operand_of[name],) if isinstance(name, str) else self._operands(name):
+                self._materialise_operand(operand, item)
         for output in self.rec.outputs:
             self._want_output(output, tail)
         filled: list[Stage] = []
@@ -153,30 +190,31 @@ class _Lowering:
                 if item in self.used_matmuls or item in self.rec.outputs:
                     filled.append(self._matmul(item, index))
             else:
-                filled.append(self._segment(item, index))
+                filled.extend(reversed(self._segment(item, index)))
             before = {n: self.hoisted.equations[n] for n, at in self.materialised.items() if at == index}
             filled.extend(reversed(self._map(before, index)))
         once = self._once()
         stages = (*once, *reversed(filled))
         return stages, self._buffers(stages)
 
-    def _materialise_operand(self, matmul: str, index: int) -> None:
-        operand = self.hoisted.operand_of[matmul]
-        if operand in self.hoisted.equations and operand not in self.states:
-            at = self.position[operand]
-            if at < 0 or isinstance(self.order[at], str):
-                self.materialised[operand] = min(index, self.materialised.get(operand, index))
+    def _operands(self, segment: _Segment) -> tuple[str, ...]:
+        return tuple(n for s in segment.states if s in self.chunks for n in self.chunks[s].operands)
+
+    def _materialise_operand(self, operand: str, index: int) -> None:
+        plain = operand in self.hoisted.equations and operand not in self.place
+        if plain and not self._computes(self.position[operand]):
+            self.materialised[operand] = min(index, self.materialised.get(operand, index))
 
     def _want_output(self, output: str, tail: dict[str, Expr]) -> None:
-        if output in self.states:
-            self.wanted[self.place[output]][output] = None
-        elif output in self.hoisted.matmuls:
+        if output in self.hoisted.matmuls:
             self.used_matmuls[output] = None
+        elif output in self.place:
+            self.wanted[self.place[output]][output] = None
         elif output in self.late:
             tail[output] = _of_buffers(self.hoisted.equations[output])
         elif output in self.hoisted.equations:
             at = self.position[output]
-            if at >= 0 and isinstance(self.order[at], _Segment):
+            if self._computes(at):
                 self.wanted[at][output] = None
             elif output not in self.materialised:
                 tail[output] = self.hoisted.equations[output]
@@ -209,7 +247,7 @@ class _Lowering:
         if name in self.hoisted.matmuls:
             self.used_matmuls[name] = None
             return True
-        if name in self.states:
+        if name in self.place:
             at = self.place[name]
             if at < index:
                 self.wanted[at][name] = None
@@ -222,7 +260,7 @@ class _Lowering:
         if self.materialised.get(name, index + 1) <= index:
             return True
         at = self.position[name]
-        if 0 <= at < index and isinstance(self.order[at], _Segment) and not self._cheaper_again(name, at):
+        if at < index and self._computes(at) and not self._cheaper_again(name, at):
             self.wanted[at][name] = None
             return True
         return False
@@ -258,23 +296,41 @@ class _Lowering:
     def _matmul(self, name: str, index: int) -> Matmul:
         expr = self.hoisted.matmuls[name]
         for read in reads(expr):
-            if self._from_buffer(read.name, index):
-                continue
-            at = self.position.get(read.name, -1)
-            if not (0 <= at < index and isinstance(self.order[at], _Segment)):
-                raise CompilerBug(f"the operand {read.name} of {name} is in no buffer")
-            self.wanted[at][read.name] = None  # a matmul reads buffers only, so it is stored after all
+            self._stored(read.name, index)
         return Matmul(name, expr)
 
-    def _segment(self, segment: _Segment, index: int) -> Stage:
+    def _stored(self, operand: str, index: int) -> None:
+        """Sees to it that stage `index`, which reads buffers only, finds `operand` in one."""
+        if self._from_buffer(operand, index):
+            return
+        at = self.position.get(operand, -1)
+        if not (at < index and self._computes(at)):
+            raise CompilerBug(f"the operand {operand} is in no buffer")
+        self.wanted[at][operand] = None
+
+    def _chunk(self, state: str, carries: tuple[Carry, ...], index: int) -> Chunk:
+        chunk, wanted = self.chunks[state], self.wanted[index]
+        if state in wanted:
+            raise CompilerBug(f"{state} is chunkwise, but a later stage wants all of it")
+        for operand in chunk.operands:
+            self._stored(operand, index)
+        reads_ = tuple(Equation(r, self.hoisted.equations[r], self.spans.get(r)) for r in self._in_order(wanted))
+        return Chunk(carries, chunk.form, chunk.update, reads_)
+
+    def _segment(self, segment: _Segment, index: int) -> list[Stage]:
         carries = tuple(Carry(s, self.states[s].dims, self.states[s].dtype) for s in segment.states)
         wanted = self.wanted[index]
-        if segment.schedule == "sequential":
+        if segment.schedule in ("sequential", "newton"):
             roots = {s: self.hoisted.equations[s] for s in segment.states}
             targets = roots | {n: self.hoisted.equations[n] for n in wanted}
             body = targets | self._gather(targets.values(), index, set(targets))
-            return Loop(carries, self._equations(body), self._in_order(wanted))
+            loop = Loop(carries, self._equations(body), self._in_order(wanted))
+            return [loop if segment.schedule == "sequential" else newton(loop, self._taken())]
         (group,) = segment.groups
+        if segment.schedule == "convolution":
+            return self._convolution(group, carries, index)
+        if segment.schedule == "chunkwise":
+            return [self._chunk(group.states[0], carries, index)]
         named, lift = share(self.monoids[group.states].lift, self._taken())
         monoid = replace(self.monoids[group.states], lift=lift)
         shared = {e.name: e.expr for e in named}
@@ -282,7 +338,31 @@ class _Lowering:
         targets = {n: self.hoisted.equations[n] for n in wanted if n not in segment.states and n not in pre}
         inside = {*segment.states, *pre, *targets}
         post = targets | self._gather(targets.values(), index, inside)
-        return Scan(carries, monoid, self._equations(pre), self._equations(post), self._in_order(wanted))
+        return [Scan(carries, monoid, self._equations(pre), self._equations(post), self._in_order(wanted))]
+
+    def _convolution(self, group: Group, carries: tuple[Carry, ...], index: int) -> list[Stage]:
+        """What enters, as a map; the stage; and, as a map, what is made of what leaves it."""
+        wanted = self._in_order(self.wanted[index])
+        sequences = {*(i.name for i in self.rec.inputs), *self.hoisted.matmuls}
+        system = make_system(self.hoisted.equations, self.rec, frozenset(sequences), frozenset(self._taken()))
+        found = respond(system, group, wanted, self.shape)
+        before = dict(found.before)
+        made = tuple(n for n in found.sources if n in before)
+        before |= self._gather(before.values(), index, set(before))
+        for source in found.sources:
+            if source not in before:
+                self._from_buffer(source, index)
+        parts = (found.enter, found.step, found.reads)
+        known = {*found.sources, *(n for p in parts for n in p), *group.states}
+        steady = self._gather([e for p in parts for e in p.values()], index, known)
+        enter, step, read = (self._equations(dict(p)) for p in parts)
+        stage = Convolution(
+            carries, found.sources, self._equations(steady), enter, step, read, found.written, found.lanes, found.blocks
+        )
+        targets = tuple(n for n in wanted if n not in found.written)
+        after = dict(found.after) | self._gather(found.after.values(), index, {*found.after, *found.written})
+        maps = [Map(self._equations(b), w) for b, w in ((before, made), (after, targets)) if w]
+        return [*maps[: bool(made)], stage, *maps[bool(made) :]]
 
     def _taken(self) -> set[str]:
         return {
@@ -324,7 +404,8 @@ class _Lowering:
                 state = self.states.get(name)
                 dims, dtype = (state.dims, state.dtype) if state else kinds[name]
                 made[name] = (dims, dtype, over_time)
-            own = {c.name for c in stage.carries} if isinstance(stage, Loop | Scan) else set[str]()
+            kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution) else ()
+            own = {c.name for c in kept}
             for expr in stage_reads(stage):
                 read[expr.name] = None
                 if expr.lag and expr.name not in own and expr.name not in self.states:
@@ -354,10 +435,6 @@ def stage_reads(stage: Stage) -> list[Read]:
 def _of_buffers(expr: Expr) -> Expr:
     """`expr` with final states read from their buffers."""
     return rewrite(expr, lambda n: Read(f"{n.name}@final", 0, n.dims, n.dtype, n.span) if isinstance(n, Final) else n)
-
-
-def _provides(item: str | _Segment) -> tuple[str, ...]:
-    return (item,) if isinstance(item, str) else item.states
 
 
 def _rewritten(monoid: Monoid, hoisted: Hoisted) -> Monoid:

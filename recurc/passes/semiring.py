@@ -31,7 +31,31 @@ class Tropical:
 
 @dataclass(frozen=True)
 class Clamped:
-    """A monotone piecewise linear map built from adding free values, max and min (class CL)."""
+    """`min(max(h + shift, low), high)`: what adding free values, max and min make of each other (class CL). Where low
+    is above high, high counts."""
+
+    shift: Expr
+    low: Expr
+    high: Expr
+
+    def moved(self, op: str, by: Expr) -> Clamped:
+        """This value plus (`add`) or minus (`sub`) a free one."""
+        return Clamped(apply(op, self.shift, by), apply(op, self.low, by), apply(op, self.high, by))
+
+    def joined(self, op: str, other: Expr) -> Clamped:
+        """`max` or `min` of this value and a free one (max and min distribute over each other)."""
+        if op == "min":
+            return Clamped(self.shift, self.low, apply("min", self.high, other))
+        return Clamped(self.shift, apply("max", self.low, other), apply("max", self.high, other))
+
+
+def clamped(value: Tropical) -> Clamped:
+    """A `max` or `min` form as a clamp that is open on one side."""
+    shift = value.shift or number(0.0)
+    low, high = number(-math.inf), number(math.inf)
+    if value.offset is None:
+        return Clamped(shift, low, high)
+    return Clamped(shift, value.offset, high) if value.join == "max" else Clamped(shift, low, value.offset)
 
 
 Value = Free | Tropical | Clamped | Nonlinear
@@ -87,13 +111,13 @@ class _Interpreter:
         for value in args:
             if isinstance(value, Nonlinear):
                 return value
-        if any(isinstance(a, Clamped) for a in args):
-            return (
-                Clamped()
-                if node.op in ("add", "max", "min") or (node.op == "sub" and isinstance(args[1], Free))
-                else self._refused(node, node.op)
-            )
         match node.op, args:
+            case "add", [Clamped() as clamp, Free(expr=c)] | [Free(expr=c), Clamped() as clamp]:
+                return clamp.moved("add", c)
+            case "sub", [Clamped() as clamp, Free(expr=c)]:
+                return clamp.moved("sub", c)
+            case (("max" | "min"), [Clamped() as clamp, Free(expr=c)] | [Free(expr=c), Clamped() as clamp]):
+                return clamp.joined(node.op, c)
             case "add", [Tropical() as t, Free(expr=c)] | [Free(expr=c), Tropical() as t]:
                 return self._shifted(t, "add", c)
             case "sub", [Tropical() as t, Free(expr=c)]:
@@ -111,13 +135,13 @@ class _Interpreter:
         one, two = _as_tropical(left), _as_tropical(right)
         if one is None or two is None:
             return self._refused(node, op)
-        if any(t.join not in (None, op) for t in (one, two)):
-            return (
-                Clamped()
-                if op in ("max", "min") and "logaddexp" not in (one.join, two.join)
-                else self._refused(node, op)
-            )
         free = [isinstance(v, Free) for v in (left, right)]
+        if any(t.join not in (None, op) for t in (one, two)):
+            if op not in ("max", "min") or "logaddexp" in (one.join, two.join) or not any(free):
+                return self._refused(node, op)
+            inner, outer = (two, one) if free[0] else (one, two)
+            assert outer.offset is not None
+            return clamped(inner).joined(op, outer.offset)
         offsets = [t.offset for t in (one, two) if t.offset is not None]
         offset = offsets[0] if len(offsets) == 1 else (apply(op, *offsets) if offsets else None)
         if any(free):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurc.errors import UnsupportedError
-from recurc.ir import Apply, Const, Contract, Expr, Read, Reaxis, Reduce, Size, Step
+from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Iota, Read, Reaxis, Reduce, Size, Step
 from recurc.types import Dims, DType, axis_ids
 
 Objects = NDArray[Any]
@@ -54,31 +54,92 @@ def symbols(name: str, dims: Dims, **assumptions: bool) -> Objects:
     return out
 
 
+Sums = frozenset[frozenset[Any]]
+
+
 class Joins:
-    """Normal forms of max, min and logaddexp: an operator and the multiset of what it joins <-> one symbol."""
+    """Normal forms of max, min and logaddexp, each behind one symbol.
+
+    Max and min distribute over each other, and adding a value distributes over both, so what they build is a maximum
+    of minima of sums: a set of sets, without those that another one makes superfluous. `logaddexp` is the multiset of
+    what it joins."""
 
     def __init__(self) -> None:
-        self._symbol: dict[tuple[str, frozenset[tuple[Any, int]]], Any] = {}
-        self._members: dict[Any, tuple[str, Counter[Any]]] = {}
+        self._symbol: dict[tuple[str, frozenset[Any]], Any] = {}
+        self._members: dict[Any, tuple[str, Counter[Any]]] = {}  # of a logaddexp
+        self._minima: dict[Any, Sums] = {}  # of a symbol for max and min
+        self._opaque: dict[Expr, Objects] = {}
+
+    def opaque(self, expr: Expr) -> Objects:
+        """Symbols for a value that is not looked into; equal expressions have equal ones."""
+        if expr not in self._opaque:
+            self._opaque[expr] = symbols(f"value_{len(self._opaque)}", expr.dims)
+        return self._opaque[expr]
 
     def join(self, op: str, *operands: Any) -> Any:
-        bottom = algebra().oo if op == "min" else -algebra().oo
+        if op != "logaddexp":
+            return self._ordered(op, *operands)
         members: Counter[Any] = Counter()
         for operand in operands:
             members.update(self._of(op, algebra().expand(operand)))
-        members.pop(bottom, None)
-        if op != "logaddexp":
-            members = Counter(dict.fromkeys(members, 1))
+        members.pop(-algebra().oo, None)
         if not members:
-            return bottom
-        if len(members) == 1 and sum(members.values()) == 1:
+            return -algebra().oo
+        if sum(members.values()) == 1:
             return next(iter(members))
-        key = (op, frozenset(members.items()))
-        if key not in self._symbol:
-            symbol = algebra().Symbol(f"{op}_{len(self._symbol)}", real=True)
-            self._symbol[key] = symbol
-            self._members[symbol] = (op, members)
-        return self._symbol[key]
+        symbol = self._named(op, frozenset(members.items()))
+        self._members[symbol] = (op, members)
+        return symbol
+
+    def _named(self, op: str, key: frozenset[Any]) -> Any:
+        if (op, key) not in self._symbol:
+            self._symbol[op, key] = algebra().Symbol(f"{op}_{len(self._symbol)}", real=True)
+        return self._symbol[op, key]
+
+    def _ordered(self, op: str, *operands: Any) -> Any:
+        """A maximum or minimum of sums that may hold such symbols themselves."""
+        forms = [self._sums(algebra().expand(o)) for o in operands]
+        if op == "max":
+            minima = frozenset[frozenset[Any]]().union(*forms)
+        else:
+            minima = frozenset(frozenset[Any]().union(*chosen) for chosen in itertools.product(*forms))
+        return self._value(minima)
+
+    def _value(self, minima: Sums) -> Any:
+        low, high = -algebra().oo, algebra().oo
+        bounded = {m - {high} or frozenset({high}) for m in minima}
+        real = {m for m in bounded if low not in m} or {frozenset({low})}
+        if frozenset({high}) in real:
+            return high
+        real = _without_smaller_numbers(real)
+        least = frozenset(m for m in real if not any(other < m for other in real))
+        if len(least) == 1 and len(next(iter(least))) == 1:
+            return next(iter(next(iter(least))))
+        symbol = self._named("order", least)
+        self._minima[symbol] = least
+        return symbol
+
+    def _sums(self, value: Any) -> Sums:
+        """`value` as a maximum of minima; to such a symbol times a factor of 0 or more, plus a value, the same is done
+        in each sum."""
+        terms = algebra().Add.make_args(value)
+        inside = [t for t in terms if any(s in self._minima for s in t.free_symbols)]
+        found = self._scaled(inside[0]) if len(inside) == 1 else None
+        if found is None:
+            return frozenset({frozenset({value})})
+        symbol, factor = found
+        rest = algebra().Add(*(t for t in terms if t is not inside[0]))
+        return frozenset(frozenset(algebra().expand(factor * m + rest) for m in s) for s in self._minima[symbol])
+
+    def _scaled(self, term: Any) -> tuple[Any, Any] | None:
+        """The symbol of a maximum in `term` and what multiplies it, if that is known to be 0 or more."""
+        factors = algebra().Mul.make_args(term)
+        inside = [f for f in factors if f in self._minima]
+        if len(inside) != 1:
+            return None
+        rest = algebra().Mul(*(f for f in factors if f is not inside[0]))
+        known = rest.is_nonnegative and not any(s in self._minima for s in rest.free_symbols)
+        return (inside[0], rest) if known else None
 
     def canonical(self, values: Objects) -> Objects:
         """`values` with every `max(a, b) + c` as `max(a + c, b + c)`."""
@@ -86,6 +147,8 @@ class Joins:
 
     def _moved(self, value: Any) -> Any:
         terms = algebra().Add.make_args(value)
+        if any(s in self._minima for s in value.free_symbols):
+            return self._value(self._sums(value))
         inside = [t for t in terms if t in self._members]
         if len(terms) == 1 or len(inside) != 1 or any(t in self._members for t in (value - inside[0]).free_symbols):
             return value
@@ -105,11 +168,35 @@ class Joins:
         return Counter({value: 1})
 
 
-class Evaluator:
-    """Evaluates IR over SymPy objects. `lookup` gives the value of a read, `assumed` the truth of open conditions."""
+def _without_smaller_numbers(minima: Collection[frozenset[Any]]) -> set[frozenset[Any]]:
+    """Of operands that differ by a number only, a maximum needs the largest and a minimum the least."""
+    shorter = {frozenset(_extremes(members, min)) for members in minima}
+    alone = [next(iter(m)) for m in shorter if len(m) == 1]
+    kept = _extremes(alone, max)
+    return {m for m in shorter if len(m) > 1 or next(iter(m)) in kept}
 
-    def __init__(self, joins: Joins, lookup: Lookup, assumed: Mapping[object, bool]) -> None:
-        self._joins, self._lookup, self._assumed = joins, lookup, assumed
+
+def _extremes(values: Collection[Any], pick: Callable[[Any, Any], Any]) -> set[Any]:
+    """One of the values for each of what they are apart from a number that is added; that number as `pick` says."""
+    found: dict[Any, Any] = {}
+    for value in values:
+        number, rest = (value, 0) if value.is_number else value.as_coeff_Add()
+        found[rest] = pick(found[rest], number) if rest in found else number
+    return {rest + number for rest, number in found.items()}
+
+
+class Evaluator:
+    """Evaluates IR over SymPy objects. `lookup` gives the value of a read, `assumed` the truth of open conditions,
+    `free` whether a value of a kind that is not computed here may be any: one that no state has a part in."""
+
+    def __init__(
+        self,
+        joins: Joins,
+        lookup: Lookup,
+        assumed: Mapping[object, bool],
+        free: Callable[[Expr], bool] = lambda expr: False,
+    ) -> None:
+        self._joins, self._lookup, self._assumed, self._free = joins, lookup, assumed, free
 
     def __call__(self, expr: Expr) -> Objects:
         match expr:
@@ -121,8 +208,14 @@ class Evaluator:
                 return _cell(known)
             case Step():
                 return _cell(algebra().Symbol("t", integer=True, nonnegative=True))
+            case Iota(dim=dim):
+                if dim.isdigit():
+                    return np.array([algebra().Integer(i) for i in range(size(dim))], object)
+                return symbols(f"place_{dim}", (dim,), integer=True, nonnegative=True)
             case Read():
                 return self._lookup(expr)
+            case Broadcast(arg=arg):
+                return _onto(self(arg), arg.dims, expr.dims)
             case Apply(op="select"):
                 return self._select(expr)
             case Apply(op="cast", args=(arg,)) if _rounds(arg.dtype, expr.dtype):
@@ -139,10 +232,12 @@ class Evaluator:
                 value = self(arg)
                 if at is None:
                     return value.transpose(axes)
-                kept: Objects = np.take(value, np.asarray(index), axis=at)
+                kept: Objects = np.take(value, np.asarray([index]), axis=at).squeeze(at)
                 return kept.transpose([a - (a > at) for a in axes])
             case _:
-                raise UnsupportedError(f"a symbolic proof does not know {type(expr).__name__} yet")
+                if self._free(expr):
+                    return self._joins.opaque(expr)
+                raise UnsupportedError(f"a symbolic proof does not look into {type(expr).__name__} of a state")
 
     def _op(self, op: str, *v: Any) -> Any:
         match op:
@@ -158,14 +253,38 @@ class Evaluator:
                 return v[0] / v[1]
             case "exp":
                 return algebra().exp(v[0])
+            case "log":
+                return algebra().log(v[0])
+            case "sqrt":
+                return algebra().sqrt(v[0])
+            case "pow":
+                return v[0] ** _exponent(v[1])
             case "max" | "min" | "logaddexp":
                 return self._joins.join(op, *v)
             case "cast" | "stop_gradient":
                 return v[0]
+            case "abs" if v[0] in (algebra().oo, -algebra().oo):
+                return algebra().oo
+            case "mod":
+                return self._modulo(*v)
             case "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "and" | "or" | "not":
                 return self._truth(op, *v)
             case _:
                 return algebra().Function(op)(*v)
+
+    def _modulo(self, value: Any, modulus: Any) -> Any:
+        """`value` modulo something, with inner remainders by the same left out: (a % m + b) % m = (a + b) % m, and so
+        for what multiplies a remainder, if that is an integer."""
+        remainder = algebra().Function("mod")
+        value = algebra().expand(value)
+        while True:
+            terms = algebra().Add.make_args(value)
+            plain = algebra().expand(algebra().Add(*(_lifted(t, remainder, modulus) for t in terms)))
+            if modulus.is_Integer:
+                plain = algebra().Add(*(_least(t, modulus) for t in algebra().Add.make_args(plain)))
+            if plain == value:
+                return remainder(value, modulus)
+            value = plain
 
     def _truth(self, op: str, *v: Any) -> Any:
         if op in ("and", "or", "not"):
@@ -179,6 +298,10 @@ class Evaluator:
                 known = algebra().expand(gap).is_zero
             if known is not None:
                 return algebra().true if known is (op == "eq") else algebra().false
+        elif v[0].is_number and v[1].is_number:
+            gap = v[0] - v[1]
+            known = {"lt": gap < 0, "le": gap <= 0, "gt": gap > 0, "ge": gap >= 0}[op]
+            return algebra().true if known else algebra().false
         return self._supposed((op, *v))
 
     def _settled(self, truth: Any) -> Any:
@@ -250,17 +373,85 @@ class Evaluator:
         return out
 
 
-def equal(a: Objects, b: Objects) -> bool:
-    """Whether two values are the same at every position, as expanded expressions."""
+def equal(a: Objects, b: Objects, known: Mapping[Any, Any] | None = None) -> bool:
+    """Whether two values are the same at every position, as expanded expressions, with what is `known` of symbols."""
     a, b = np.broadcast_arrays(a, b)
-    return all(_same(x, y) for x, y in zip(a.flat, b.flat, strict=True))
+    pairs = zip(a.flat, b.flat, strict=True)
+    return all(_same(x.subs(known), y.subs(known)) if known else _same(x, y) for x, y in pairs)
 
 
 def _same(x: Any, y: Any) -> bool:
     if x == y:
         return True
     gap = algebra().expand(x - y)
-    return bool(gap == 0) or bool(algebra().together(gap) == 0) or bool(algebra().simplify(gap) == 0)
+    if gap == 0:
+        return True
+    above, _ = algebra().fraction(algebra().together(x - y))
+    above = algebra().expand(above)
+    if above == 0 or above.is_polynomial(*above.free_symbols):
+        return bool(above == 0)  # a polynomial that is written out is zero or it is not
+    return bool(algebra().simplify(gap) == 0)
+
+
+def _exponent(value: Any) -> Any:
+    """The fraction that a rounded exponent such as 0.333... stands for."""
+    if not value.is_Rational:
+        return value
+    near = value.limit_denominator(64)
+    return near if abs(near - value) < algebra().Rational(1, 10**15) else value
+
+
+def _lifted(term: Any, remainder: Any, modulus: Any) -> Any:
+    """A term of a sum that is taken modulo `modulus`, without remainders by it."""
+    factors = list(algebra().Mul.make_args(term))
+    for i, factor in enumerate(factors):
+        base, times = factor.as_base_exp()
+        if base.func != remainder or base.args[1] != modulus:
+            continue
+        others = factors[:i] + factors[i + 1 :]
+        power = times.is_Integer and times > 0 and (base.args[0].is_integer or times < 2)
+        if power and all(o.is_integer or (o.func == remainder and o.args[0].is_integer) for o in others):
+            return algebra().Mul(base.args[0] ** times, *others)
+    return term
+
+
+def _least(term: Any, modulus: Any) -> Any:
+    """A term of a sum that is taken modulo `modulus`, its whole factor between 0 and that."""
+    factor, rest = term.as_coeff_Mul()
+    return (factor % modulus) * rest if factor.is_Integer and rest.is_integer else term
+
+
+def vanishing(assumed: Mapping[Any, bool]) -> list[dict[Any, Any]]:
+    """What to put for symbols where values are assumed to be zero, for each way in which they can be; none if they
+    cannot all be zero at once."""
+    found: list[dict[Any, Any]] = [{}]
+    for key, truth in assumed.items():
+        match key:
+            case ("eq" | "ne" as op, a, b) if truth is (op == "eq"):
+                found = [more for known in found for more in _with_zero(known, a - b)]
+            case _:
+                pass
+    return found
+
+
+def _with_zero(known: dict[Any, Any], value: Any) -> list[dict[Any, Any]]:
+    """`known` and what follows if `value` is zero too, for each of its factors."""
+    left = algebra().factor(value.subs(known))
+    if left.is_number:
+        return [known] if left == 0 else []
+    solved = [_solved(f) for f in algebra().Mul.make_args(left) if not f.is_number]
+    if any(s is None for s in solved):
+        return [known]  # a factor that is not solved for says nothing
+    return [{k: v.subs(s) for k, v in known.items()} | s for s in solved if s is not None]
+
+
+def _solved(factor: Any) -> dict[Any, Any] | None:
+    """One symbol by the others where `factor` is zero; None if it is not linear in one with a number before it."""
+    for symbol in sorted(factor.free_symbols, key=str):
+        slope = factor.diff(symbol)
+        if slope.is_number and slope != 0:
+            return {symbol: symbol - factor / slope}
+    return None
 
 
 def _rounds(old: DType, new: DType) -> bool:
@@ -303,4 +494,4 @@ def _each(function: Callable[..., Any], *values: Objects) -> Objects:
     return out
 
 
-__all__ = ["Evaluator", "Joins", "Undecided", "equal", "size", "symbols"]
+__all__ = ["Evaluator", "Joins", "Undecided", "equal", "size", "symbols", "vanishing"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from recurc.errors import CompilerBug
-from recurc.ir import Expr, Read, reads
-from recurc.plan import Buffer, Loop, Map, Matmul, Plan, Role, Scan
+from recurc.ir import Contract, Expr, Read, reads
+from recurc.plan import Buffer, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan
 from recurc.types import Dims, DType, show_dims
 
 _MADE = (Role.ONCE, Role.SEQUENCE, Role.OUTPUT, Role.FINAL)
@@ -19,7 +19,8 @@ def verify_plan(plan: Plan) -> None:
     carried: set[str] = set()
     for index, stage in enumerate(plan.stages):
         where = f"stage {index} ({type(stage).__name__})"
-        carries = {c.name: (c.dims, c.dtype) for c in stage.carries} if isinstance(stage, Loop | Scan) else {}
+        kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution) else ()
+        carries = {c.name: (c.dims, c.dtype) for c in kept}
         for name in carries:
             if name in carried or f"{name}@initial" not in buffers:
                 _bug(plan, f"{where}: carry {name} has two stages or no initial value")
@@ -37,6 +38,16 @@ def verify_plan(plan: Plan) -> None:
                     _bug(plan, f"{where}: no equation for {', '.join(sorted(missing))}")
             case Scan():
                 check.scan(stage)
+            case Newton():
+                missing = set(carries) - set(check.equations(stage.body, {}))
+                if missing:
+                    _bug(plan, f"{where}: no equation for {', '.join(sorted(missing))}")
+                check.newton(stage)
+            case Convolution():
+                check.equations(stage.body, {})
+                check.convolution(stage)
+            case Chunk():
+                check.chunk(stage)
         for name in stage.writes:
             role = buffers[name].role if name in buffers else None
             allowed = (Role.ONCE,) if isinstance(stage, Map) and not stage.over_time else (Role.SEQUENCE, Role.OUTPUT)
@@ -137,6 +148,73 @@ class _Stage:
         for name, kind in self.carries.items():
             defined[name] = kind
         self.equations(stage.post, defined)
+
+    def newton(self, stage: Newton) -> None:
+        """The guess and a round, which read the guess before."""
+        guesses = (*stage.values("guess"), *stage.starts())
+        buffers = self.buffers | {b.name: b for b in guesses}
+        starts = self.ready | {b.name for b in stage.starts()}
+        first = _Stage(self.plan, f"{self.where}, first guess", buffers, starts, {})
+        made = first.equations(stage.first.body, {})
+        wanted = tuple(b.name for b in stage.values("guess"))
+        if stage.first.writes != wanted or not made.keys() >= {*wanted}:
+            _bug(self.plan, f"{self.where}: the first guess is not one for every state")
+        updates = {c.name: (c.dims, c.dtype) for c in stage.step.carries}
+        if tuple(updates) != tuple(b.name for b in stage.values("update")):
+            _bug(self.plan, f"{self.where}: not one update for every state")
+        step = _Stage(self.plan, f"{self.where}, step", buffers, starts | {b.name for b in guesses}, updates)
+        step.scan(stage.step)
+        after, nexts = {e.name for e in stage.step.post}, tuple(b.name for b in stage.values("next"))
+        if stage.step.writes != nexts or not after >= {*nexts, stage.error}:
+            _bug(self.plan, f"{self.where}: a step makes no next guess of every state, or no residual")
+
+    def convolution(self, stage: Convolution) -> None:
+        """What each part may read; that the parts are linear is the promise of whoever made them."""
+        if not all(n in self.buffers and self.buffers[n].has_time for n in stage.sources):
+            _bug(self.plan, f"{self.where}: a source has no time axis")
+        inside = {e.name for e in stage.steady}
+        parts = (("steady", stage.steady, ()), ("enter", stage.enter, (0,)), ("step", stage.step, (1,)))
+        for what, body, lags in (*parts, ("reads", stage.reads, (0, 1))):
+            moving = stage.sources if what == "enter" else () if what == "steady" else tuple(self.carries)
+            own = {e.name for e in body} | inside
+            for read in (r for e in body for r in reads(e.expr)):
+                fixed = read.name in self.buffers and not self.buffers[read.name].has_time
+                if not (fixed or read.name in own or (read.name in moving and read.lag in lags)):
+                    _bug(
+                        self.plan, f"{self.where}: {what} reads {read.name} (lag {read.lag}), which is not its to read"
+                    )
+        for dims in (c.dims for c in stage.carries):
+            if any(dims.count(d) != 1 for d in (*stage.lanes, *stage.blocks)):
+                _bug(self.plan, f"{self.where}: a carry lacks one of its lanes")
+
+    def chunk(self, stage: Chunk) -> None:
+        self.equations(stage.body, {})
+        form, (carry,) = stage.form, stage.carries
+        if carry.name != form.state or {*form.shared, *form.rows, *form.columns} != set(carry.dims):
+            _bug(self.plan, f"{self.where}: the form is not that of {carry.name}")
+        for operand in stage.operands:
+            self.reads(operand, {}, carries=False)
+            if operand.lag or operand.name in self.carries or operand.dtype is not carry.dtype:
+                _bug(self.plan, f"{self.where}: the operand {operand.name} is no buffer of this step")
+        for write in form.writes:
+            along = [e for e in (write.key, write.probe) if e is not None]
+            whole = all(set(form.rows) <= set(e.dims) <= {*form.rows, *form.shared} for e in along)
+            if write.value is not None:
+                whole = whole and set(form.columns) <= set(write.value.dims) <= {*form.columns, *form.shared}
+            if not whole or (write.probe is None and write.value is None):
+                _bug(self.plan, f"{self.where}: a write has not the dims of keys and values")
+        decay = set(form.decay.dims) - set(form.shared)
+        if decay not in (set(), set(form.rows), set(form.columns)) or (form.corrects and decay == set(form.columns)):
+            _bug(self.plan, f"{self.where}: the decay is {show_dims(form.decay.dims)}")
+        kept = tuple(d for d in carry.dims if d not in form.rows)
+        for equation in stage.reads:
+            match equation.expr:
+                case Contract(left=Read() as query, right=Read(name=name), dims=dims) if name == carry.name:
+                    fits = set(form.rows) <= set(query.dims) <= {*form.rows, *form.shared} and dims == kept
+                case _:
+                    fits = False
+            if not fits:
+                _bug(self.plan, f"{self.where}: {equation.name} is no sum of {carry.name} over its rows")
 
     def _only(self, expr: Expr, names: dict[str, tuple[Dims, DType]], what: str, lag: int | None = None) -> None:
         for read in reads(expr):

@@ -9,7 +9,7 @@ from enum import Enum
 from recurc.facts import CLASSES, Group
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Equation, Expr, Recurrence, reads
-from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.plan import Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
 from recurc.types import Dims, show_dims
 
 
@@ -62,7 +62,7 @@ SCHEDULES = {
     "sequential": "one step after another",
     "scan": "parallel scan over t",
     "chunkwise": "chunks of steps as matrix products",
-    "convolve": "one convolution over t",
+    "convolution": "one convolution over t",
     "newton": "Newton iterations over all t",
     "map": "all t at once",
     "matmul": "all t at once",
@@ -131,6 +131,10 @@ def _parts(plan: Plan, stage: Stage, number: int) -> list[_Part]:
             return [_plain(f"stage{number}", _side(plan, body), "all t at once", body, "one matrix product")]
         case Loop(body=body):
             return _split(plan, number, body, "loop", {})
+        case Newton(body=body):
+            return _split(plan, number, body, "stage", {})
+        case Chunk(body=body):
+            return _split(plan, number, body, "chunk", {})
         case Scan(pre=pre, post=post, monoid=monoid):
             own = {e.name: e for e in plan.recurrence.equations if e.name in monoid.states}
             lifted: dict[str, Equation] = dict(own)
@@ -139,6 +143,8 @@ def _parts(plan: Plan, stage: Stage, number: int) -> list[_Part]:
                 lifted |= {c.name: Equation(c.name, e) for c, e in zip(monoid.components, monoid.lift, strict=True)}
             extra = {name: tuple(r.name for e in monoid.lift for r in reads(e)) for name in monoid.states[:1]}
             return _split(plan, number, (*pre, *lifted.values(), *post), "scan", extra)
+        case Convolution(body=body):
+            return _split(plan, number, body, "convolution", {})
 
 
 def _side(plan: Plan, body: Iterable[Equation]) -> Kind:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 from recurc import targets
-from recurc.backends.base import Backend
+from recurc.backends.base import Backend, Specialization
 from recurc.errors import BackendError, UnsupportedError
+from recurc.plan import Plan
 from recurc.runtime.machine import cpu_target
 from recurc.runtime.notice import notice
 from recurc.targets import Target
 
 T = TypeVar("T")
+_OPTIONAL = ("chunkwise",)  # schedules that not every backend has
 
 # Name -> module and what its kernels take: arrays in host memory, or torch tensors on a device.
 BACKENDS = {
@@ -61,6 +63,34 @@ def first_able(asked: str, on_device: bool, attempt: Callable[[str], T], announc
                 announced[text] = None
                 notice(text)
     return attempt(names[-1])
+
+
+def able_plan(
+    backend: Backend,
+    spec: Specialization,
+    schedule: str,
+    make: Callable[[Sequence[str]], Plan],
+    in_pieces: bool = False,
+) -> tuple[Plan, Plan, list[str]]:
+    """A plan, the form of it that reaches the backend, and what the backend cannot do of it.
+
+    With `in_pieces`, a plan that needs a library reaches it piece by piece (`runtime.pieces`), which says itself what
+    it cannot do. Where the scheduler is free, it is asked again without the schedules that not every backend has.
+    `make` gets the names of those to leave out. Raises `UnsupportedError` for complex numbers that have no real
+    form."""
+    from recurc.passes.complex_parts import split_complex
+    from recurc.runtime.pieces import needs_library
+
+    without: Sequence[str] = ()
+    while True:
+        plan = make(without)
+        if in_pieces and needs_library(plan):
+            return plan, plan, []
+        real = split_complex(plan, spec.real) if backend.real_only else plan
+        limits = backend.limitations(real, spec)
+        if not limits or without or schedule != "auto" or not set(plan.schedules) & set(_OPTIONAL):
+            return plan, real, limits
+        without = _OPTIONAL
 
 
 def target_for(name: str, device: str | None) -> Target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -162,10 +162,12 @@ class Builder:
         sizes |= {d.name: sizes[d.same_as] for d in self._rec.dims if d.same_as is not None}
         self._plan(sizes, 1, 64, DType.F32, choose.target_for(choose.candidates(self._backend, False)[0], None))
 
-    def _plan(self, sizes: Mapping[str, int], batch: int, steps: int, real: DType, target: Target) -> Plan:
+    def _plan(
+        self, sizes: Mapping[str, int], batch: int, steps: int, real: DType, target: Target, without: Sequence[str] = ()
+    ) -> Plan:
         from recurc.passes import make_plan
 
-        return make_plan(self._rec, sizes, batch, steps, real, target, self._schedule)
+        return make_plan(self._rec, sizes, batch, steps, real, target, self._schedule, without=without)
 
     def _attempt(self, name: str, settled: Settled, batch: int) -> Built:
         backend = choose.backend(name)
@@ -175,19 +177,24 @@ class Builder:
         spec = Specialization(settled.sizes, settled.real)
         if name == "reference":
             return self._reference(spec)
-        from recurc.passes.complex_parts import split_complex
+        from recurc.runtime.pieces import build_pieces, needs_library
 
         target, steps = choose.target_for(name, self._device), max(settled.steps, 1)
-        plan = self._plan(dict(settled.sizes), batch, steps, settled.real, target)
         try:
-            real = split_complex(plan, settled.real) if backend.real_only else plan
+            plan, real, limits = choose.able_plan(
+                backend, spec, self._schedule,
+                lambda without: self._plan(dict(settled.sizes), batch, steps, settled.real, target, without),
+                in_pieces=name == "cpu",
+            )  # fmt: skip
         except UnsupportedError as reason:
+            if isinstance(reason, ScheduleError):
+                raise
             raise UnsupportedError(f"the `{name}` backend cannot run {self._rec.name}: {reason}") from reason
-        limits = backend.limitations(real, spec)
         if limits:
             raise UnsupportedError(f"the `{name}` backend cannot run {self._rec.name}: {'; '.join(limits)}")
         twin = next((b for b in self._built.values() if _same(b, name, plan, spec)), None)
-        kernel = twin.kernel if twin is not None else backend.build(real, spec)
+        make = build_pieces if name == "cpu" and needs_library(plan) else type(backend).build
+        kernel = twin.kernel if twin is not None else make(backend, real, spec)
         built = Built(kernel, spec, name, plan, _outputs(plan), _initial(plan), _finals(plan), target, batch, steps)
         if twin is None and os.environ.get("RECURC_VERIFY", "0") not in ("", "0"):
             from recurc.runtime.verify import verify
@@ -208,7 +215,7 @@ class Builder:
         """The value of a state before the first step, `(1 or B, *dims)` as stored.
 
         `params` holds those it reads, `(1 or B, *dims)` in host memory, as stored."""
-        from recurc.backends.plan_numpy import Evaluator, Frame
+        from recurc.backends.evaluator import Evaluator, Frame
         from recurc.backends.storage import bf16_bits, loaded
         from recurc.runtime.host import storage
 

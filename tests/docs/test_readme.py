@@ -83,8 +83,7 @@ PARALLEL = {
     "    s = s[t-1] * exp(m[t-1] - m) + exp(b - m)",
 }
 IN_TURN = {
-    "Delta rules": "state s[K, V] = 0\n    s = s[t-1] + b * k * (v - k @ s[t-1])",
-    "coupled linear states": "state s[K] = 0\n    s = A @ s[t-1] + k",
+    "Coupled linear states": "state s[K] = 0\n    s = A @ s[t-1] + k",
     "a nonlinear state": "state s[K] = 0\n    s = tanh(s[t-1] + k)",
 }
 
@@ -97,6 +96,15 @@ def test_what_is_said_to_be_parallel_over_time_is(kind: str) -> None:
         text=f"recurrence R(K, V):\n    input  k[K], g[K], v[V], b\n    param  A[K, K]\n    {body}\n    output s\n"
     )
     assert [("scan" in group.schedules) for group in rec.analyze().groups] == [kind in PARALLEL]
+
+
+def test_delta_rules_go_in_chunks_where_no_step_needs_all_of_the_memory() -> None:
+    assert "those of delta rules too, may go in chunks of steps" in " ".join(README.split())
+    update = "s = s[t-1] + b * k * (v - k @ s[t-1])"
+    for output, chunkwise in (("o = g @ s", True), ("s", False)):
+        text = f"recurrence R(K, V):\n    input  k[K], g[K], v[V], b\n    state s[K, V] = 0\n    {update}\n"
+        (group,) = recurc.load(text=f"{text}    output {output}\n").analyze().groups
+        assert ("chunkwise" in group.schedules) == chunkwise
 
 
 def test_what_is_said_to_be_refused_is_a_limitation_of_the_language_page() -> None:

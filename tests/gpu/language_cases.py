@@ -1,5 +1,6 @@
 """Small recurrences, one for each construct that moves values between places, works on matrices or counts in integers:
-what the GPU backends must agree on with the definition. Built by hand, apart from the front ends."""
+what the GPU backends must agree on with the definition. Built by hand, apart from the front ends; and the updates of
+`lifted_cases`."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from recurc.build import broadcast, conv, gather, index, linalg, lookup, matmul,
 from recurc.ir import Const, Equation, Expr, Input, Param, Read, Recurrence, State
 from recurc.ops import add, apply, cast, convert, mul, number, select, sub
 from recurc.types import DimDecl, Dims, DType
+from tests import lifted_cases
 
 REAL, INT, BOOL = DType.REAL, DType.I64, DType.BOOL
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -241,6 +243,10 @@ _case("numbers of narrower types", {"x": ("D", REAL), "q": ("D", INT)}, {}, {},
 _case("a gradient stopped", _x, {}, _h,
       {"h": add(mul(apply("stop_gradient", add(x, number(0.25))), number(0.5)), mul(half, h))}, "h",
       schedules=("sequential", "scan"))  # fmt: skip
+
+# --- operators that are no weighted sums ---
+for _what, _update in lifted_cases.CASES.items():
+    CASES[_what] = Case(_update.rec.ir, ("sequential", "scan"), dict(lifted_cases.DRAW))
 
 PAIRS = [(name, schedule) for name, case in CASES.items() for schedule in case.schedules]
 

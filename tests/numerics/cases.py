@@ -64,7 +64,7 @@ SYSTEMS = {
     s.name: s
     for s in (
         System("diagonal_affine", ("sequential", "scan"), _dims(D=5), _dims(D=37)),
-        System("ema", ("sequential", "scan"), _dims(D=5), _dims(D=41)),
+        System("ema", ("sequential", "scan", "convolution"), _dims(D=5), _dims(D=41)),
         System("lstm", ("sequential",), _dims(D=3, H=7), _dims(D=21, H=35)),
         System("gru", ("sequential",), _dims(D=3, H=7), _dims(D=19, H=37)),
         System("selective_scan", ("sequential", "scan"), _dims(D=6, N=5), _dims(D=35, N=11)),

@@ -37,6 +37,9 @@ SL: relu(h[t-1] + x)
 SL: if on then h[t-1] else max(h[t-1] - 0.1, z)
 SL: logaddexp(h[t-1] - 0.3, x)
 SL: logaddexp(h[t-1], x) - 0.2
+SL: max(0.9 * h[t-1], x)
+MB: 1 / (2 + abs(x) + h[t-1])
+CL: clamp(h[t-1] + x, -1, 1)
 """
 
 ONLY_ALIKE = """
@@ -44,14 +47,10 @@ NL-d: h[t-1] * sigmoid(h[t-1]) + x
 NL-d: if h[t-1] > x then h[t-1] else z
 NL-d: if h[t-1] > x then 0 else h[t-1] + x
 NL-d: max(-h[t-1], x)
-NL-d: max(0.9 * h[t-1], x)
 NL-d: abs(h[t-1]) * 0.5 + x
 NL-d: floor(h[t-1]) + x
 NL-d: h[t-1] % 2 + x
 NL-d: (0.5 * h[t-1] + x) / (1 + abs(h[t-1]))
-MB: 1 / (2 + abs(x) + h[t-1])
-CL: clamp(h[t-1] + x, -1, 1)
-BA: 0.5 * h[t-1] + 0.3 * h[t-2] + x
 NL-b: sigmoid(h[t-2]) * h[t-1] + x
 DA: 0.1 * sum(h[t-1], D) * z + x
 """
@@ -86,7 +85,7 @@ def _same_numbers(rec: recurc.Recurrence, schedules: tuple[str, ...], backend: s
 def test_a_spelling_hides_no_scan(cls: str, update: str, backend: str, rng: np.random.Generator) -> None:
     rec = _recurrence(update)
     (group,) = rec.analyze(prove=True).groups
-    assert (group.cls, group.schedules, group.certificate.status) == (cls, ("sequential", "scan"), "proved")
+    assert (group.cls, group.schedules[:2], group.certificate.status) == (cls, ("sequential", "scan"), "proved")
     _same_numbers(rec, group.schedules, backend, rng)
 
 
@@ -103,11 +102,11 @@ EA: h[D]: int = 1: 3 * h[t-1] + (if on then 1 else -2)
 EA: h[D]: int = -1: if x > 0.5 then t else h[t-1]
 EA: h[D]: int = 0: if x > 0 then h[t-1] + 1 else 0
 ID: h[D]: int = 0: max(h[t-1], cast(4 * x, int))
-NL-d: h[D]: int = 3: (5 * h[t-1] + 1) % 17
+EA: h[D]: int = 3: (5 * h[t-1] + 1) % 17
 NL-d: h[D]: int = 3: h[t-1] // 2 + cast(x, int)
-NL-d: h[D]: bool = false: h[t-1] or x > 1.2
-NL-d: h[D]: bool = true: if on then z > 0 else h[t-1]
-NL-d: h[D]: bool = true: if x > z then not h[t-1] else h[t-1]
+ID: h[D]: bool = false: h[t-1] or x > 1.2
+FS: h[D]: bool = true: if on then z > 0 else h[t-1]
+FS: h[D]: bool = true: if x > z then not h[t-1] else h[t-1]
 """
 
 

@@ -69,7 +69,7 @@ def test_a_random_affine_update_is_found_affine_and_every_schedule_agrees(
     if group.cls == "SH":  # a choice whose condition is a constant may drop the state altogether
         assert not any(r.name == "h" and r.lag for e in core_form(source).equations for r in reads(e.expr))
     else:
-        assert group.cls in ("EA", "SR1", "DR1") and group.schedules == ("sequential", "scan")
+        assert group.cls in ("EA", "SR1", "DR1") and group.schedules[:2] == ("sequential", "scan")
     for schedule in group.schedules:
         plan = make_plan(source, SIZES, 2, steps, DType.F64, targets.named("cpu"), schedule)
         agree(source, plan, arrays, 2, steps)

@@ -89,7 +89,7 @@ def test_any_mixture_of_schedules_means_the_same(turn: int, seed: int) -> None:
         for name in ("W", "U"):
             arrays[name] = arrays[name] / sizes["H"]
         groups = analyze(source).groups
-        forced = ",".join(f"{g.states[0]}={dice.choice(g.schedules)}" for g in groups)
+        forced = ",".join(f"{g.states[0]}={dice.choice((*g.schedules, *g.on_request))}" for g in groups)
         for schedule in ("auto", forced):
             plan = make_plan(source, sizes, 2, 5, DType.F64, targets.named("cpu"), schedule)
             agree(source, plan, arrays, 2, 5, sizes)

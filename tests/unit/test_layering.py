@@ -90,7 +90,7 @@ CORE = tuple(
     )
 )
 BACKENDS = ("reference", "plan_numpy", "cpu", "triton", "cuda")
-SHARED = ("recurc.backends.base", "recurc.backends.emit", "recurc.backends.storage")
+SHARED = tuple(f"recurc.backends.{m}" for m in ("base", "chunk_numpy", "convolve", "emit", "evaluator", "storage"))
 
 
 def _assert_none(offences: list[str]) -> None:

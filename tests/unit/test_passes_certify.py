@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from recurc.facts import Monoid
@@ -13,6 +14,7 @@ from recurc.ops import apply, cast, convert
 from recurc.passes import analyze, core_form
 from recurc.passes.certify import certificate_of, randomised_error
 from recurc.types import DType
+from tests.lifted_cases import CASES
 from tests.passes_zoo import ZOO
 from tests.systems import SYSTEMS
 
@@ -45,7 +47,19 @@ def mutants(expr: Expr) -> list[Expr]:
     return out
 
 
-MUTATED = ["lerp", "resets", "running_max", "max_plus", "log_sum_exp", "scalar_decay", "aaren", "mlstm"]
+MUTATED = [
+    "lerp",
+    "resets",
+    "running_max",
+    "max_plus",
+    "log_sum_exp",
+    "scalar_decay",
+    "aaren",
+    "mlstm",
+    "clamped",
+    "moebius",
+    "momentum",
+]
 
 
 def certified(recurrence: Recurrence, monoid: Monoid) -> bool:
@@ -96,3 +110,34 @@ def test_the_randomised_check_sees_an_operator_that_is_not_associative() -> None
     assert randomised_error(monoid) < 1e-12
     broken = replace(monoid, combine=(monoid.combine[0], mutants(monoid.combine[1])[0]))
     assert randomised_error(broken) > 1e-3
+
+
+def flipped(monoid: Monoid) -> list[Monoid]:
+    """`monoid` with one operator changed, once for each place in its lift, combine and apply where that is possible."""
+    found: list[Monoid] = []
+    for part in ("lift", "combine", "apply"):
+        pieces: tuple[Expr, ...] = getattr(monoid, part)
+        for i, piece in enumerate(pieces):
+            made = (replace(monoid, **{part: (*pieces[:i], m, *pieces[i + 1 :])}) for m in mutants(piece))
+            found += [m for m in made if m not in found]
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_flipped_operator_of_any_class_loses_the_proof(name: str, rng: np.random.Generator) -> None:
+    recurrence = CASES[name].rec.ir
+    (group,) = analyze(recurrence).groups
+    assert group.monoid is not None
+    changed = flipped(group.monoid)
+    for pick in rng.choice(len(changed), min(3, len(changed)), replace=False):
+        assert not certified(recurrence, changed[pick]), f"{name} changed unnoticed: {changed[pick]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_every_flipped_operator_of_any_class_loses_the_proof(name: str) -> None:
+    recurrence = CASES[name].rec.ir
+    (group,) = analyze(recurrence).groups
+    assert group.monoid is not None
+    kept = [changed for changed in flipped(group.monoid) if certified(recurrence, changed)]
+    assert not kept, f"{name} changed unnoticed: {kept}"

@@ -29,7 +29,7 @@ def test_each_group_has_its_class_and_its_legal_schedules(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "cls", "schedules", "invariant"),
     [
-        ("ema", "EA", ("sequential", "scan"), True),
+        ("ema", "EA", ("sequential", "scan", "convolution"), True),
         ("lstm", "NL-f", ("sequential",), False),
         ("gru", "NL-f", ("sequential",), False),
         ("selective_scan", "EA", ("sequential", "scan"), False),
@@ -99,7 +99,7 @@ def test_a_complex_factor_per_element_is_its_own_class_and_conj_inside_is_not() 
     (group,) = analyze(complex_recurrence("real", feedback=False), prove=True).groups
     assert (group.cls, group.linear_time_invariant, group.certificate.status) == ("CA", True, "proved")
     (group,) = analyze(complex_recurrence("conj", feedback=True)).groups
-    assert (group.cls, group.schedules) == ("BA", ("sequential",))
+    assert (group.cls, group.schedules) == ("BA", ("sequential", "convolution"))  # linear over the reals
 
 
 MUTATIONS = {

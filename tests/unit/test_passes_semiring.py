@@ -28,11 +28,14 @@ LINEAR = (
     "if x <= h[t-1] then h[t-1] else x",
     "if a > 0 then max(h[t-1] + a, x) else max(h[t-1] - b, y)",
     "if a > 0 then max(h[t-1], x) + b else max(h[t-1], y)",
+    "max(0.5 * h[t-1], x)",
+    "min(exp(a) * h[t-1] / (1 + b**2), x)",
+    "max(abs(a) * max(0.5 * h[t-1], x), y)",
 )
 # A maximum of the negated or scaled state, or of both signs of choice, does not distribute.
 OTHER = (
     "max(-h[t-1], x)",
-    "max(0.5 * h[t-1], x)",
+    "max(a * h[t-1], x)",
     "min(max(h[t-1], x), logaddexp(h[t-1], y))",
     "max(a - h[t-1], x)",
 )

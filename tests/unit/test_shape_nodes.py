@@ -13,7 +13,7 @@ import scipy.linalg
 
 from recurc import build, linalg
 from recurc.backends.base import Specialization
-from recurc.backends.plan_numpy import Evaluator, Frame
+from recurc.backends.evaluator import Evaluator, Frame
 from recurc.backends.reference import evaluate
 from recurc.ir import Expr, Read
 from recurc.types import DType

@@ -45,9 +45,15 @@ def load(name: str) -> recurc.Recurrence:
     return recurc.zoo.load(name)
 
 
+# Schedules that a backend does not have; it says so itself, which a test checks.
+LACKING = {"cuda": ("chunkwise",)}
+
+
 @cache
-def schedules(name: str) -> tuple[str, ...]:
-    return tuple(sorted({s for g in load(name).analyze().groups for s in g.schedules})) or ("auto",)
+def schedules(name: str, backend: str = "") -> tuple[str, ...]:
+    """The legal schedules of a system, on `backend` those that it has."""
+    legal = {s for g in load(name).analyze().groups for s in g.schedules} - set(LACKING.get(backend, ()))
+    return tuple(sorted(legal)) or ("auto",)
 
 
 def generator(seed: int, name: str, *more: int) -> np.random.Generator:

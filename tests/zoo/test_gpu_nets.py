@@ -21,11 +21,13 @@ from recurc.runtime import choose
 from recurc.types import DType
 from tests.gpu.cuda_shim import has_compiler
 from tests.gpu.cuda_stand_in import OnCpu
-from tests.gpu.zoo_cases import LIMITATIONS, PAIRS, agree, plan_of, refusals
+from tests.gpu.zoo_cases import BY_SCHEDULE, LIMITATIONS, PAIRS, agree, plan_of, refusals
 
 pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
-RUNS = {b: [p for p in PAIRS if (p[0], b) not in LIMITATIONS] for b in ("cuda", "triton")}
+RUNS = {
+    b: [p for p in PAIRS if (p[0], b) not in LIMITATIONS and (*p, b) not in BY_SCHEDULE] for b in ("cuda", "triton")
+}
 runs_on_the_cpu = pytest.mark.skipif(not has_compiler(), reason="g++ is not on PATH")
 compiles_cuda = pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or "")
 
@@ -36,12 +38,12 @@ def some(rng: np.random.Generator, backend: str, count: int) -> list[tuple[str, 
 
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_what_a_backend_refuses_is_known(backend: str) -> None:
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, ...], list[str]] = {}
     for name, schedule in PAIRS:
         reasons = refusals(name, schedule, choose.backend(backend))
         if reasons:
-            found[name, backend] = reasons
-    known = {key: word for key, word in LIMITATIONS.items() if key[1] == backend}
+            found[(name, schedule, backend) if (name, schedule, backend) in BY_SCHEDULE else (name, backend)] = reasons
+    known = {key: word for key, word in {**LIMITATIONS, **BY_SCHEDULE}.items() if key[-1] == backend}
     assert set(found) == set(known), found
     assert all(word in " ".join(found[key]) for key, word in known.items()), found
 

@@ -53,6 +53,10 @@ class CpuKernel:
             self._hoists = loaded.recurc_hoists
             self._hoists.restype = ctypes.c_int
             self._hoists.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+        # By the states that Newton's method solves: how many rounds each sequence took in the last call, 0 if none
+        # sufficed and the loop ran.
+        self.rounds: dict[str, np.ndarray[Any, np.dtype[np.int32]]] = {}
+        self._solved = {states: _rounds_of(loaded, number) for number, states in enumerate(module.solved)}
         self._chosen: dict[str, bool] = {}  # kind of call -> whether a BLAS makes the products
         self._kept, self._kept_at = _workspace(64)
         self._lock = threading.Lock()
@@ -124,12 +128,18 @@ class CpuKernel:
             try:
                 if self._kept.size < room:
                     self._kept, self._kept_at = _workspace(room)
-                self._run(described.buffer_info()[0], batch, steps, threads, self._kept_at)
+                self._run_in(described, batch, steps, threads, self._kept_at)
             finally:
                 self._lock.release()
         else:
             _kept, place = _workspace(room)
-            self._run(described.buffer_info()[0], batch, steps, threads, place)
+            self._run_in(described, batch, steps, threads, place)
+
+    def _run_in(self, described: array[int], batch: int, steps: int, threads: int, workspace: int) -> None:
+        self._run(described.buffer_info()[0], batch, steps, threads, workspace)
+        if self._solved:
+            found = {s: rounds(batch, steps, threads, workspace) for s, rounds in self._solved.items()}
+            self.rounds = {s: np.maximum(np.ctypeslib.as_array(f, (batch,)), 0) for s, f in found.items()}
 
     def _by_blas(
         self, launch: Callable[..., None], addresses: Sequence[int], batch: int, steps: int, threads: int
@@ -167,8 +177,11 @@ class CpuKernel:
             strides.append(0 if value.shape[0] == 1 else _address(value)[1][0] * size)
 
         def call(addresses: Sequence[int]) -> None:
+            rounds: list[dict[str, Any]] = []
             for b in range(batch):
                 one([address + b * stride for address, stride in zip(addresses, strides, strict=True)])
+                rounds.append(self.rounds)
+            self.rounds = {states: np.concatenate([r[states] for r in rounds]) for states in self._solved}
 
         return call
 
@@ -191,6 +204,14 @@ class CpuKernel:
                 store(target, source)
 
         return wide, finish
+
+
+def _rounds_of(library: ctypes.CDLL, number: int) -> Callable[[int, int, int, int], Any]:
+    """Where a call left how many rounds each sequence took; see `newton.rounds_function`."""
+    function = getattr(library, f"recurc_rounds_{number}")
+    function.restype = ctypes.POINTER(ctypes.c_int32)
+    function.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p]
+    return function
 
 
 def _read_once(plan: Plan) -> frozenset[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from recurc.backends.base import Specialization
+from recurc.backends.cpu.chunk import chunk_problems
+from recurc.backends.emit.lanes import stage_exprs
 from recurc.ir import Apply, walk
 from recurc.ops import OPS
-from recurc.plan import Matmul, Plan, Scan
+from recurc.plan import NO_TRANSFORM, Chunk, Convolution, Plan
 from recurc.types import Kind
 
 
@@ -15,10 +17,11 @@ def limitations(plan: Plan, spec: Specialization) -> list[str]:
         if buffer.dtype.kind is Kind.COMPLEX:
             out.append(f"`{buffer.name}` is complex: C code has complex numbers by their parts only")
     for stage in plan.stages:
-        exprs = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
-        if isinstance(stage, Scan):
-            exprs += [*stage.monoid.lift, *stage.monoid.combine, *stage.monoid.apply]
-        for expr in exprs:
+        if isinstance(stage, Convolution):
+            out.append(NO_TRANSFORM)
+        if isinstance(stage, Chunk):
+            out += chunk_problems(stage, spec)
+        for expr in stage_exprs(stage):
             for node in walk(expr):
                 if isinstance(node, Apply) and OPS[node.op].c is None:
                     out.append(f"the operator `{node.op}` has no C form yet")

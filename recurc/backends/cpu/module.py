@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recurc.backends.base import Specialization
 from recurc.backends.cpu import tiles
 from recurc.backends.cpu.blas import Product, hoisted_products
 from recurc.backends.cpu.body import Body
+from recurc.backends.cpu.chunk import call_chunk, print_chunk
+from recurc.backends.cpu.chunk import helpers as chunk_helpers
 from recurc.backends.cpu.loop import print_loop, thread_rooms
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
+from recurc.backends.cpu.newton import NewtonLoops, call_newton, newton_loops, parts, rounds_function, take_rounds
 from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params, panel_room, weight_bytes
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
 from recurc.backends.cpu.program import Program, StageInput, analyse
-from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, scan_loops, sequence_lagged
+from recurc.backends.cpu.scan_calls import call_scan
+from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, kind_of, scan_loops, sequence_lagged
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import Var, dim_of
 from recurc.backends.emit.text import Text, commented
-from recurc.plan import Buffer, Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Carry, Chunk, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 _CACHED = 1 << 20  # bytes of weights that stay in a core's own cache beside everything else
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
@@ -43,6 +48,8 @@ class StageCode:
     units: list[Unit]
     scan: ScanLoops | None = None
     whole: Unit | None = None  # a loop with the products before it computed inside
+    newton: NewtonLoops | None = None
+    chunk: tuple[str, str] | None = None  # of a `Chunk`, which has no units: its function and text
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Module:
     arrays: tuple[str, ...]
     packed: frozenset[str]  # params the kernel packs once for all sequences
     products: tuple[Product, ...]  # what the caller may hand over ready made, in slots after the arrays
+    solved: tuple[str, ...]  # the states of each group that Newton's method solves
 
 
 def external_buffers(plan: Plan) -> dict[str, Buffer]:
@@ -68,7 +76,8 @@ def print_module(plan: Plan, spec: Specialization, vector_bytes: int, standalone
     """The C file of a plan. A `standalone` one makes every product itself."""
     printer = _ModulePrinter(plan, spec, vector_bytes, () if standalone else hoisted_products(plan, spec))
     packed = frozenset(p for s in printer.stages for u in _all_units(s) for p in packed_params(u.body))
-    return Module(printer.file(), tuple(external_buffers(plan)), packed, printer.products)
+    solved = tuple(", ".join(c.name for c in n.stage.carries) for n in printer.newtons.values())
+    return Module(printer.file(), tuple(external_buffers(plan)), packed, printer.products, solved)
 
 
 class _ModulePrinter:
@@ -79,20 +88,24 @@ class _ModulePrinter:
         self.names = Names(RESERVED)
         self.sizes = dict(spec.sizes)
         self.loops = {k: scan_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Scan)}
+        self.newtons = {
+            k: newton_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Newton)
+        }
         extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
+        extra += [b for s in self.newtons.values() for b in s.buffers]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
         self.spell = Spelling(self.names, spec, self.buffers)
         for dim in self.sizes:
             self.spell.size(dim)
         sequences = any(b.role is Role.SEQUENCE for b in plan.buffers)
-        self.chunked = sequences and not self.loops and not sequence_lagged(plan)
+        self.chunked = sequences and not self.loops and not self.newtons and not sequence_lagged(plan)
         self.absorbed: set[int] = set()  # stages that fall away where the loop behind them runs whole
         self.stages = [self._stage(k, s) for k, s in enumerate(plan.stages)]
 
     # --- stages -----------------------------------------------------------------------------------------------
 
     def _stage(self, number: int, stage: Stage) -> StageCode:
-        title = f"{self.plan.recurrence.name.lower()}_{_kind(stage)}"
+        title = f"{self.plan.recurrence.name.lower()}_{kind_of(stage)}"
         if isinstance(stage, Scan):
             loops = self.loops[number]
             units = [
@@ -103,11 +116,20 @@ class _ModulePrinter:
                 self._unit(loops.run, f"{title}_run", "Runs one segment from the states before it."),
             ]
             return StageCode(stage, units, loops)
-        what = {
-            Map: "No feedback: every step by itself.",
-            Matmul: "One matrix product over all sequences and steps.",
-            Loop: "One pass over t; states stay close.",
-        }[type(stage)]
+        if isinstance(stage, Newton):
+            solver = self.newtons[number]
+            units = [self._unit(part, f"{title}_{end}", what) for part, end, what in parts(solver)]
+            return StageCode(stage, units, newton=solver)
+        if isinstance(stage, Chunk):
+            function = self.names.fresh(title).removesuffix("_1")
+            return StageCode(stage, [], chunk=(function, print_chunk(stage, self.plan, self.spell, function)))
+        match stage:
+            case Map():
+                what = "No feedback: every step by itself."
+            case Matmul():
+                what = "One matrix product over all sequences and steps."
+            case _:
+                what = "One pass over t; states stay close."
         code = StageCode(stage, [self._unit(as_input(stage, f"stage{number}"), title, what)])
         taken = absorb(self.plan, number) if code.units[0].program.tiled else None
         if taken is not None:
@@ -132,7 +154,10 @@ class _ModulePrinter:
     # --- the file ---------------------------------------------------------------------------------------------
 
     def file(self) -> str:
-        functions = "\n\n".join(u.text for s in self.stages for u in _all_units(s))
+        texts = [t for s in self.stages for t in ([s.chunk[1]] if s.chunk else [u.text for u in _all_units(s)])]
+        if any(s.chunk for s in self.stages):
+            texts.insert(0, chunk_helpers())
+        functions = "\n\n".join(texts)
         entry = self._entry()
         code = f"{functions}\n\n{entry}"
         fields = sorted(set(re.findall(r"\b(?:call|self)(?:->|\.)(\w+)", code)) - {"batch", "steps"})
@@ -175,7 +200,7 @@ class _ModulePrinter:
             lines.append(f"States {', '.join(group.states)}: class {group.cls}, schedule {schedule}.")
             lines += [f"  {reason}" for reason in group.reasons]
         lines += [f"{reason}" for reason in plan.reasons]
-        lines.append("Stages: " + "; ".join(f"{_kind(s)} -> {', '.join(s.writes)}" for s in plan.stages) + ".")
+        lines.append("Stages: " + "; ".join(f"{kind_of(s)} -> {', '.join(s.writes)}" for s in plan.stages) + ".")
         lines.append("")
         lines.append("Arrays the entry takes, in order (batch and time strides in elements, inner dims contiguous):")
         for name, b in external_buffers(plan).items():
@@ -203,6 +228,9 @@ class _ModulePrinter:
             for number, name in enumerate(external_buffers(self.plan)):
                 text(f"call.{self.spell(name)} = arrays[{number}];")
             text("lay_out(&call, batch, steps, threads, workspace);")
+            for carry in (c for s in self.newtons.values() for c in s.stage.carries):
+                start = self.spell(f"{carry.name}'guess@initial")
+                text(f"call.{start} = call.{self.spell(f'{carry.name}@initial')};")
             if self.products:
                 first = len(external_buffers(self.plan))
                 text(f"const int given = arrays[{first}].data != 0;  // the hoisted products, by the caller's BLAS")
@@ -211,7 +239,7 @@ class _ModulePrinter:
             for code in self.stages:
                 if isinstance(code.stage, Map) and not code.stage.over_time:
                     unit = code.units[0]
-                    text(f"{unit.function}(&call, 0, 1, 0, 1, 0, {self._lane_end(unit)});  // once per call")
+                    text(f"{unit.function}(&call, 0, 1, 0, 1, 0, {self.lane_end(unit)});  // once per call")
             if self._teams():
                 text("rc_team team = {0};")
             text("RC_PARALLEL(threads)")
@@ -222,7 +250,7 @@ class _ModulePrinter:
     def _parallel(self, text: Text) -> None:
         text("const int thread = RC_THREAD, count = RC_THREADS;")
         text("struct call self = call;")
-        scans = any(isinstance(s, Scan) for s in self.plan.stages)
+        scans = any(isinstance(s, Scan | Newton) for s in self.plan.stages)
         if scans:
             text("const int by_batch = 0;  // a scan splits time between the threads")
         else:
@@ -285,38 +313,24 @@ class _ModulePrinter:
         return any(u.program.tiled and u.program.stage.carries for s in self.stages for u in s.units)
 
     def _call_stage(self, code: StageCode, text: Text) -> None:
-        unit = code.units[0]
         if code.scan is not None:
             with text.braces(""):  # a scope of its own: a plan may hold several scans
-                self._call_scan(code, code.scan, text)
+                call_scan(self, code.scan, code.units, text)
             return
-        for carry in unit.program.stage.carries:
-            source, target = self.spell(f"{carry.name}@in"), self.spell(f"{carry.name}@out")
-            saved, final = self.spell(f"{carry.name}@saved"), self.spell.field(f"{carry.name}@final")
-            initial = f"self.{self.spell.field(f'{carry.name}@initial')}"
-            end = f"self.{final}" if self.plan.has(f"{carry.name}@final") else "(rc_array){0}"
-            if self.chunked and not unit.program.tiled:
-                text(f"self.{source} = t0 == 0 ? {initial} : self.{saved};")
-                text(f"self.{target} = t1 == steps ? {end} : self.{saved};")
-            elif self.chunked:
-                text(f"self.{source} = t0 == 0 ? {initial} : (rc_array){{0}};")
-                text(f"self.{target} = t1 == steps ? {end} : (rc_array){{0}};")
-            else:
-                text(f"self.{source} = {initial};", f"self.{target} = {end};")
-        lane_end = self._lane_end(unit)
+        if code.newton is not None:
+            with text.braces(""):
+                call_newton(self, code.newton, code.units, text)
+            return
+        if code.chunk is not None:
+            assert isinstance(code.stage, Chunk)
+            self._ends(code.stage.carries, False, text)
+            call_chunk(code.stage, self.spell, code.chunk[0], text)
+            return
+        unit = code.units[0]
+        self._ends(unit.program.stage.carries, unit.program.tiled, text)
+        lane_end = self.lane_end(unit)
         if code.whole is not None:
-            with text.braces("if (whole && by_batch)", "} else if (whole) {"):
-                text(f"{code.whole.function}(&self, b0, b1, t0, t1, 0, {lane_end}, 0);")
-            team = Text(1)
-            self._team_call(code.whole, team)
-            text.block(team)
-            text("} else if (by_batch) {")
-            text(f"    {unit.function}(&self, b0, b1, t0, t1, 0, {lane_end}, 0);")
-            text("} else {")
-            plain = Text(1)
-            self._team_call(unit, plain)
-            text.block(plain)
-            text("}")
+            self._call_whole(code.whole, unit, text)
             return
         with text.braces("if (by_batch)", "} else {"):
             text(f"{unit.function}(&self, b0, b1, t0, t1, 0, {lane_end}{', 0' if unit.program.tiled else ''});")
@@ -331,19 +345,50 @@ class _ModulePrinter:
             text("}")
             return
         else:
-            self._items(unit, inner, "batch", "item, item + 1", "t0, t1")
+            self.items(unit, inner, "batch", "item, item + 1", "t0, t1")
         inner("RC_BARRIER")
         text.block(inner)
         text("}")
 
+    def _ends(self, carries: Sequence[Carry], tiled: bool, text: Text) -> None:
+        """Where the states of a stage come from and go to: between pieces of time into memory of their own."""
+        for carry in carries:
+            source, target = self.spell(f"{carry.name}@in"), self.spell(f"{carry.name}@out")
+            saved, final = self.spell(f"{carry.name}@saved"), self.spell.field(f"{carry.name}@final")
+            initial = f"self.{self.spell.field(f'{carry.name}@initial')}"
+            end = f"self.{final}" if self.plan.has(f"{carry.name}@final") else "(rc_array){0}"
+            if self.chunked and not tiled:
+                text(f"self.{source} = t0 == 0 ? {initial} : self.{saved};")
+                text(f"self.{target} = t1 == steps ? {end} : self.{saved};")
+            elif self.chunked:
+                text(f"self.{source} = t0 == 0 ? {initial} : (rc_array){{0}};")
+                text(f"self.{target} = t1 == steps ? {end} : (rc_array){{0}};")
+            else:
+                text(f"self.{source} = {initial};", f"self.{target} = {end};")
+
+    def _call_whole(self, whole: Unit, unit: Unit, text: Text) -> None:
+        lane_end = self.lane_end(unit)
+        with text.braces("if (whole && by_batch)", "} else if (whole) {"):
+            text(f"{whole.function}(&self, b0, b1, t0, t1, 0, {lane_end}, 0);")
+        team = Text(1)
+        self._team_call(whole, team)
+        text.block(team)
+        text("} else if (by_batch) {")
+        text(f"    {unit.function}(&self, b0, b1, t0, t1, 0, {lane_end}, 0);")
+        text("} else {")
+        plain = Text(1)
+        self._team_call(unit, plain)
+        text.block(plain)
+        text("}")
+
     def _team_call(self, unit: Unit, text: Text) -> None:
         """All threads through every step together, each with its share of the outputs."""
-        text("long lane0, lane1;", f"rc_split({self._lane_end(unit)}, LANES, thread, count, &lane0, &lane1);")
+        text("long lane0, lane1;", f"rc_split({self.lane_end(unit)}, LANES, thread, count, &lane0, &lane1);")
         text(f"{unit.function}(&self, 0, batch, t0, t1, lane0, lane1, &team);", "RC_BARRIER")
 
-    def _items(self, unit: Unit, text: Text, count: str, rows: str, steps: str) -> None:
-        """Sequences times lane blocks, dealt to the threads."""
-        lane_end, vectors = self._lane_end(unit), unit.body.vectors
+    def items(self, unit: Unit, text: Text, count: str, rows: str, steps: str, before: Sequence[str] = ()) -> None:
+        """Sequences times lane blocks, dealt to the threads; `before` prepares the `item` at hand."""
+        lane_end, vectors = self.lane_end(unit), unit.body.vectors
         grain, parts = "LANES" if vectors == 1 else f"({vectors} * LANES)", "1"
         if unit.program.lanes_apart:
             text(
@@ -354,83 +399,40 @@ class _ModulePrinter:
             parts = "parts"
         text("long first, last;", f"rc_split({count} * {parts}, 1, thread, count, &first, &last);")
         with text.braces("for (long work = first; work < last; work++)"):
-            text(f"const long item = work / {parts};", "long lane0 = 0, lane1 = 0;")
+            text(f"const long item = work / {parts};", *before, "long lane0 = 0, lane1 = 0;")
             if unit.program.lanes_apart:
                 text(f"rc_split({lane_end}, {grain}, work % parts, parts, &lane0, &lane1);")
             text(f"{unit.function}(&self, {rows}, {steps}, lane0, lane1);")
 
-    def _call_scan(self, code: StageCode, loops: ScanLoops, text: Text) -> None:
-        fold, carry, run = code.units
-        assert isinstance(code.stage, Scan)
-        text("const long segments = scan_segments(batch, steps, count), length = (steps + segments - 1) / segments;")
-        barrier = ("RC_BARRIER",)
-        # 1. every segment but the last folds to one element
-        with text.braces(""):
-            inner = Text()
-            for c, total in zip(fold.program.stage.carries, loops.totals, strict=True):
-                field, size = self.spell(total.name), self._stored(total)
-                out = self.spell(f"{c.name}@out")
-                inner(f"self.{out} = self.{field};")
-                inner(f"self.{out}.data = ({size} *)self.{field}.data + segment * self.{field}.time;")
-            self._segments(fold, text, inner, "from, to")
-        text(*barrier)
-        # 2. the states before each segment
-        with text.braces(""):
-            for c in carry.program.stage.carries:
-                text(f"self.{self.spell(f'{c.name}@in')} = self.{self.spell.field(f'{c.name}@initial')};")
-                text(f"self.{self.spell(f'{c.name}@out')} = (rc_array){{0}};")
-            self._items(carry, text, "batch", "item, item + 1", "0, segments")
-        text(*barrier)
-        # 3. every segment by itself
-        with text.braces(""):
-            inner = Text()
-            for c, start in zip(run.program.stage.carries, loops.starts, strict=True):
-                field, size = self.spell(start.name), self._stored(start)
-                source, target = self.spell(f"{c.name}@in"), self.spell(f"{c.name}@out")
-                inner(f"self.{source} = self.{field};")
-                inner(f"self.{source}.data = ({size} *)self.{field}.data + segment * self.{field}.time;")
-                end = (
-                    f"self.{self.spell.field(f'{c.name}@final')}"
-                    if self.plan.has(f"{c.name}@final")
-                    else "(rc_array){0}"
-                )
-                inner(f"self.{target} = to == steps ? {end} : (rc_array){{0}};")
-            self._segments(run, text, inner, "from, to")
-        text(*barrier)
-
-    def _segments(self, unit: Unit, text: Text, setup: Text, steps: str) -> None:
+    def segments(self, unit: Unit, text: Text, setup: Text, steps: str) -> None:
         body = Text()
         body("const long segment = item % segments, b = item / segments;")
         body("const long from = segment * length < steps ? segment * length : steps;")
         body("const long to = from + length < steps ? from + length : steps;")
         body.block(setup)
-        rows = Text()
-        self._items(unit, rows, "batch * segments", "b, b + 1", steps)
-        lines = rows.lines
-        cut = next(i for i, line in enumerate(lines) if "long lane0 = 0" in line)
-        text(*lines[:cut])
-        text(*("    " + line for line in body.lines))
-        text(*lines[cut:])
+        self.items(unit, text, "batch * segments", "b, b + 1", steps, body.lines)
 
     # --- memory -----------------------------------------------------------------------------------------------
 
     def _sequences(self) -> list[Buffer]:
         return [b for b in self.plan.buffers if b.role is Role.SEQUENCE]
 
-    def _stored(self, buffer: Buffer) -> str:
+    def stored(self, buffer: Buffer) -> str:
         return STORED[self.spec.dtype(buffer.dtype).accumulator]
 
-    def _lane_end(self, unit: Unit) -> str:
+    def lane_end(self, unit: Unit) -> str:
         lane = unit.program.lane
         return "0" if lane is None else self.spell.size(dim_of(lane))
 
     def _choices(self, text: Text) -> None:
         """Which threads take which part of the work, and in what order."""
         loops = [
-            s for s in self.stages if s.scan is None and s.units[0].program.tiled and s.units[0].program.stage.carries
+            s
+            for s in self.stages
+            if s.scan is None and s.units and s.units[0].program.tiled and s.units[0].program.stage.carries
         ]
         weights = sum(weight_bytes((code.whole or code.units[0]).body) for code in loops)
-        if self.absorbed or not any(code.scan for code in self.stages):
+        if self.absorbed or not any(code.scan or code.newton for code in self.stages):
             text("// Enough sequences: each thread takes its own through every stage and waits for nobody.")
             with text.braces("INLINE int by_sequences(int64_t batch, int threads)"):
                 if weights:
@@ -468,11 +470,12 @@ class _ModulePrinter:
                     made = {w for k in self.absorbed for w in self.plan.stages[k].writes}
                     if all(b.name in made for b in sequences):
                         text("if (runs_whole(batch, steps, threads)) return steps;  // nothing is passed on")
-                row = " + ".join(f"{self.spell.count(b.dims)} * sizeof({self._stored(b)})" for b in sequences)
+                row = " + ".join(f"{self.spell.count(b.dims)} * sizeof({self.stored(b)})" for b in sequences)
                 text(f"const int64_t row = batch * (int64_t)({row}), fit = threads * INT64_C({2 << 20}) / row;")
-                text("const int64_t whole = fit < 24 ? 24 : fit / 24 * 24;  // full tiles of rows")
+                full = 48 if any(s.chunk for s in self.stages) else 24  # tiles of rows, chunks of steps
+                text(f"const int64_t whole = fit < {full} ? {full} : fit / {full} * {full};  // full tiles of rows")
                 text("return steps < whole ? steps : whole;")
-        if self.loops:
+        if self.loops or self.newtons:
             text("", "// Segments of time a scan folds side by side: as many as keep every thread busy, at least two.")
             with text.braces("INLINE int64_t scan_segments(int64_t batch, int64_t steps, int threads)"):
                 text("int64_t wanted = (2 * threads + batch - 1) / batch;", "wanted = wanted < 2 ? 2 : wanted;")
@@ -497,9 +500,15 @@ class _ModulePrinter:
                     for unit in code.units:
                         text(*thread_rooms(unit.body))
                     continue
-                for carry in (
-                    code.units[0].program.stage.carries if self.chunked and not code.units[0].program.tiled else ()
-                ):
+                if code.newton is not None:
+                    text(f"const int64_t segments_{number} = scan_segments(batch, steps, threads);")
+                    for b in code.newton.per_step:
+                        self._take(b, "batch", "steps", text)
+                    for b in code.newton.per_segment:
+                        self._take(b, "batch", f"segments_{number}", text)
+                    text(take_rounds(code.newton, self.spell), *(r for u in code.units for r in thread_rooms(u.body)))
+                    continue
+                for carry in self._saved(code):
                     like = self.buffers[f"{carry.name}@initial"]  # read by the same code as the initial value
                     saved = replace(like, name=f"{carry.name}@saved", role=Role.FINAL)
                     self._take(saved, "batch", None, text)
@@ -511,14 +520,26 @@ class _ModulePrinter:
         text("")
         with text.braces("int64_t recurc_workspace(int64_t batch, int64_t steps, int threads)"):
             text("struct call call;", "return lay_out(&call, batch, steps, threads, 0);")
+        for k, solver in enumerate(self.newtons.values()):
+            text("")
+            text.block(rounds_function(k, solver, self.spell))
         if self.products:
             text("", "// Whether the hoisted products are a stage of their own, so that the caller may make them.")
             with text.braces("int recurc_hoists(int64_t batch, int64_t steps, int threads)"):
                 answer = "!runs_whole(batch, steps, threads)" if self.absorbed else "1"
                 text("(void)batch, (void)steps, (void)threads;", f"return {answer};")
 
+    def _saved(self, code: StageCode) -> Sequence[Carry]:
+        """The states that wait in memory between pieces of time."""
+        if not self.chunked:
+            return ()
+        if isinstance(code.stage, Chunk):
+            return code.stage.carries
+        program = code.units[0].program
+        return () if program.tiled else program.stage.carries
+
     def _take(self, buffer: Buffer, rows: str, steps: str | None, text: Text) -> None:
-        count, kind = self.spell.count(buffer.dims), self._stored(buffer)
+        count, kind = self.spell.count(buffer.dims), self.stored(buffer)
         count = f"2 * {count}" if buffer.spacing == 2 else count
         product = " * ".join(x for x in (rows, steps, count) if x)
         batch = "0" if rows == "1" else f"{steps} * {count}" if steps else count
@@ -534,10 +555,6 @@ def _all_units(code: StageCode) -> list[Unit]:
 def _lane(unit: Unit) -> Var:
     assert unit.program.lane is not None  # a tiled program has lanes
     return unit.program.lane
-
-
-def _kind(stage: Stage) -> str:
-    return type(stage).__name__.lower()
 
 
 def _describe(program: Program) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from recurc.backends.cpu.program import StageInput
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.ir import Equation, Expr, Read, reads, rewrite
-from recurc.plan import Buffer, Carry, Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class ScanLoops:
     starts: tuple[Buffer, ...]  # (B, segments, *dims): the states before each segment
 
 
+def kind_of(stage: Stage) -> str:
+    return type(stage).__name__.lower()
+
+
 def as_input(stage: Stage, name: str) -> StageInput:
     match stage:
         case Map(body=body, writes=writes):
@@ -33,6 +37,12 @@ def as_input(stage: Stage, name: str) -> StageInput:
             return StageInput(name, carries, body, writes)
         case Scan():
             raise TypeError("a Scan is three loops")
+        case Newton():
+            raise TypeError("a Newton stage is a map, a scan and a loop")
+        case Convolution():
+            raise TypeError("a Convolution is none of this backend's stages")
+        case Chunk():
+            raise TypeError("a Chunk is printed by itself")
 
 
 def scan_loops(stage: Scan, name: str, plan: Plan) -> ScanLoops:

@@ -11,7 +11,7 @@ from recurc import ir
 from recurc.backends.base import Kernel, Specialization
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.ops import OPS
-from recurc.plan import Plan
+from recurc.plan import NO_TRANSFORM, Chunk, Convolution, Newton, Plan
 from recurc.types import Kind
 
 
@@ -33,6 +33,13 @@ class CudaBackend:
             if buffer.dtype.kind is Kind.COMPLEX:
                 found[f"`{buffer.name}` is complex, and the CUDA backend has no complex arithmetic yet"] = None
         for stage in plan.stages:
+            if isinstance(stage, Newton):
+                names = ", ".join(c.name for c in stage.carries)
+                found[f"Newton's method over time (for {names}) has no CUDA kernels"] = None
+            if isinstance(stage, Convolution):
+                found[NO_TRANSFORM] = None
+            if isinstance(stage, Chunk):
+                found[f"the chunkwise schedule, which {stage.form.state} has, has no CUDA kernel yet"] = None
             for expr in stage_exprs(stage):
                 for node in ir.walk(expr):
                     if node.dtype.kind is Kind.COMPLEX:

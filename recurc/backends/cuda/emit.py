@@ -11,7 +11,8 @@ from recurc.backends.cuda.program import Program, Scratch, Step
 from recurc.backends.cuda.scope import Scope, sizes_of, storage_dtype
 from recurc.backends.emit.names import safe_name
 from recurc.backends.emit.text import commented
-from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.errors import UnsupportedError
+from recurc.plan import NO_TRANSFORM, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 
 def emit(plan: Plan, spec: Specialization) -> Program:
@@ -55,6 +56,12 @@ def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple
         case Scan():
             step, written, scopes = scan_stage.emit_scan(stage, plan, spec, kernel)
             return step, _kernels(step, scopes, written, [step.stage] * len(scopes))
+        case Newton():
+            raise UnsupportedError("Newton's method over time has no CUDA kernels")
+        case Convolution():
+            raise UnsupportedError(NO_TRANSFORM)
+        case Chunk():
+            raise UnsupportedError("the chunkwise schedule has no CUDA kernel yet")
     return step, _kernels(step, [scope], written, [step.stage])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recurc.ir import Contract, Expr, Gather, Linalg, Reaxis, Reduce, Unfold, walk
-from recurc.plan import Loop, Map, Matmul, Scan, Stage
+from recurc.plan import Chunk, Convolution, Loop, Map, Matmul, Newton, Scan, Stage
 from recurc.types import Dims
 
 
@@ -14,11 +14,13 @@ def stage_exprs(stage: Stage) -> list[Expr]:
     match stage:
         case Matmul():
             return [stage.expr]
-        case Map() | Loop():
+        case Map() | Loop() | Chunk() | Convolution():
             return [e.expr for e in stage.body]
         case Scan():
             monoid = stage.monoid
             return [*(e.expr for e in stage.body), *monoid.lift, *monoid.combine, *monoid.apply]
+        case Newton():
+            return [e for part in (stage.loop, stage.first, stage.step) for e in stage_exprs(part)]
 
 
 def crossed_dims(expr: Expr) -> set[str]:

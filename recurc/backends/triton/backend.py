@@ -13,7 +13,7 @@ from recurc.backends.triton.module import Module, emit_module
 from recurc.backends.triton.scan import scan_problems
 from recurc.errors import UnsupportedError
 from recurc.ops import OPS
-from recurc.plan import Plan, Scan
+from recurc.plan import NO_TRANSFORM, Convolution, Newton, Plan, Scan
 from recurc.types import Kind
 
 
@@ -71,6 +71,10 @@ def _plan_problems(plan: Plan) -> list[str]:
     for stage in plan.stages:
         if isinstance(stage, Scan):
             problems += scan_problems(stage)
+        if isinstance(stage, Newton):
+            problems.append(f"Newton's method over time (for {', '.join(c.name for c in stage.carries)})")
+        if isinstance(stage, Convolution):
+            problems.append(NO_TRANSFORM)
         for expr in stage_exprs(stage):
             for node in ir.walk(expr):
                 if isinstance(node, ir.Apply) and OPS[node.op].triton is None:

@@ -39,6 +39,7 @@ class Options:
     block_seq: int | None = None  # sequences of a program that keeps its states in registers
     segments: int | None = None  # parts of the time axis scanned side by side; None: decided at launch
     dot_precision: str = "ieee"  # tl.dot's input_precision for f32 operands
+    chunk_precision: str = "tf32x3"  # the same in a chunkwise stage: f32 by three products on tensor cores
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
+from recurc.backends.triton.chunk import chunk_problems, emit_chunk
 from recurc.backends.triton.kernel import (
     Arg,
     Choice,
@@ -27,7 +28,7 @@ from recurc.backends.triton.scope import Scope, plain
 from recurc.backends.triton.values import Context
 from recurc.errors import UnsupportedError
 from recurc.ir import Equation
-from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.plan import NO_TRANSFORM, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
 from recurc.types import Kind
 
 _IN_REGISTERS = 4096  # elements of recurrent weights a program can keep in registers
@@ -87,6 +88,15 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
             return emit_loop(context, stage, name, options)
         case Scan():
             return emit_scan(context, stage, name, options)
+        case Newton():
+            raise UnsupportedError("Newton's method over time has no Triton kernels")
+        case Convolution():
+            raise UnsupportedError(NO_TRANSFORM)
+        case Chunk():
+            problems = chunk_problems(stage, context)
+            if problems:
+                raise UnsupportedError("the Triton backend does not do: " + "; ".join(problems))
+            return emit_chunk(context, stage, name, options)
 
 
 def _made(context: Context, stage: Stage) -> list[Scratch]:
@@ -112,6 +122,12 @@ def _headline(stage: Stage) -> str:
             return f"{', '.join(c.name for c in carries)}: one pass over t"
         case Scan(carries=carries):
             return f"{', '.join(c.name for c in carries)}: scan over t"
+        case Newton():
+            raise UnsupportedError("Newton's method over time has no Triton kernels")
+        case Convolution(carries=carries):
+            return f"{', '.join(c.name for c in carries)}: convolution over t"
+        case Chunk(form=form):
+            return f"{form.state}: chunks of steps by products of matrices"
 
 
 def _header(plan: Plan, spec: Specialization) -> str:

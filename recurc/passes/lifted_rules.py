@@ -1,0 +1,180 @@
+"""Groups of one state that are not affine and compose all the same: order, remainders, fractions, disguises, automata.
+
+Each rule gives a `Group`, or None where it does not apply. They stand in the order in which they are asked: those that
+give an operator for a scan come before those that only name a class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from recurc.facts import Group, Reason
+from recurc.ir import Apply, Const, reads
+from recurc.passes.affine import Forms, Linear, is_number, shown, zero
+from recurc.passes.conjugate import conjugate
+from recurc.passes.decayed import Decayed, decayed
+from recurc.passes.fractional import fractional
+from recurc.passes.insertion import inserts
+from recurc.passes.matrix_fraction import matrix_fraction
+from recurc.passes.monoid import (
+    clamp_monoid,
+    conjugate_monoid,
+    decayed_monoid,
+    modular_monoid,
+    moebius_monoid,
+    tropical_monoid,
+)
+from recurc.passes.projective import scaled_linear
+from recurc.passes.ranges import nonnegative
+from recurc.passes.scene import BOTH, BY_STRUCTURE, DECIDED, LOOP, Scene
+from recurc.passes.semilinear import semilinear
+from recurc.passes.semiring import BOTTOM, Clamped, Tropical, tropical
+from recurc.types import Kind
+
+_RUNNING = {"max": "the running maximum", "min": "the running minimum", "logaddexp": "a running log-sum-exp"}
+
+
+def ordered(scene: Scene, name: str, forms: Forms) -> Group | None:
+    """CL, SL and ID: maxima, minima and log-sum-exps with shifts, element by element."""
+    value, state = tropical(forms, name), scene.states[name]
+    if isinstance(value, Clamped):
+        reason = Reason(f"{shown(name)} is shifted and clamped by free bounds", scene.span(name))
+        if state.dtype.kind is not Kind.REAL:
+            return Group((name,), "CL", LOOP, False, (reason,), certificate=DECIDED)
+        monoid = clamp_monoid(state, value, scene.taken)
+        return Group((name,), "CL", BOTH, False, (reason,), monoid, DECIDED)
+    if not isinstance(value, Tropical) or value.join is None:
+        return None
+    join = value.join
+    if value.offset is None:  # `max(h[t-1] + a, h[t-1] + b)`
+        value = replace(value, offset=Const(BOTTOM[join], state.dtype))
+    cls = "ID" if value.shift is None and join != "logaddexp" else "SL"
+    text = f"{name} is {_RUNNING[join]}{'' if value.shift is None else ' with a shift per step'}"
+    reasons = [Reason(text, scene.span(name))]
+    if value.by_choice:
+        text = "the choice by comparison is read as max or min, which differ from it only where a NaN is compared"
+        reasons.append(Reason(text))
+    if state.dtype.kind is not Kind.REAL:
+        reasons.append(Reason(f"{name} is not real, so there is no infinity to start a scan from"))
+        return Group((name,), cls, LOOP, False, tuple(reasons), certificate=DECIDED)
+    scene.tropical[name] = value
+    monoid = tropical_monoid(state, value, scene.taken)
+    return Group((name,), cls, BOTH, False, tuple(reasons), monoid, DECIDED)
+
+
+def fading(scene: Scene, name: str, forms: Forms) -> Group | None:
+    """SL over max and *: a maximum or minimum that fades by a factor known to be 0 or more."""
+    value, state = decayed(forms, name), scene.states[name]
+    if not isinstance(value, Decayed) or value.join is None or state.dtype.kind is not Kind.REAL:
+        return None
+    text = f"{name} is {_RUNNING[value.join]}, and the old one is scaled by a factor that is never negative"
+    monoid = decayed_monoid(state, value, scene.taken)
+    return Group((name,), "SL", BOTH, False, (Reason(text, scene.span(name)),), monoid, DECIDED)
+
+
+def quotients(scene: Scene, name: str, forms: Forms) -> Group | None:
+    """MB: one value affine in the state divided by another, element by element."""
+    found, state = fractional(forms, name), scene.states[name]
+    if found is None:
+        return None
+    reason = Reason(f"{shown(name)} is divided by a value affine in itself: a linear fractional map", scene.span(name))
+    if state.dtype.kind is not Kind.REAL:
+        return Group((name,), "MB", LOOP, False, (reason,), certificate=DECIDED)
+    monoid = moebius_monoid(state, found.entries(state.dtype), scene.taken)
+    return Group((name,), "MB", BOTH, False, (reason,), monoid, DECIDED)
+
+
+def remainders(scene: Scene, name: str, forms: Forms) -> Group | None:
+    """AM: a running sum that is kept below a modulus, the same at every step: `(h + a) % m`."""
+    expr, state = forms.resolved(forms.equation(name)), scene.states[name]
+    if not (isinstance(expr, Apply) and expr.op == "mod" and scene.steady(expr.args[1])):
+        return None
+    form, modulus = forms.form(expr.args[0]), expr.args[1]
+    if not isinstance(form, Linear) or form.rounded or form.cut or form.cancels or set(form.coefs) != {name}:
+        return None
+    coef = form.coefs[name]
+    if coef.mixes or not is_number(coef.factor, 1) or set(modulus.dims) > set(state.dims):
+        return None
+    reasons = (Reason(f"{name} is a running sum modulo a value that never changes", expr.span),)
+    if any(True for _ in reads(modulus)):
+        return Group((name,), "AM", LOOP, False, reasons, certificate=DECIDED)
+    monoid = modular_monoid(state, form.offset or zero(state.dtype), modulus, scene.taken)
+    return Group((name,), "AM", BOTH, False, reasons, monoid, DECIDED)
+
+
+def disguised(scene: Scene, name: str, forms: Forms) -> Group | None:
+    """AM: an affine map between a function and the one that undoes it."""
+    state = scene.states[name]
+    found = conjugate(forms, name) if state.dtype.kind is Kind.REAL else None
+    if found is None:
+        return None
+    reasons = [
+        Reason(
+            f"{name} is `{found.outer.op}` of a value that is affine in what undoes it of {shown(name)}: an affine map "
+            "in disguise",
+            scene.span(name),
+        )
+    ]
+    equations = {e.name: e.expr for e in forms.rec.equations}
+    why = None
+    if found.outer.op == "exp":
+        why = "a scan would stay finite where this overflows, so only a loop over time is offered"
+    elif found.keeps_signs:
+        why = f"a scan would need {name} to be 0 or more at the start, which is not known"
+    elif not nonnegative(found.factor, equations):
+        why = "its factor is not known to be 0 or more, as `abs` or `exp` of it would be; then this would be a scan"
+    elif not nonnegative(found.offset, equations):
+        why = (
+            "what is added is not known to be 0 or more, as a square or `abs` of it would be; then this would be a scan"
+        )
+    if why is not None:
+        return Group((name,), "AM", LOOP, False, (*reasons, Reason(why, found.outer.span)), certificate=DECIDED)
+    return Group((name,), "AM", BOTH, False, tuple(reasons), conjugate_monoid(state, found, scene.taken), DECIDED)
+
+
+def sorted_list(scene: Scene, name: str, forms: Forms) -> Group | None:
+    """ID: the largest or smallest values so far, in order."""
+    found = inserts(forms, name)
+    if found is None:
+        return None
+    which, dim = ("largest" if found[0] == "max" else "smallest"), found[1]
+    text = f"{name} holds the {which} values so far, in order along {dim}: each step inserts one"
+    return Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+
+
+def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
+    """SL (or ID): linear over a semiring, also where elements mix."""
+    found = semilinear(forms, name)
+    if found is None:
+        if not scaled_linear(forms, name):
+            return None
+        text = f"{name} is a linear map of {shown(name)}, divided by a number that is linear in it too: linear over + "
+        reasons = (Reason(text + "and times up to a scale", scene.span(name)),)
+        return Group((name,), "SL", LOOP, False, reasons, certificate=BY_STRUCTURE)
+    line, words = found.line, found.semiring.words
+    if not (line.scaled or line.mixed or line.renames):
+        text = f"{name} only ever joins values by `{found.semiring.plus}`"
+        return Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+    where = f" and mixes {', '.join(line.mixed)}" if line.mixed else ""
+    reasons = [Reason(f"{name} is linear in {shown(name)} over {words}{where}", scene.span(name))]
+    if line.mixed or line.renames:
+        text = "a step is a product of a matrix over that semiring, and a scan would multiply such matrices"
+        reasons.append(Reason(text))
+    return Group((name,), "SL", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+
+
+def matrix_quotients(scene: Scene, name: str, forms: Forms) -> Group | None:
+    """MB of a matrix state: a Riccati recurrence."""
+    found = matrix_fraction(forms, name)
+    if found is None:
+        return None
+    reasons = [Reason(f"{name} is a linear fractional map of the matrix {shown(name)}", scene.span(name))]
+    if found.symmetric:
+        text = f"an observation is taken in by Woodbury's identity, for {name} symmetric at the start, as it then stays"
+        reasons.append(Reason(text))
+    return Group((name,), "MB", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+
+
+RULES = (
+    ordered, fading, quotients, remainders, disguised, sorted_list, over_a_semiring, matrix_quotients,
+)  # fmt: skip

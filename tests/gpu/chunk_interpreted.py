@@ -1,0 +1,84 @@
+"""Runs chunkwise systems in Triton's interpreter: `python -m tests.gpu.chunk_interpreted SEED some`, or `all`, in a
+process of its own.
+
+Prints one JSON object per case: the largest error of each result relative to the largest reference value, and the
+bound on it: rounding in the storage type (outputs, and in bf16 the operands of each product, of which a few follow each
+other), and in the accumulator."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import zlib
+from typing import Any
+
+import numpy as np
+
+UNIT = {"f32": 2.0**-24, "f64": 2.0**-53, "bf16": 2.0**-9, "f16": 2.0**-11}
+
+
+def main(seed: int, everything: bool) -> None:
+    from tests.gpu.interpreter_fixes import repair
+
+    repair()
+    import recurc
+    from tests.numerics.test_chunkwise import OWN, SYSTEMS, own
+
+    rng = np.random.default_rng(seed)
+    more = [n for n in SYSTEMS if n != "gated_delta_product"]
+    for what in sorted(OWN) if everything else rng.choice(sorted(OWN), 2, replace=False):
+        run(own(OWN[str(what)]), f"own: {what}", "f64", int(rng.integers(1, 40)), seed)
+    for name in ("simple_gla", "gla", "gsa", "gated_delta_net"):
+        for real in UNIT if everything else rng.choice(list(UNIT), 1):
+            run(recurc.zoo.load(name), name, str(real), int(rng.integers(17, 50)), seed)
+    for name in more if everything else rng.choice(more, 2, replace=False):
+        run(recurc.zoo.load(str(name)), str(name), "f32", 1 + int(rng.integers(40)), seed)
+
+
+def run(rec: Any, what: str, storage: str, steps: int, seed: int) -> None:
+    import torch
+
+    from recurc import targets
+    from recurc.backends import reference
+    from recurc.backends.base import Specialization
+    from recurc.backends.triton import TritonBackend
+    from recurc.passes import core_form, make_plan
+    from recurc.plan import Role
+    from recurc.types import DType
+    from tests.numerics.test_chunkwise import drawn, sizes_of
+
+    backend = TritonBackend()
+    dtype: Any = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}[storage]
+    core, sizes, batch = core_form(rec.ir), sizes_of(rec), 2
+    plan = make_plan(rec.ir, sizes, batch, steps, DType(storage), targets.named("sm_90"), "chunkwise")
+    spec = Specialization(tuple(sorted(sizes.items())), DType(storage))
+    limits = backend.limitations(plan, spec)
+    if limits:
+        assert "several corrections" in limits[0], limits
+        return
+    given = drawn(rec, np.random.default_rng([seed, zlib.crc32(what.encode())]), batch, steps)
+    arrays: dict[str, Any] = {}
+    for buffer in plan.buffers:
+        if buffer.role in (Role.ONCE, Role.SEQUENCE):
+            continue
+        shape = tuple(spec.size(d) for d in buffer.dims)
+        if buffer.name in given:
+            array = torch.from_numpy(given[buffer.name]).to(dtype)
+            arrays[buffer.name] = array.expand(batch, *shape) if buffer.role is Role.PARAM else array
+        else:
+            lead = (batch, steps) if buffer.has_time else (batch,)
+            arrays[buffer.name] = torch.full((*lead, *shape), math.nan, dtype=dtype)
+    backend.build(plan, spec)(arrays, batch, steps)
+    rounded = {n: arrays[n].double().numpy() if n in arrays else given[n].astype(np.float64) for n in given}
+    errors: dict[str, float] = {}
+    for name, want in reference.run(core, rounded, batch, steps, sizes).items():
+        have = arrays[name].double().numpy()
+        errors[name] = float(np.max(np.abs(have - want))) / max(1.0, float(np.max(np.abs(want), initial=0)))
+    unit, inner = UNIT[storage], UNIT["f64" if storage == "f64" else "f32"]
+    bound = (16 if storage == "bf16" else 4) * unit * (unit > inner) + 64 * inner * (1 + math.log2(max(steps, 2)))
+    print(json.dumps({"case": f"{what} {storage} T {steps}", "errors": errors, "tolerance": bound}), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), "all" in sys.argv)

@@ -1,0 +1,99 @@
+"""Updates that are no weighted sums and still scan: every schedule of the interpreter and of native code against the
+definition, and the proofs of their operators. (The GPU backends run the same cases in tests/gpu.)"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import recurc
+from recurc.passes import analyze
+from tests.lifted_cases import CASES, arrays
+
+LENGTHS = (0, 1, 2, 3, 7, 257)
+
+
+def agree(rec: recurc.Recurrence, given: dict[str, Any], bound: float = 1e-9) -> None:
+    expected, final = rec.compile(backend="reference")(**given, return_final=True)
+    for backend in ("numpy", "cpu"):
+        for schedule in ("sequential", "scan"):
+            found, ended = rec.compile(backend=backend, schedule=schedule)(**given, return_final=True)
+            for have, want in ((found, expected), *((ended[n], final[n]) for n in final)):
+                have, want = np.asarray(have), np.asarray(want)
+                assert (have == want).all() or have.dtype.kind == "f", (backend, schedule)
+                np.testing.assert_allclose(have, want, rtol=bound, atol=bound, err_msg=f"{backend}, {schedule}")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_schedule_agrees_with_the_definition(case: str, rng: np.random.Generator) -> None:
+    rec = CASES[case].rec
+    (group,) = rec.analyze().groups
+    assert (group.cls, group.schedules[:2]) == (CASES[case].cls, ("sequential", "scan"))
+    for steps in LENGTHS:
+        agree(rec, arrays(rec, rng, 3, steps))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_operator_is_proved_within_five_seconds(case: str) -> None:
+    rec = CASES[case].rec.ir
+    start = time.process_time()
+    (group,) = analyze(rec, prove=True).groups
+    assert time.process_time() - start < 5.0
+    assert (group.certificate.method, group.certificate.status) == ("symbolic", "proved"), group.certificate.details
+
+
+def test_a_pole_is_passed(rng: np.random.Generator) -> None:
+    """h = 1 / h goes through infinity, and comes back from it."""
+    rec = recurc.load(text="recurrence P(D):\n    input  x[D]\n    state  h[D] = 0\n    h = x / h[t-1]\n    output h\n")
+    x = 1 + rng.random((2, 300, 3))
+    with np.errstate(divide="ignore"):
+        agree(rec, {"x": x})
+        assert np.isinf(np.asarray(rec.compile(backend="numpy", schedule="scan")(x=x))[:, ::2]).all()
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+def test_an_infinite_shift_lasts_for_one_step(bad: float, rng: np.random.Generator) -> None:
+    rec = CASES["clamp"].rec
+    given = arrays(rec, rng, 2, 70)
+    given["x"][:, rng.integers(0, 70, 5)] = bad
+    given["x"][0, rng.integers(0, 70, 5)] = -bad
+    agree(rec, given)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("case", [c for c, v in CASES.items() if v.cls == "SEG"])
+def test_nothing_leaks_over_a_reset(case: str, bad: float, rng: np.random.Generator) -> None:
+    rec = CASES[case].rec
+    given = arrays(rec, rng, 2, 90)
+    given["x"][0, 20, 1] = bad
+    given["go"][:, 20:40] = False
+    given["go"][:, 40] = True
+    agree(rec, given)
+    assert np.isfinite(np.asarray(rec.compile(backend="numpy", schedule="scan")(**given))[0, 40:]).all()
+
+
+def test_sums_that_keep_their_rounding_errors_are_not_scanned() -> None:
+    (group,) = recurc.zoo.load("kahan_sum").analyze().groups
+    assert (group.cls, group.schedules) == ("NL-b", ("sequential",))
+    assert "rounding errors" in str(group.reasons[-1])
+
+
+def test_a_remainder_too_large_for_the_products_of_two_is_not_scanned() -> None:
+    head = "recurrence R:\n    input  n: int\n    state  h: int = 1\n"
+    for modulus, legal in ((3037000500, ("sequential", "scan")), (3037000502, ("sequential",))):
+        rec = recurc.load(text=f"{head}    h = (3 * h[t-1] + n) % {modulus}\n    output h\n")
+        assert rec.analyze().groups[0].schedules == legal
+
+
+def test_a_delayed_remainder_keeps_a_first_value_that_is_none() -> None:
+    """What stands before the first step may be above the modulus, and is read as it is."""
+    rec = recurc.load(
+        text="recurrence F:\n    input  n: int\n    state  h: int = 50\n    h = (h[t-1] + h[t-2] + n) % 7\n"
+        "    old = h[t-2]\n    output h, old\n"
+    )
+    assert rec.analyze().groups[0].schedules == ("sequential",)
+    _, old = rec.compile(backend="numpy")(n=np.arange(5))
+    assert list(np.asarray(old)[:2]) == [50, 50]

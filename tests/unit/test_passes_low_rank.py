@@ -1,0 +1,85 @@
+"""The form of low rank: what it is found to be behind several spellings, and what it is refused for, in words."""
+
+from __future__ import annotations
+
+import pytest
+
+import recurc
+from recurc.facts import LowRank, Reason
+from recurc.passes import core_form
+from recurc.passes.low_rank import low_rank, restated
+
+HEAD = (
+    "recurrence R(H, K, V, J = K):\n    input k[K], q[K], v[V], w[V], a, r[K], c[V], h[H], x[H, K], Q[J, K], on: bool\n"
+)
+
+
+def form(body: str, state: str = "S[K, V] = 0") -> LowRank | Reason:
+    rec = recurc.load(text=f"{HEAD}    state {state}\n    {body}\n").ir
+    return low_rank(core_form(rec), "S")
+
+
+@pytest.mark.parametrize(
+    ("body", "writes", "along", "corrects"),
+    [
+        ("S = S[t-1] + k * v\n    output o = q @ S", 1, "none", False),
+        ("S = a * S[t-1] + outer(k, v)\n    output o = q @ S", 1, "none", False),
+        ("S = r * S[t-1] + k * v\n    output o = q @ S", 1, "rows", False),
+        ("S = c * S[t-1] + k * v\n    output o = q @ S", 1, "columns", False),
+        ("S = r * S[t-1] + k * v\n    output o = S @ w", 1, "columns", False),  # the columns are the rows then
+        ("S = (S[t-1] + k * v) * a - q * w\n    output o = q @ S", 2, "none", False),
+        ("S = S[t-1] + a * (k * (v - k @ S[t-1]))\n    output o = q @ S", 1, "none", True),
+        ("e = v - k @ S[t-1]\n    S = S[t-1] + a * outer(k, e)\n    output o = q @ S", 1, "none", True),
+        ("P = r * S[t-1]\n    S = P - (k @ P) * k + q * w\n    output o = q @ S[t-1]", 2, "rows", True),
+        ("S = if on then r * S[t-1] + k * v else S[t-1]\n    output o = q @ S", 1, "rows", False),
+    ],
+)
+def test_the_same_form_behind_several_spellings(body: str, writes: int, along: str, corrects: bool) -> None:
+    found = form(body)
+    assert isinstance(found, LowRank), found
+    assert (len(found.writes), found.decay_along, found.corrects) == (writes, along, corrects)
+
+
+def test_dims_on_the_side_of_the_keys_are_shared() -> None:
+    found = form("S = h * S[t-1] + x * v\n    output o = x @ S", "S[H, K, V] = 0")
+    assert isinstance(found, LowRank)
+    assert (found.shared, found.rows, found.columns) == (("H",), ("K",), ("V",))
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("S = a * S[t-1] + k * v\n    output S", "S is an output"),
+        ("S = a * S[t-1] + k * v\n    output o = sum(tanh(S), K)", "needed whole"),
+        ("S = a * S[t-1] + k * v\n    output o = Q @ S", "several vectors|other names"),
+        ("S = r * c * S[t-1] + k * v\n    output o = q @ S", "no dim of S is free|along dims"),
+        ("S = a * S[t-1] + tanh(k * v)\n    output o = q @ S", "no dim of S is free"),
+        ("S = S[t-1] + k * (c * (v - k @ S[t-1]))\n    output o = q @ S", "no dim of S is free"),
+        ("S = tanh(S[t-1]) + k * v\n    output o = q @ S", "reaches `tanh`"),
+        ("S = if on then k * v else a * S[t-1] + k * v\n    output o = q @ S", "a choice drops"),
+        ("S = S[t-1] - k * (k @ S[t-1] @ w) * c\n    output o = q @ S", "is summed over|no dim of S is free"),
+        ("S = cast(a * S[t-1], f16) + k * v\n    output o = q @ S", "reaches `cast`"),
+    ],
+)
+def test_what_has_no_such_form_is_told_why(body: str, why: str) -> None:
+    found = form(body)
+    assert isinstance(found, Reason)
+    assert any(part in found.text for part in why.split("|")), found.text
+
+
+def test_complex_states_are_left_to_the_loop() -> None:
+    rec = recurc.load(
+        text="recurrence R(K, V):\n    input k[K]: complex, v[V]: complex\n    state S[K, V]: complex = 0\n"
+        "    S = 0.5j * S[t-1] + k * v\n    output o = k @ S\n"
+    ).ir
+    found = low_rank(core_form(rec), "S")
+    assert isinstance(found, Reason) and "complex" in found.text
+
+
+def test_the_restated_recurrence_names_all_that_a_chunk_takes_in() -> None:
+    core = core_form(recurc.zoo.load("gated_delta_net").ir)
+    found = low_rank(core, "S")
+    assert isinstance(found, LowRank)
+    new = restated(core, found)
+    named = {e.name for e in new.rec.equations} | {i.name for i in new.rec.inputs} | {p.name for p in new.rec.params}
+    assert set(new.operands) <= named and new.reads == ("o",)
