@@ -104,10 +104,10 @@ class _Reverse:
             self._through(node, Cotangent(cotangent))
         for name, expr in reversed(self.equations.items()):
             if self.flowing[name]:
-                self._through(expr, _total(self.flowing[name], expr))
+                self._through(expr, self._total(self.flowing[name], expr))
         results: list[Expr] = []
         for value in self.values:
-            total = _total(self.found[id(value)], value)
+            total = self._total(self.found[id(value)], value)
             results.append(self.graph.put(ops.convert(full(applied(total), value.dims), value.dtype)))
         hint = next((f"grad_{n.name}" for v in self.values for n in walk(v) if isinstance(n, Read)), "grad")
         equations, made = named(results, fresh, hint, known)
@@ -136,7 +136,7 @@ class _Reverse:
         for node in reversed(postorder([expr], lambda n: self.active[id(n)])):
             if id(node) not in arrived:
                 continue
-            total = _total(arrived[id(node)], node)
+            total = self._total(arrived[id(node)], node)
             if id(node) in self.wanted:
                 self.found[id(node)].append(total)
             elif isinstance(node, Read):
@@ -154,27 +154,27 @@ class _Reverse:
     def _inside(self, node: Expr) -> bool:
         return self.active.get(id(node), False)
 
-
-def _total(parts: Sequence[Cotangent], node: Expr) -> Cotangent:
-    """The sum of what arrived at a node; it keeps a guard only if every part has one."""
-    if not parts:
-        return Cotangent(ops.number(0.0))
-    if len(parts) == 1:
-        return parts[0]
-    value = applied(parts[0])
-    for part in parts[1:]:
-        value = simplify.add(value, applied(part))
-    guards = list(dict.fromkeys(p.guard for p in parts if p.guard is not None))
-    opposite = any(isinstance(g, Apply) and g.op == "not" and g.args[0] in guards for g in guards)
-    if any(p.guard is None for p in parts) or len(guards) > 4 or opposite:
-        return Cotangent(value)
-    try:
-        guard = guards[0]
-        for other in guards[1:]:
-            guard = ops.apply("or", guard, other)
-    except TypeProblem:
-        return Cotangent(value)
-    return Cotangent(value, guard, clean=True) if set(guard.dims) <= set(node.dims) else Cotangent(value)
+    def _total(self, parts: Sequence[Cotangent], node: Expr) -> Cotangent:
+        """The sum of what arrived at a node; it keeps a guard only if every part has one."""
+        if not parts:
+            return Cotangent(ops.number(0.0))
+        if len(parts) == 1:
+            return parts[0]
+        value = applied(parts[0])
+        for part in parts[1:]:
+            value = simplify.add(value, applied(part))
+        # As nodes of the graph, so that equal ones are one object: as trees, guards of guards double at every step.
+        guards = list({id(g): g for g in (self.graph.put(p.guard) for p in parts if p.guard is not None)}.values())
+        opposite = any(isinstance(g, Apply) and g.op == "not" and any(g.args[0] is o for o in guards) for g in guards)
+        if any(p.guard is None for p in parts) or len(guards) > 4 or opposite:
+            return Cotangent(value)
+        try:
+            guard = guards[0]
+            for other in guards[1:]:
+                guard = ops.apply("or", guard, other)
+        except TypeProblem:
+            return Cotangent(value)
+        return Cotangent(value, guard, clean=True) if set(guard.dims) <= set(node.dims) else Cotangent(value)
 
 
 def _core(expr: Expr) -> Expr:

@@ -14,6 +14,7 @@ from recurc.backends.base import Specialization
 from recurc.backends.cuda import lane_stage
 from recurc.backends.cuda.compile import compile_cubin, missing_compiler
 from recurc.backends.cuda.emit import emit
+from recurc.ir import Apply, walk
 from recurc.types import DType
 from tests.gpu.cuda_shim import has_compiler
 from tests.gpu.cuda_stand_in import OnCpu
@@ -21,6 +22,9 @@ from tests.gpu.language_cases import CASES, PAIRS, agree
 from tests.gpu.test_cuda_machine_code import usage_of
 
 pytest.importorskip("torch")
+# Bytes on the stack where CUDA's own sin and cos bring a large angle into range, by many digits of 2/pi.
+ANGLES = 40
+
 runs_on_the_cpu = pytest.mark.skipif(not has_compiler(), reason="g++ is not on PATH")
 
 
@@ -57,5 +61,8 @@ def test_it_stays_in_registers(name: str, schedule: str, rng: np.random.Generato
     cubin, report = compile_cubin(emit(plan, Specialization(tuple(sorted(sizes.items())), real)).source, "sm_90")
     usage, code = usage_of(cubin, tmp_path)
     assert "warning" not in report, report
+    if any(isinstance(n, Apply) and n.op in ("sin", "cos") for e in case.rec.equations for n in walk(e.expr)):
+        assert all(u.stack <= ANGLES for u in usage.values()), usage
+        return
     assert not re.search(r"\b(STL|LDL)\b", code), f"registers are spilled in {real.value}: {usage}"
     assert all(u.stack == 0 for u in usage.values()), usage
