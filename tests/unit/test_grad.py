@@ -172,7 +172,7 @@ def test_the_derivative_of_cholesky_is_torchs(rng: np.random.Generator, backend:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_derivative_of_phi1_is_torchs(rng: np.random.Generator, backend: str) -> None:
-    """Of several matrices at once, small and large (whose phi1 is of the order of 10000, and would be a large angle)."""
+    """Of several matrices at once, small and large (whose phi1 is of the order of 10000: a large angle)."""
     text = """recurrence A(K, D, E = D):
     input  G[K, D, D], w[K, D, E]
     loss = sum(w * (phi1(G) as [K, D, E]), K, D, E) + sum(sin((phi1(3 * G) as [K, D, E]) / 10000), K, D, E)
