@@ -53,13 +53,14 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> 
     """The plan of a recurrence in core form. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
     chunks: dict[str, Restated] = {}
     named = rec
-    for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
+    runs = replace(analysis, groups=tuple(group for group, _ in choice.runs))
+    for group, schedule in choice.runs:
         if schedule == "chunkwise" and group.low_rank is not None:
             found = chunks[group.states[0]] = _restated(named, group.low_rank)
             named = found.rec
     dep = dependence(named)
-    hoisted = hoist(named, analysis, dep, shape, {r for c in chunks.values() for r in c.reads})
-    stages, buffers = _Lowering(named, analysis, choice, shape, hoisted, dep, chunks).run()
+    hoisted = hoist(named, runs, dep, shape, {r for c in chunks.values() for r in c.reads})
+    stages, buffers = _Lowering(named, choice, shape, hoisted, dep, chunks).run()
     plan = Plan(rec, analysis, buffers, stages, choice.schedules, choice.candidates, choice.reasons)
     verify_plan(plan)
     return plan
@@ -77,7 +78,6 @@ class _Lowering:
     def __init__(
         self,
         rec: Recurrence,
-        analysis: Analysis,
         choice: Choice,
         shape: Shape,
         hoisted: Hoisted,
@@ -89,8 +89,8 @@ class _Lowering:
         self.spans = {e.name: e.span for e in rec.equations}
         self.late = late_equations(rec)
         # Coefficients may have brought new expressions of params: rewrite them before anything is placed.
-        self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g in analysis.groups if g.monoid is not None}
-        self.order = self._stage_order(self._segments(analysis, choice))
+        self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g, _ in choice.runs if g.monoid is not None}
+        self.order = self._stage_order(self._segments(choice))
         self.place = {name: i for i, item in enumerate(self.order) for name in self._provides(item)}
         self.position = self._positions()
         self.wanted: list[dict[str, None]] = [{} for _ in self.order]  # values each stage stores
@@ -100,9 +100,9 @@ class _Lowering:
 
     # --- the order of stages ----------------------------------------------------------------------------------------
 
-    def _segments(self, analysis: Analysis, choice: Choice) -> list[_Segment]:
+    def _segments(self, choice: Choice) -> list[_Segment]:
         segments: list[_Segment] = []
-        for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
+        for group, schedule in choice.runs:
             last = segments[-1] if segments else None
             joins = last is not None and schedule == last.schedule == "sequential" and not self._between(last, group)
             if last is not None and joins:
