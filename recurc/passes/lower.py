@@ -8,7 +8,7 @@ that uses it, what a later stage reads of a state is stored by the stage that ha
 the first, so that when a stage is filled, everything later stages want from it is known. What reads a final state,
 `S[T]`, is a map behind all other stages, which reads the buffer `S@final`. A `Chunk` reads and writes buffers only: the
 recurrence is restated first, so that its operands and what is read of its state have names, and a `Map` before it makes
-the operands that no buffer holds.
+the operands that no buffer holds. Sums over other states get names too, since what is made of a chunk's reads is a map.
 
 Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
 input is stored as `NAME@out`.
@@ -27,6 +27,7 @@ from recurc.passes.cost import Shape
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.hoist import Hoisted, hoist
 from recurc.passes.low_rank import Restated, low_rank, restated
+from recurc.passes.named_sums import name_sums
 from recurc.passes.newton import newton
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
@@ -58,6 +59,9 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> 
         if schedule == "chunkwise" and group.low_rank is not None:
             found = chunks[group.states[0]] = _restated(named, group.low_rank)
             named = found.rec
+    if chunks:
+        before = (g for g, schedule in choice.runs if schedule in ("sequential", "scan"))
+        named = name_sums(named, {s for g in before for s in g.states})
     dep = dependence(named)
     hoisted = hoist(named, runs, dep, shape, {r for c in chunks.values() for r in c.reads})
     stages, buffers = _Lowering(named, choice, shape, hoisted, dep, chunks).run()

@@ -100,21 +100,37 @@ def values(rec: recurc.Recurrence, seed: int, steps: int, what: str, batch: int 
     return drawn(rec, np.random.default_rng([seed, steps, zlib.crc32(what.encode())]), batch, steps)
 
 
-@pytest.mark.parametrize("steps", [s if s < 4096 else pytest.param(s, marks=pytest.mark.slow) for s in STEPS])
-def test_lengths(steps: int, backend: str, session_seed: int) -> None:
+@pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_lengths(which: str, backend: str, session_seed: int) -> None:
+    some = {0, 1, int(np.random.default_rng(session_seed).choice([2, 3, 7])), 257}
     rec = zoo.load("mlstm")
-    agree(rec, backend, values(rec, session_seed, steps, "mlstm"), steps, f"mlstm, seed {session_seed}")
+    for steps in STEPS if which == "all" else sorted(some):
+        agree(rec, backend, values(rec, session_seed, steps, "mlstm"), steps, f"mlstm, seed {session_seed}")
+
+
+def spellings(which: str, seed: int) -> list[str]:
+    """Two of the systems above that have little in common, or all."""
+    if which == "all":
+        return list(OWN)
+    return [str(w) for w in np.random.default_rng(seed).choice(sorted(OWN), 2, replace=False)]
+
+
+@pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_spellings(which: str, backend: str, session_seed: int) -> None:
+    for what in spellings(which, session_seed):
+        rec = own(what)
+        for steps in (7, 100):
+            arrays = values(rec, session_seed, steps, what)
+            agree(rec, backend, arrays, steps, f"{what}, seed {session_seed}")
+        agree(rec, backend, {n: a for n, a in arrays.items() if "@" not in n}, steps, f"{what}, from -inf")
 
 
 @pytest.mark.parametrize("what", OWN)
-def test_spellings(what: str, backend: str, session_seed: int) -> None:
-    rec, chunked = own(what), OWN[what][2]
-    (group,) = (g for g in rec.analyze().groups if g.cls == "OS")
-    assert tuple(p.low_rank.state for p in group.parts if p.low_rank is not None) == chunked, group.reasons
-    for steps in (1, 7, 100):
-        arrays = values(rec, session_seed, steps, what)
-        agree(rec, backend, arrays, steps, f"{what}, seed {session_seed}")
-        agree(rec, backend, {n: a for n, a in arrays.items() if "@" not in n}, steps, f"{what}, from -inf")
+def test_the_states_that_go_in_chunks(what: str) -> None:
+    (group,) = (g for g in own(what).analyze().groups if g.cls == "OS")
+    assert "chunkwise" in group.schedules
+    assert tuple(p.low_rank.state for p in group.parts if p.low_rank is not None) == OWN[what][2], group.reasons
+    assert group.parts[0].states == tuple(s for s in group.states if s not in OWN[what][2])
 
 
 @pytest.mark.parametrize("shift", [300.0, -300.0, -1e4])
@@ -133,21 +149,24 @@ def test_scores_far_from_zero(shift: float, backend: str, session_seed: int) -> 
         assert np.abs(have - looped[name]).max() <= 1e-6 * (1 + np.log2(steps)) * size, f"{name}, shift {shift:g}"
 
 
-@pytest.mark.parametrize("name", ["mlstm", *OWN])
-def test_gates_and_weights_that_are_zero(name: str, backend: str, session_seed: int) -> None:
-    """A log decay of -inf forgets all, a log weight of -inf writes nothing; the first step writes something."""
-    rec, steps = zoo.load(name) if name == "mlstm" else own(name), 70
-    rng = np.random.default_rng([session_seed, zlib.crc32(name.encode())])
-    arrays = {n: a for n, a in values(rec, session_seed, steps, name).items() if "@" not in n}
-    for gate, weight in (("f", "i"), ("r", "k"), ("c", "w")):
-        scores = {"a maximum for each row": "k", "a maximum for each column": "w"}.get(name, "i")
-        if weight == scores:
-            arrays[gate][rng.random(arrays[gate].shape) < 0.2] = -np.inf
-    where = rng.random(arrays["i"].shape) < 0.3
-    where &= np.isfinite(arrays["f"])  # with neither a past nor a weight the definition has -inf - (-inf)
-    where[:, 0] = False
-    arrays["i"][where] = -np.inf
-    agree(rec, backend, arrays, steps, f"{name}, seed {session_seed}")
+@pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_gates_and_weights_that_are_zero(which: str, backend: str, session_seed: int) -> None:
+    """A log decay of -inf forgets all, a log weight of -inf writes nothing."""
+    for name in ["mlstm", *spellings(which, session_seed)]:
+        rec = zoo.load(name) if name == "mlstm" else own(name)
+        zeros(rec, name, backend, session_seed)
+
+
+def zeros(rec: recurc.Recurrence, name: str, backend: str, seed: int) -> None:
+    steps, rng = 70, np.random.default_rng([seed, zlib.crc32(name.encode())])
+    gate = {"a maximum for each row": "r", "a maximum for each column": "c"}.get(name, "f")
+    weight = {"r": "k", "c": "w", "f": "i"}[gate]
+    arrays = {n: a for n, a in values(rec, seed, steps, name).items() if "@" not in n}
+    forgets = rng.random(arrays[gate].shape) < 0.2
+    nothing = rng.random(arrays[weight].shape) < 0.3
+    nothing[:, 0] = False  # with neither a past nor a weight the definition has -inf - (-inf)
+    arrays[gate][forgets], arrays[weight][nothing & ~forgets] = -np.inf, -np.inf
+    agree(rec, backend, arrays, steps, f"{name}, seed {seed}")
 
 
 def test_a_step_with_neither_past_nor_weight_is_no_number_from_there_on_only(backend: str, session_seed: int) -> None:
