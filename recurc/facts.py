@@ -115,6 +115,7 @@ class Group:
     on_request: tuple[str, ...] = ()  # legal ones that are taken only when the caller asks for them
     refused: tuple[Reason, ...] = ()  # why a schedule that others of its class have is not legal for it
     low_rank: LowRank | None = None
+    parts: tuple[Group, ...] = ()  # of several states: the groups that run instead by the chunkwise schedule, in order
 
 
 @dataclass(frozen=True, slots=True)

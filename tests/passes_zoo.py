@@ -297,7 +297,7 @@ ZOO: dict[str, Case] = {
     "scalar_decay": (lambda: linear_attention(()), ("SR1",), (ALL,)),
     "row_decay": (lambda: linear_attention(("K",)), ("DR1",), (ALL,)),
     "moving_variance": (moving_variance, ("EA", "EA"), (LTI, LTI)),
-    "mlstm": (mlstm, ("OS",), (BOTH,)),
+    "mlstm": (mlstm, ("OS",), (ALL,)),
     "value_reads_maximum": (value_reads_maximum, ("ID", "EA"), (BOTH, BOTH)),
     "counter": (counter, ("EA",), (BOTH,)),
     "delta_rule": (delta_rule, ("GH",), (LOOP,)),

@@ -34,17 +34,17 @@ def certify(rec: Recurrence, analysis: Analysis) -> Analysis:
     """`analysis` with a proof, or the next best evidence, for each lifted operator.
 
     An operator that fails its check loses its scan: the loop over time, which needs no operator, remains."""
-    groups: list[Group] = []
-    for group in analysis.groups:
-        if group.monoid is None:
-            groups.append(group)
-            continue
-        certificate = certificate_of(rec, group.monoid)
-        if certificate.status == "failed":
-            reason = Reason("the lifted operator failed its check, so only a loop over time is offered")
-            group = replace(group, schedules=("sequential",), monoid=None, reasons=(*group.reasons, reason))
-        groups.append(replace(group, certificate=certificate))
-    return replace(analysis, groups=tuple(groups))
+    return replace(analysis, groups=tuple(_certified(rec, group) for group in analysis.groups))
+
+
+def _certified(rec: Recurrence, group: Group) -> Group:
+    if group.monoid is None:
+        return group
+    certificate = certificate_of(rec, group.monoid)
+    if certificate.status == "failed":
+        reason = Reason("the lifted operator failed its check, so only a loop over time is offered")
+        group = replace(group, schedules=("sequential",), monoid=None, reasons=(*group.reasons, reason))
+    return replace(group, certificate=certificate, parts=tuple(_certified(rec, part) for part in group.parts))
 
 
 def certificate_of(rec: Recurrence, monoid: Monoid) -> Certificate:

@@ -8,7 +8,7 @@ over T has batch x lanes of them, a scan has those times the time segments.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recurc.facts import Group
@@ -202,6 +202,14 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     chain = math.ceil(shape.steps / chunk) * chunk * target.step_latency * (1 if cpu else 8)
     flops = (products + others) * steps
     return _largest(target.launch, memory, arithmetic, chain, moved, flops, "the chunks that follow each other")
+
+
+def one_after_another(stages: Sequence[Estimate]) -> Estimate:
+    """Stages that wait for each other; the limit is that of the one that takes longest."""
+    longest = max(stages, key=lambda e: e.seconds)
+    return Estimate(
+        sum(e.seconds for e in stages), sum(e.bytes_moved for e in stages), sum(e.flops for e in stages), longest.limit
+    )
 
 
 def _bandwidth(target: Target, used: float, lanes: int, shape: Shape) -> float:

@@ -30,6 +30,7 @@ from recurc.ir import (
 from recurc.ops import apply, convert
 from recurc.passes.affine import is_number, shown, zero
 from recurc.passes.low_rank_values import MOST_WRITES, Free, Matrix, Other, Row, Values, moving, reaches, spread
+from recurc.passes.monoid import restricted
 from recurc.passes.terms import fresh, too_large
 from recurc.passes.verify import used_names
 from recurc.source import Span
@@ -60,15 +61,13 @@ def with_products(rec: Recurrence, analysis: Analysis) -> Analysis:
 
     def weighed(group: Group) -> Group:
         name = group.states[0]
+        if group.cls == "OS":
+            return _taken_apart(rec, group)
         if len(group.states) > 1 or len(states[name].dims) < 2 or group.cls not in _AFFINE:
             return group
         form = low_rank(rec, name)
         if isinstance(form, LowRank):
-            rows, columns = (", ".join(d) for d in (form.rows, form.columns))
-            many = len(form.writes)
-            writes = "one outer product" if many == 1 else f"{many} outer products"
-            text = f"{name} takes {writes} of {rows} and {columns} per step and is read along {rows} only: chunks of "
-            reason = Reason(f"{text}steps are matrix products", spans[name])
+            reason = Reason(f"{_in_words(form)}: chunks of steps are matrix products", spans[name])
             schedules = (*group.schedules, "chunkwise")
             return replace(group, schedules=schedules, reasons=(*group.reasons, reason), low_rank=form)
         if group.cls in ("SR1", "DR1", "GH"):
@@ -76,6 +75,45 @@ def with_products(rec: Recurrence, analysis: Analysis) -> Analysis:
         return group
 
     return replace(analysis, groups=tuple(weighed(g) for g in analysis.groups))
+
+
+def _in_words(form: LowRank) -> str:
+    rows, columns = (", ".join(d) for d in (form.rows, form.columns))
+    many = len(form.writes)
+    writes = "one outer product" if many == 1 else f"{many} outer products"
+    return f"{form.state} takes {writes} of {rows} and {columns} per step and is read along {rows} only"
+
+
+def _taken_apart(rec: Recurrence, group: Group) -> Group:
+    """A group of class OS with the chunkwise schedule, if one of its sums is a matrix under products of matrices.
+
+    The running maximum depends on no sum, and given it every sum is affine, with a decay and a weight of at most 1. So
+    the maximum and the sums that are no such matrices go first, with the operator they have together; decays and keys
+    of the matrices are then known (B.10; Beck et al. 2024, the chunkwise form of mLSTM)."""
+    assert group.monoid is not None
+    states, spans = {s.name: s for s in rec.states}, {e.name: e.span or e.expr.span for e in rec.equations}
+    top, *sums = group.states
+    found = {s: low_rank(rec, s) for s in sums}
+    forms = [f for f in found.values() if isinstance(f, LowRank)]
+    if not forms:
+        whole = {n: r for n, r in found.items() if len(set(states[n].dims) - set(states[top].dims)) > 1}
+        refused = [Reason(f"{n} is not chunkwise: {r.text}", r.span) for n, r in whole.items() if isinstance(r, Reason)]
+        return replace(group, reasons=(*group.reasons, *refused))
+    chunked = {f.state for f in forms}
+    first = tuple(s for s in group.states if s not in chunked)
+    cls = "OS" if len(first) > 1 else "SL"
+    rest = Group(first, cls, ("sequential", "scan"), monoid=restricted(replace(group.monoid, cls=cls), first))
+    matrices = (
+        Group((f.state,), "SR1" if f.decay_along == "none" else "DR1", ("chunkwise",), low_rank=f) for f in forms
+    )
+    after = " and ".join(first)
+    reasons = (
+        Reason(f"given {top}, {_in_words(f)}: after {after}, chunks of steps are matrix products", spans[f.state])
+        for f in forms
+    )
+    return replace(
+        group, schedules=(*group.schedules, "chunkwise"), reasons=(*group.reasons, *reasons), parts=(rest, *matrices)
+    )
 
 
 def low_rank(rec: Recurrence, state: str) -> LowRank | Reason:

@@ -8,7 +8,7 @@ that uses it, what a later stage reads of a state is stored by the stage that ha
 the first, so that when a stage is filled, everything later stages want from it is known. What reads a final state,
 `S[T]`, is a map behind all other stages, which reads the buffer `S@final`. A `Chunk` reads and writes buffers only: the
 recurrence is restated first, so that its operands and what is read of its state have names, and a `Map` before it makes
-the operands that no buffer holds.
+the operands that no buffer holds. Sums over other states get names too, since what is made of a chunk's reads is a map.
 
 Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
 input is stored as `NAME@out`.
@@ -27,6 +27,7 @@ from recurc.passes.cost import Shape
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.hoist import Hoisted, hoist
 from recurc.passes.low_rank import Restated, low_rank, restated
+from recurc.passes.named_sums import name_sums
 from recurc.passes.newton import newton
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
@@ -53,13 +54,17 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> 
     """The plan of a recurrence in core form. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
     chunks: dict[str, Restated] = {}
     named = rec
-    for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
+    runs = replace(analysis, groups=tuple(group for group, _ in choice.runs))
+    for group, schedule in choice.runs:
         if schedule == "chunkwise" and group.low_rank is not None:
             found = chunks[group.states[0]] = _restated(named, group.low_rank)
             named = found.rec
+    if chunks:
+        before = (g for g, schedule in choice.runs if schedule in ("sequential", "scan"))
+        named = name_sums(named, {s for g in before for s in g.states})
     dep = dependence(named)
-    hoisted = hoist(named, analysis, dep, shape, {r for c in chunks.values() for r in c.reads})
-    stages, buffers = _Lowering(named, analysis, choice, shape, hoisted, dep, chunks).run()
+    hoisted = hoist(named, runs, dep, shape, {r for c in chunks.values() for r in c.reads})
+    stages, buffers = _Lowering(named, choice, shape, hoisted, dep, chunks).run()
     plan = Plan(rec, analysis, buffers, stages, choice.schedules, choice.candidates, choice.reasons)
     verify_plan(plan)
     return plan
@@ -77,7 +82,6 @@ class _Lowering:
     def __init__(
         self,
         rec: Recurrence,
-        analysis: Analysis,
         choice: Choice,
         shape: Shape,
         hoisted: Hoisted,
@@ -89,8 +93,8 @@ class _Lowering:
         self.spans = {e.name: e.span for e in rec.equations}
         self.late = late_equations(rec)
         # Coefficients may have brought new expressions of params: rewrite them before anything is placed.
-        self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g in analysis.groups if g.monoid is not None}
-        self.order = self._stage_order(self._segments(analysis, choice))
+        self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g, _ in choice.runs if g.monoid is not None}
+        self.order = self._stage_order(self._segments(choice))
         self.place = {name: i for i, item in enumerate(self.order) for name in self._provides(item)}
         self.position = self._positions()
         self.wanted: list[dict[str, None]] = [{} for _ in self.order]  # values each stage stores
@@ -100,9 +104,9 @@ class _Lowering:
 
     # --- the order of stages ----------------------------------------------------------------------------------------
 
-    def _segments(self, analysis: Analysis, choice: Choice) -> list[_Segment]:
+    def _segments(self, choice: Choice) -> list[_Segment]:
         segments: list[_Segment] = []
-        for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
+        for group, schedule in choice.runs:
             last = segments[-1] if segments else None
             joins = last is not None and schedule == last.schedule == "sequential" and not self._between(last, group)
             if last is not None and joins:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from recurc.facts import Component, Monoid
-from recurc.ir import Const, Expr, Read, State, rewrite
+from recurc.ir import Const, Expr, Read, State, reads, rewrite
 from recurc.ops import apply, convert, number
 from recurc.passes.affine import Coef, Linear, one, zero
 from recurc.passes.canonicalize import simplified
@@ -163,6 +163,25 @@ def softmax_monoid(states: dict[str, State], found: Accumulators, taken: set[str
         tuple(combined),
         tuple(applied),
     )
+
+
+def restricted(monoid: Monoid, states: tuple[str, ...]) -> Monoid:
+    """The operator of some of the states of `monoid`, which depend on no other: what it needs of each element."""
+    position = {c.name: n for n, c in enumerate(monoid.components)}
+    results = [e for s, e in zip(monoid.states, monoid.apply, strict=True) if s in states]
+    kept: set[int] = set()
+    pending = [position[r.name] for e in results for r in reads(e) if not r.lag]
+    while pending:
+        n = pending.pop()
+        if n not in kept:
+            kept.add(n)
+            pending += [position[r.name[2:]] for r in reads(monoid.combine[n])]
+
+    where = sorted(kept)
+    identity, lift, combine = (tuple(part[n] for n in where) for part in (monoid.identity, monoid.lift, monoid.combine))
+    own = tuple(s for s in monoid.states if s in states)
+    components = tuple(monoid.components[n] for n in where)
+    return Monoid(monoid.cls, own, components, identity, lift, combine, tuple(results))
 
 
 class _Parts:

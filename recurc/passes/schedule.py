@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from recurc.errors import UnsupportedError
-from recurc.facts import Analysis, Group, Reason
+from recurc.facts import Analysis, Group, LowRank, Reason
 from recurc.ir import Contract, Equation, Expr, Read, Recurrence, reads, walk
 from recurc.passes.convolution import respond, system_of
 from recurc.passes.cost import (
@@ -22,6 +22,7 @@ from recurc.passes.cost import (
     map_seconds,
     matmul_seconds,
     newton,
+    one_after_another,
     read_elements,
     scan,
     sequential,
@@ -39,11 +40,13 @@ class ScheduleError(UnsupportedError, ValueError):
 
 @dataclass(frozen=True)
 class Choice:
-    """A schedule per group (in the order of the analysis), what was weighed, and why."""
+    """A schedule per group (in the order of the analysis), what was weighed, and why. `runs` are the groups that are
+    lowered, each with its schedule: a group itself, or its parts."""
 
     schedules: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     reasons: tuple[Reason, ...]
+    runs: tuple[tuple[Group, str], ...]
 
 
 KNOWN = ("sequential", "scan", "chunkwise", "convolution", "newton")
@@ -65,6 +68,7 @@ def choose(
     schedules: list[str] = []
     candidates: list[Candidate] = []
     reasons: list[Reason] = []
+    runs: list[tuple[Group, str]] = []
     for group in analysis.groups:
         work = group_work(rec, group, shape)
         legal = (*group.schedules, *group.on_request)
@@ -74,6 +78,8 @@ def choose(
         best = min(free, key=lambda name: weighed[name].seconds)
         chosen = forced.get(group.states) or best
         schedules.append(chosen)
+        parts = _parts(rec, work, group, shape, target) if chosen == "chunkwise" else ()
+        runs += [(part, name) for part, name, _ in parts] or [(group, chosen)]
         label = "" if len(analysis.groups) == 1 else f"{', '.join(group.states)}: "
         for name, estimate in weighed.items():
             why = _why(name, chosen, bool(forced.get(group.states)), weighed, group, held_back.get(name))
@@ -81,10 +87,12 @@ def choose(
                 Candidate(f"{label}{name}", estimate.seconds, estimate.bytes_moved, estimate.flops, why, name == chosen)
             )
         reasons.extend(_reasons(group, chosen, forced.get(group.states), work, shape, target))
+        if parts:
+            reasons.append(Reason(_order(parts)))
         if schedule in KNOWN and schedule not in (*group.schedules, *group.on_request):
             states = ", ".join(group.states)
             reasons.append(Reason(f"{states} stays {chosen}: {_refusal(rec, group, schedule)}"))
-    return Choice(tuple(schedules), tuple(candidates), tuple(reasons))
+    return Choice(tuple(schedules), tuple(candidates), tuple(reasons), tuple(runs))
 
 
 def _forced(rec: Recurrence, analysis: Analysis, schedule: str) -> dict[tuple[str, ...], str]:
@@ -159,11 +167,17 @@ def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
     weights = {p.name for p in rec.params}
     if group.low_rank is not None:  # rows of the state, summed over at vector rates
         contracted, heavy = contracted - heavy, 0.0
+    reading = 0.0
+    if group.low_rank is not None or group.parts:  # a loop sums over rows of a matrix to read it
+        behind = [e.expr for e in _needed(equations, tuple(outputs), set(states)) if e.name not in (*states, *outputs)]
+        sums = [c for e in behind if e not in exprs for c in _recurrent(e, members)]
+        reading = sum(contract_flops(c, shape) for c in sums)
     return Work(
         max(1, sum(shape.elements(states[m].dims) for m in group.states)),
         (read + written) * shape.itemsize,
         sum(expr_flops(e, shape) for e in exprs)
         - contracted
+        + reading
         + sum(expr_flops(equations[o].expr, shape) for o in outputs if o not in members),
         heavy,
         read_elements(recurrent, weights, shape) * shape.itemsize,
@@ -203,6 +217,8 @@ def _estimate(name: str, rec: Recurrence, work: Work, group: Group, shape: Shape
     match name:
         case "scan":
             return scan(work, group, shape, target)
+        case "chunkwise" if group.parts:
+            return one_after_another([e for _, _, e in _parts(rec, work, group, shape, target)])
         case "chunkwise":
             return chunkwise(work, group, shape, target)
         case "newton":
@@ -212,6 +228,40 @@ def _estimate(name: str, rec: Recurrence, work: Work, group: Group, shape: Shape
             return convolution(found.flops, found.elements, shape, target)
         case _:
             return sequential(work, shape, target)
+
+
+def _parts(
+    rec: Recurrence, work: Work, group: Group, shape: Shape, target: Target
+) -> tuple[tuple[Group, str, Estimate], ...]:
+    """The parts of a group that is taken apart, the cheapest schedule of each, and its estimate. `work` is that of the
+    whole group, whose inputs and outputs are counted with the chunks; decays, keys and values go through memory between
+    the parts."""
+    between = {
+        part.states: shape.itemsize * sum(shape.elements(e.dims) for e in _taken_in(part.low_rank))
+        for part in group.parts
+        if part.low_rank is not None
+    }
+    found: list[tuple[Group, str, Estimate]] = []
+    for part in group.parts:
+        moved = sum(between.values())
+        if part.states in between:
+            moved = between[part.states] + work.bytes_per_step / len(between)
+        own = replace(group_work(rec, part, shape), bytes_per_step=moved)
+        weighed = {name: _estimate(name, rec, own, part, shape, target) for name in part.schedules}
+        best = min(weighed, key=lambda name: weighed[name].seconds)
+        found.append((part, best, weighed[best]))
+    return tuple(found)
+
+
+def _taken_in(form: LowRank) -> list[Expr]:
+    return [form.decay, *(e for w in form.writes for e in (w.key, w.value) if e is not None)]
+
+
+def _order(parts: Sequence[tuple[Group, str, Estimate]]) -> str:
+    """How the parts of a group run, in words."""
+    ways = {"sequential": "in a loop", "scan": "by a scan", "chunkwise": "by products of matrices over chunks of steps"}
+    said = [f"{', '.join(part.states)} {ways[name]}" for part, name, _ in parts]
+    return f"{said[0]} first, then {', '.join(said[1:])}"
 
 
 def _wanted(rec: Recurrence, group: Group) -> tuple[str, ...]:
@@ -288,9 +338,8 @@ def _reasons(group: Group, chosen: str, forced: str | None, work: Work, shape: S
         text = f"{side_by_side} ({room}) leave some idle, but {others} over T = {shape.steps:,} steps would not pay"
         return [Reason(text)]
     if chosen == "chunkwise":
-        form = group.low_rank
-        assert form is not None
-        over = ", ".join((*form.rows, *form.columns))
+        forms = [g.low_rank for g in (group, *group.parts) if g.low_rank is not None]
+        over = ", ".join(dict.fromkeys(d for f in forms for d in (*f.rows, *f.columns)))
         return [Reason(f"{states}: products of matrices over chunks of steps reach more of {place} than updates of "
                        f"{over} at each step")]  # fmt: skip
     rule = f"{states}: "

@@ -23,13 +23,16 @@ def main(seed: int, everything: bool) -> None:
 
     repair()
     import recurc
+    from tests.numerics import test_chunkwise_softmax as softmax
     from tests.numerics.test_chunkwise import OWN, SYSTEMS, own
 
     rng = np.random.default_rng(seed)
     more = [n for n in SYSTEMS if n != "gated_delta_product"]
     for what in sorted(OWN) if everything else rng.choice(sorted(OWN), 2, replace=False):
         run(own(OWN[str(what)]), f"own: {what}", "f64", int(rng.integers(1, 40)), seed)
-    for name in ("simple_gla", "gla", "gsa", "gated_delta_net"):
+    for what in sorted(softmax.OWN) if everything else rng.choice(sorted(softmax.OWN), 1):
+        run(softmax.own(str(what)), f"softmax: {what}", "f64", int(rng.integers(1, 40)), seed)
+    for name in ("simple_gla", "gla", "gsa", "gated_delta_net", "mlstm"):
         for real in UNIT if everything else rng.choice(list(UNIT), 1):
             run(recurc.zoo.load(name), name, str(real), int(rng.integers(17, 50)), seed)
     for name in more if everything else rng.choice(more, 2, replace=False):

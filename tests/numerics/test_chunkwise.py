@@ -26,6 +26,7 @@ SYSTEMS = (
     "simple_gla", "retnet", "mamba2", "mamba3", "linear_attention", "based", "mesa_net", "mlstm_unstabilised",  # SR1
     "gla", "hgrn2", "rwkv5", "rwkv6", "gsa", "abc",  # DR1
     "delta_net", "gated_delta_net", "gated_delta_product", "kda", "gdn2", "comba", "dplr", "rwkv7",  # GH
+    "mlstm",  # OS
 )  # fmt: skip
 
 # One state S[H, K, V] each, with inputs q, k, p (rows), v, w (columns), a (a number), r (rows), c (columns), h (heads).
