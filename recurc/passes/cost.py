@@ -37,11 +37,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One schedule of one group: seconds, bytes to and from memory, operations, and the binding limit in words."""
+    """One schedule of one group: seconds, bytes to and from memory, operations, the depth (steps, chunks of steps or
+    levels of a tree that wait for each other), and the binding limit in words."""
 
     seconds: float
     bytes_moved: float
     flops: float
+    depth: int
     limit: str
 
 
@@ -112,7 +114,8 @@ def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
         spread = min(1.0, max(work.matmul_flops * shape.batch / 2 / target.lanes / 16, 1 / target.cores))
         per_step += work.matmul_flops * shape.batch / (target.matmul_flops * spread)
         per_step += target.barrier if work.weight_bytes > target.l1_bytes else 0.0
-    return _largest(target.launch, memory, arithmetic, shape.steps * per_step, moved, flops, "T dependent steps")
+    latency = shape.steps * per_step
+    return _largest(target.launch, memory, arithmetic, latency, moved, flops, shape.steps, "T dependent steps")
 
 
 def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
@@ -127,11 +130,13 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
         passes, tree, extra = (2.0, 1.0, 0.0) if segments > 1 else (1.0, 1.0, 0.0)
         grown = side_by_side * segments
         chain = shape.steps / segments * passes
+        depth = math.ceil(shape.steps / segments) * int(passes) + (segments if segments > 1 else 0)
     else:
         segments = max(1, shape.steps // 32)
         passes, tree, extra = 1.0, 2.0 + math.log2(32) / 8, element / 32
         grown = side_by_side * min(segments, 1024)
         chain = 2 * math.log2(max(2, shape.steps)) + shape.steps / 1024
+        depth = math.ceil(chain)
     moved = (work.bytes_per_step * passes + extra) * shape.batch * shape.steps
     flops = (work.flops * passes + (merge - step + merge * (tree - 1))) * shape.batch * shape.steps
     flops = max(flops, work.flops * shape.batch * shape.steps)
@@ -139,7 +144,7 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     memory = moved / _bandwidth(target, used, grown, shape)
     latency = chain * (target.step_latency + work.chain * target.function_latency)
     setup = target.launch + (2 * target.barrier if segments > 1 else 0.0)
-    return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, "the depth of the scan")
+    return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, depth, "the depth of the scan")
 
 
 def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
@@ -161,7 +166,8 @@ def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
     memory = moved / _bandwidth(target, used, side_by_side * segments, shape)
     latency = chain * (passes * target.step_latency + work.chain * target.function_latency)
     setup = target.launch + 3 * TYPICAL_ROUNDS * target.barrier
-    return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, "the depth of the scans")
+    depth = math.ceil(chain * passes)
+    return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, depth, "the depth of the scans")
 
 
 def convolution(flops: float, elements: float, shape: Shape, target: Target) -> Estimate:
@@ -170,7 +176,8 @@ def convolution(flops: float, elements: float, shape: Shape, target: Target) -> 
     moved = elements * shape.batch * shape.steps * shape.itemsize
     arithmetic, memory = flops / (target.fft_flops or target.flops), moved / target.bandwidth
     setup = target.fft_setup or target.launch
-    return _largest(setup, memory, arithmetic, 0.0, moved, flops, "T dependent steps")
+    depth = 2 * math.ceil(math.log2(2 * max(1, shape.steps)))  # levels of a transform and of its inverse
+    return _largest(setup, memory, arithmetic, 0.0, moved, flops, depth, "T dependent steps")
 
 
 def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
@@ -201,7 +208,8 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     memory = moved / (target.bandwidth * max(used, 1 / target.cores / 4))
     chain = math.ceil(shape.steps / chunk) * chunk * target.step_latency * (1 if cpu else 8)
     flops = (products + others) * steps
-    return _largest(target.launch, memory, arithmetic, chain, moved, flops, "the chunks that follow each other")
+    depth = math.ceil(shape.steps / chunk)
+    return _largest(target.launch, memory, arithmetic, chain, moved, flops, depth, "the chunks that follow each other")
 
 
 def _bandwidth(target: Target, used: float, lanes: int, shape: Shape) -> float:
@@ -212,11 +220,11 @@ def _bandwidth(target: Target, used: float, lanes: int, shape: Shape) -> float:
 
 
 def _largest(
-    setup: float, memory: float, arithmetic: float, depth: float, moved: float, flops: float, deep: str
+    setup: float, memory: float, arithmetic: float, latency: float, moved: float, flops: float, depth: int, deep: str
 ) -> Estimate:
-    named = {"memory traffic": memory, "arithmetic": arithmetic, deep: depth}
+    named = {"memory traffic": memory, "arithmetic": arithmetic, deep: latency}
     limit = max(named, key=lambda k: named[k])
-    return Estimate(setup + named[limit], moved, flops, limit)
+    return Estimate(setup + named[limit], moved, flops, depth, limit)
 
 
 def matmul_seconds(flops: float, moved: float, target: Target) -> float:

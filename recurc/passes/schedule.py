@@ -77,9 +77,8 @@ def choose(
         label = "" if len(analysis.groups) == 1 else f"{', '.join(group.states)}: "
         for name, estimate in weighed.items():
             why = _why(name, chosen, bool(forced.get(group.states)), weighed, group, held_back.get(name))
-            candidates.append(
-                Candidate(f"{label}{name}", estimate.seconds, estimate.bytes_moved, estimate.flops, why, name == chosen)
-            )
+            cost = (estimate.seconds, estimate.bytes_moved, estimate.flops, estimate.depth)
+            candidates.append(Candidate(f"{label}{name}", *cost, why, name == chosen))
         reasons.extend(_reasons(group, chosen, forced.get(group.states), work, shape, target))
         if schedule in KNOWN and schedule not in (*group.schedules, *group.on_request):
             states = ", ".join(group.states)
@@ -312,13 +311,13 @@ def stage_costs(plan: Plan, shape: Shape, target: Target) -> tuple[Candidate, ..
                 seconds = matmul_seconds(flops, moved, target)
                 inside = _scaled_time(flops / target.flops / seconds)
                 why = f"one matrix product for all t; inside the loop the same work would take {inside} at vector rates"
-                found.append(Candidate(f"matmul {name}", seconds, moved, flops, why, True))
+                found.append(Candidate(f"matmul {name}", seconds, moved, flops, 1, why, True))
             case Map(body=body, writes=writes, over_time=over_time):
                 flops = sum(expr_flops(e.expr, shape) for e in body) * (times if over_time else 1)
                 moved = _moved(stage, plan, shape)
                 why = "all t at once" if over_time else "params only, once per call"
                 name = f"map {', '.join(writes)}"
-                found.append(Candidate(name, map_seconds(flops, moved, target), moved, flops, why, True))
+                found.append(Candidate(name, map_seconds(flops, moved, target), moved, flops, 1, why, True))
             case _:
                 pass
     return tuple(found)
