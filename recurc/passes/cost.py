@@ -167,7 +167,8 @@ def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
     latency = chain * (passes * target.step_latency + work.chain * target.function_latency)
     setup = target.launch + 3 * TYPICAL_ROUNDS * target.barrier
     depth = math.ceil(chain * passes)
-    return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, depth, "the depth of the scans")
+    arithmetic = flops / (target.flops * used)
+    return _largest(setup, memory, arithmetic, latency, moved, flops, depth, "the depth of the scans")
 
 
 def convolution(flops: float, elements: float, shape: Shape, target: Target) -> Estimate:
