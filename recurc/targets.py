@@ -8,6 +8,11 @@ from dataclasses import dataclass, replace
 
 from recurc.errors import UnsupportedError
 
+# Waking a thread takes some microseconds, and waiting for one that another program displaced takes longer; this many
+# operations keep one core busy for some tens of microseconds.
+WORTH_A_THREAD = 200_000
+CHUNK_STEPS = 16  # of a chunk on a CPU: a whole number of vectors of any width
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -28,6 +33,8 @@ class Target:
     function_latency: float  # s: one dependent exp or tanh in a loop
     launch: float  # s: starting a stage
     barrier: float  # s: all workers meeting once
+    single_flops: float = 0.0  # of one CPU core, for numbers with nothing beside them in a vector
+    core_bandwidth: float = 0.0  # bytes/s of one CPU core from its caches
     shared_bytes: int = 0  # per SM, usable by one block
     latency_bytes: float = 0.0  # bytes in flight needed to reach the bandwidth (Little's law)
     fft_flops: float = 0.0  # f64 transforms by a library between kernels, everything around them counted; 0: none here
@@ -39,10 +46,11 @@ class Target:
         return self.cores * self.simd_bytes // 4 * (1 if self.kind == "cpu" else 16)
 
 
-_CPU = Target(
-    "cpu", "cpu", cores=os.cpu_count() or 1, simd_bytes=32, clock_hz=3.0e9, l1_bytes=32 << 10, l2_bytes=1 << 20,
-    l3_bytes=32 << 20, bandwidth=2.0e10, flops=5.0e10, matmul_flops=8.0e10, step_latency=1.5e-9,
-    function_latency=1.0e-8, launch=2.0e-6, barrier=2.0e-6, fft_flops=1.5e9, fft_setup=1.5e-3,
+# Of one core with vectors of `simd_bytes`; `cpu` scales them.
+_CORE = Target(
+    "cpu", "cpu", cores=1, simd_bytes=32, clock_hz=3.0e9, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20,
+    bandwidth=2.0e10, flops=2.0e10, matmul_flops=4.0e10, step_latency=1.5e-9, function_latency=1.0e-8, launch=5.0e-6,
+    barrier=2.0e-6, single_flops=2.5e9, core_bandwidth=3.0e10, fft_flops=1.5e9, fft_setup=1.0e-3,
 )  # fmt: skip
 _A100 = Target(
     "sm_80", "gpu", cores=108, simd_bytes=128, clock_hz=1.41e9, l1_bytes=192 << 10, l2_bytes=40 << 20, l3_bytes=0,
@@ -59,7 +67,6 @@ _B200 = Target(
     bandwidth=7.0e12, flops=6.0e13, matmul_flops=8.0e14, step_latency=2.5e-9, function_latency=2.5e-8, launch=4.0e-6,
     barrier=1.2e-6, shared_bytes=227 << 10, latency_bytes=4.5e6,
 )  # fmt: skip
-_TARGETS: Mapping[str, Target] = {t.name: t for t in (_CPU, _A100, _H100, _B200)}
 
 
 def names() -> tuple[str, ...]:
@@ -78,8 +85,11 @@ def named(name: str) -> Target:
 
 def cpu(cores: int, simd_bytes: int = 32, bandwidth: float | None = None) -> Target:
     """The generic CPU with the numbers a probe of this machine found (cores; vector bytes; bytes/s)."""
-    scale = cores / _CPU.cores * simd_bytes / _CPU.simd_bytes
+    scale = cores * simd_bytes / _CORE.simd_bytes
     return replace(
-        _CPU, cores=cores, simd_bytes=simd_bytes, bandwidth=bandwidth or _CPU.bandwidth,
-        flops=_CPU.flops * scale, matmul_flops=_CPU.matmul_flops * scale,
+        _CORE, cores=cores, simd_bytes=simd_bytes, bandwidth=bandwidth or _CORE.bandwidth,
+        flops=_CORE.flops * scale, matmul_flops=_CORE.matmul_flops * scale,
     )  # fmt: skip
+
+
+_TARGETS: Mapping[str, Target] = {t.name: t for t in (cpu(os.cpu_count() or 1), _A100, _H100, _B200)}

@@ -7,27 +7,22 @@ from dataclasses import dataclass
 
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Group, Reason
-from recurc.ir import Contract, Equation, Expr, Read, Recurrence, reads, walk
+from recurc.ir import Read, Recurrence, reads
+from recurc.passes import cost_cpu, cost_gpu
 from recurc.passes.convolution import respond, system_of
 from recurc.passes.cost import (
     TYPICAL_ROUNDS,
     Estimate,
     Shape,
-    Work,
-    chunkwise,
     contract_flops,
     convolution,
     expr_flops,
-    function_depth,
     map_seconds,
     matmul_seconds,
-    newton,
-    read_elements,
-    scan,
-    sequential,
 )
 from recurc.passes.linear_parts import depending
 from recurc.passes.newton import refusal
+from recurc.passes.work import Work, group_work, needed
 from recurc.plan import Candidate, Map, Matmul, Plan
 from recurc.targets import Target
 from recurc.types import DType
@@ -140,77 +135,20 @@ def _legal(analysis: Analysis) -> str:
     return "legal: " + ". ".join(parts)
 
 
-def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
-    """What one step of the group takes, with projections of inputs already hoisted."""
-    states = {s.name: s for s in rec.states}
-    equations = {e.name: e for e in rec.equations}
-    members = set(group.states)
-    needed = _needed(equations, group.states, set(states) - members)
-    exprs = [e.expr for e in needed]
-    moving = _moving(needed, members)
-    recurrent = [c for e in exprs for c in _recurrent(e, moving)]
-    heavy = sum(contract_flops(c, shape) for c in recurrent)
-    contracted = sum(contract_flops(n, shape) for e in exprs for n in walk(e) if isinstance(n, Contract))
-    inputs = {i.name for i in rec.inputs} | (set(states) - members)
-    outputs = [o for o in rec.outputs if o in equations and (o in members or _reaches(equations, o, members))]
-    written = sum(shape.elements(states[o].dims if o in states else equations[o].expr.dims) for o in outputs)
-    read = read_elements([*exprs, *(equations[o].expr for o in outputs)], inputs, shape)
-    weights = {p.name for p in rec.params}
-    if group.low_rank is not None:  # rows of the state, summed over at vector rates
-        contracted, heavy = contracted - heavy, 0.0
-    return Work(
-        max(1, sum(shape.elements(states[m].dims) for m in group.states)),
-        (read + written) * shape.itemsize,
-        sum(expr_flops(e, shape) for e in exprs)
-        - contracted
-        + sum(expr_flops(equations[o].expr, shape) for o in outputs if o not in members),
-        heavy,
-        read_elements(recurrent, weights, shape) * shape.itemsize,
-        0 if group.monoid is not None and group.cls != "OS" else max((function_depth(e) for e in exprs), default=0),
-    )
-
-
-def _needed(equations: dict[str, Equation], roots: tuple[str, ...], known: set[str]) -> list[Equation]:
-    pending, seen = list(roots), dict.fromkeys(roots)
-    while pending:
-        for read in reads(equations[pending.pop()].expr):
-            if read.lag == 0 and read.name in equations and read.name not in seen and read.name not in known:
-                seen[read.name] = None
-                pending.append(read.name)
-    return [e for name, e in equations.items() if name in seen]
-
-
-def _recurrent(expr: Expr, moving: set[str]) -> list[Contract]:
-    """Contractions of a value in `moving`: a state of the group reaches them, so they stay in the loop."""
-    return [n for n in walk(expr) if isinstance(n, Contract) and any(r.name in moving for r in reads(n))]
-
-
-def _moving(equations: list[Equation], members: set[str]) -> set[str]:
-    """The group's states and the equations that read them, directly or through others."""
-    moving = set(members)
-    for equation in equations:
-        if any(r.name in moving for r in reads(equation.expr)):
-            moving.add(equation.name)
-    return moving
-
-
-def _reaches(equations: dict[str, Equation], name: str, members: set[str]) -> bool:
-    return any(r.name in members for e in _needed(equations, (name,), set()) for r in reads(e.expr))
-
-
 def _estimate(name: str, rec: Recurrence, work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
+    if name == "convolution":
+        found = respond(system_of(rec), group, _wanted(rec, group), shape)
+        return convolution(found.flops, found.elements, shape, target)
+    costs = cost_cpu if target.kind == "cpu" else cost_gpu
     match name:
         case "scan":
-            return scan(work, group, shape, target)
+            return costs.scan(work, group, shape, target)
         case "chunkwise":
-            return chunkwise(work, group, shape, target)
+            return costs.chunkwise(work, group, shape, target)
         case "newton":
-            return newton(work, len(group.states), shape, target)
-        case "convolution":
-            found = respond(system_of(rec), group, _wanted(rec, group), shape)
-            return convolution(found.flops, found.elements, shape, target)
+            return costs.newton(work, len(group.states), shape, target)
         case _:
-            return sequential(work, shape, target)
+            return costs.sequential(work, shape, target)
 
 
 def _wanted(rec: Recurrence, group: Group) -> tuple[str, ...]:
@@ -218,8 +156,8 @@ def _wanted(rec: Recurrence, group: Group) -> tuple[str, ...]:
     equations, members = {e.name: e for e in rec.equations}, set(group.states)
     others = {s.name for s in rec.states} - members
     plain = [o for o in rec.outputs if o in equations and o not in members | others]
-    behind = _needed(equations, tuple(plain), others)
-    later = _needed(equations, tuple(others), others)
+    behind = needed(equations, tuple(plain), others)
+    later = needed(equations, tuple(others), others)
     read = {r.name for e in (*behind, *later) for r in reads(e.expr)}
     direct = depending(
         {n: e.expr for n, e in equations.items() if n not in members | others},
@@ -338,4 +276,4 @@ def _scaled_time(ratio: float) -> str:
     return f"{ratio:.1f} times that" if ratio >= 1 else "no longer"
 
 
-__all__ = ["Choice", "ScheduleError", "choose", "group_work", "stage_costs"]
+__all__ = ["Choice", "ScheduleError", "choose", "stage_costs"]
