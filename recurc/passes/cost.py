@@ -17,7 +17,7 @@ from recurc.targets import Target
 from recurc.types import Dims
 
 TYPICAL_ROUNDS = 4  # of Newton's method for cells that forget (ParaRNN: 3 for its gated cells, and one to see it)
-_ELIMINATION = 8.0  # rows wait for each other, so an operation takes the time of so many that run side by side
+_ELIMINATION = 4.0  # rows wait for each other, so an operation takes the time of so many that run side by side
 
 
 @dataclass(frozen=True)

@@ -144,9 +144,10 @@ def _seconds(flops: float, single: float, work: Work, shape: Shape, target: Targ
 
 
 def _latency(work: Work, shape: Shape, target: Target) -> float:
-    """What a step waits for the one before."""
+    """What a step waits for the one before. Sums over other dims than the row stay in their lanes."""
     vectors = _vectors(work, shape, target) if _alone(work) else 1
-    return vectors * (target.step_latency + work.chain * target.function_latency)
+    sums = 0 if work.apart else work.sums
+    return vectors * (target.step_latency + work.chain * target.function_latency + sums * target.sum_latency)
 
 
 def _threads(flops: float, target: Target) -> int:

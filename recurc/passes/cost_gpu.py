@@ -21,7 +21,7 @@ def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
     used = min(1.0, side_by_side / target.lanes)
     memory = moved / _bandwidth(target, side_by_side, shape)
     arithmetic = work.flops * shape.batch * shape.steps / (target.flops * used)
-    per_step = target.step_latency + work.chain * target.function_latency
+    per_step = target.step_latency + work.chain * target.function_latency + work.sums * target.sum_latency
     if work.matmul_flops:
         spread = min(1.0, max(work.matmul_flops * shape.batch / 2 / target.lanes / 16, 1 / target.cores))
         per_step += work.matmul_flops * shape.batch / (target.matmul_flops * spread)
@@ -31,20 +31,23 @@ def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
 
 
 def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
-    """An associative scan over time, tile by tile."""
+    """An associative scan over time, tile by tile. Where sequences and lanes do not fill the device, segments of time
+    do: then every segment folds to one element first."""
     assert group.monoid is not None
-    step = sum(expr_flops(e, shape) for e in group.monoid.apply)
     merge = sum(expr_flops(e, shape) for e in group.monoid.combine)
     element = sum(shape.elements(c.dims) for c in group.monoid.components) * shape.itemsize
+    split = work.lanes * shape.batch < target.lanes and _segments(shape) > 1
     grown = work.lanes * shape.batch * _segments(shape)
     chain = _depth(shape)
-    moved = (work.bytes_per_step + element / _TILE) * shape.batch * shape.steps
-    flops = (work.flops + merge * (2 + math.log2(_TILE) / 8) - step) * shape.batch * shape.steps
-    flops = max(flops, work.flops * shape.batch * shape.steps)
+    steps = shape.batch * shape.steps
+    moved = (work.bytes_per_step * (2 if split else 1) + element / _TILE) * steps
+    flops = (work.flops + merge * (1 + math.log2(_TILE) / 8) + (work.fold if split else 0.0)) * steps
     memory = moved / _bandwidth(target, grown, shape)
     arithmetic = flops / (target.flops * min(1.0, grown / target.lanes))
+    tiles = math.ceil(shape.steps / _segments(shape) / _TILE)
     latency = chain * (target.step_latency + work.chain * target.function_latency)
-    setup = target.launch + (2 * target.barrier if _segments(shape) > 1 else 0.0)
+    latency += tiles * work.sums * target.sum_latency
+    setup = target.launch + (2 * target.barrier if split else 0.0)
     return largest(setup, memory, arithmetic, latency, moved, flops, math.ceil(chain), "the depth of the scan")
 
 
@@ -89,7 +92,7 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     rate = target.matmul_flops if shape.itemsize < 4 else target.flops  # no tensor cores for full f32
     arithmetic = steps * (products / (rate * _REACHED) + others / target.flops) / used
     arithmetic += work.outside * shape.batch * shape.steps / target.flops
-    memory = moved / (target.bandwidth * max(used, 1 / target.cores / 4))
+    memory = moved / (target.bandwidth * min(1.0, 4 * used))  # one SM reaches a few times its share
     chain = math.ceil(shape.steps / chunk) * chunk * target.step_latency * 8
     flops = (products + others) * steps + work.outside * shape.batch * shape.steps
     depth = math.ceil(shape.steps / chunk)

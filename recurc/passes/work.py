@@ -32,7 +32,8 @@ class Work:
     outside: float
     matmul_flops: float  # of recurrent products
     weight_bytes: float
-    chain: int  # costly functions on the path from old state to new
+    chain: int  # costly functions on the path from old state to new, and rows of a matrix that is solved with
+    sums: int  # sums that the next state waits for; of a matrix memory all, since its rows lie apart
 
 
 def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
@@ -76,10 +77,17 @@ def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
         outside,
         sum(contract_flops(c, shape) for c in recurrent),
         float(read_elements(recurrent, {p.name for p in rec.params}, shape) * shape.itemsize),
-        0
-        if group.monoid is not None and group.cls != "OS"
-        else max((function_depth(e.expr) for e in update), default=0),
+        _chain(group, update, shape),
+        counter.sums(exprs if group.low_rank is not None else [e.expr for e in update]),
     )
+
+
+def _chain(group: Group, update: Iterable[Equation], shape: Shape) -> int:
+    """Costly operations that wait for each other in a step: none where all coefficients are known before it."""
+    if group.monoid is not None and group.cls != "OS":
+        return 0
+    solved = [n.args[0].dims[-1:] for e in update for n in walk(e.expr) if isinstance(n, Linalg) and n.op == "solve"]
+    return max((function_depth(e.expr) for e in update), default=0) + sum(shape.elements(d) for d in solved)
 
 
 @dataclass
@@ -112,6 +120,10 @@ class _Counter:
         """Contractions of a value that a state of the group reaches: they stay in the loop."""
         return [n for n in walk(expr) if isinstance(n, Contract) and not self.free(n)]
 
+    def sums(self, exprs: Iterable[Expr]) -> int:
+        """How many sums there are over values that a state of the group reaches."""
+        return len({id(n) for e in exprs for n in walk(e) if isinstance(n, Contract | Reduce) and not self.free(n)})
+
     def row(self, exprs: Iterable[Expr], state: tuple[str, ...]) -> tuple[str | None, bool]:
         """The dim of a state that SIMD runs along, and whether its positions never meet. None: there is none."""
         meet = {d for e in exprs for n in walk(e) if not self._leaves(n) for d in crossed(n, self.steady)}
@@ -132,13 +144,7 @@ class _Counter:
             node = pending.pop()
             if self.steady(node):
                 continue
-            if isinstance(node, Linalg) and node.op == "solve" and self.steady(node.args[0]):
-                right = node.args[1]  # the matrix is prepared once
-                yield (
-                    2.0 * self.shape.elements(node.args[0].dims[-1:]) * self.shape.elements(right.dims),
-                    set(node.dims),
-                )
-            elif id(node) not in without and not self._leaves(node):
+            if id(node) not in without and not self._leaves(node):
                 yield node_flops(node, self.shape), _dims(node)
             pending.extend(children(node))
 
