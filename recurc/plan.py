@@ -243,12 +243,15 @@ Stage = Map | Matmul | Loop | Scan | Chunk | Newton | Convolution
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A schedule that was weighed: its estimated cost, and why it won or lost."""
+    """A schedule that was weighed: its estimated cost, and why it won or lost.
+
+    `depth`: how many steps, chunks of steps or levels of a tree follow each other, each waiting for the one before."""
 
     schedule: str
     seconds: float
     bytes_moved: float
     flops: float
+    depth: int
     reason: str
     chosen: bool = False
 

@@ -1,8 +1,8 @@
 """The cost model: what an expression, a stage and a schedule take, from sizes and a target's numbers.
 
-A time is the largest of three: memory traffic over the bandwidth reached, arithmetic over the rate reached, and T
-dependent steps. How much of a machine is reached depends on how many positions can run side by side (lanes): a loop
-over T has batch x lanes of them, a scan has those times the time segments.
+A time is a fixed part and the largest of three: memory traffic over the bandwidth reached, arithmetic over the rate
+reached, and steps that wait for each other. How much of a machine is reached differs: `cost_cpu` and `cost_gpu` have
+the formulas of the schedules, docs/cost_model.md has them as a table.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from recurc.facts import Group
 from recurc.ir import Apply, Contract, Expr, Linalg, Read, Reduce, walk
 from recurc.ops import OPS
 from recurc.targets import Target
 from recurc.types import Dims
 
 TYPICAL_ROUNDS = 4  # of Newton's method for cells that forget (ParaRNN: 3 for its gated cells, and one to see it)
-_ELIMINATION = 8.0  # rows wait for each other, so an operation takes the time of so many that run side by side
-_REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
+_ELIMINATION = 4.0  # rows wait for each other, so an operation takes the time of so many that run side by side
 
 
 @dataclass(frozen=True)
@@ -37,31 +35,35 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One schedule of one group: seconds, bytes to and from memory, operations, and the binding limit in words."""
+    """One schedule of one group: seconds, bytes to and from memory, operations, the depth (steps, chunks of steps or
+    levels of a tree that wait for each other), and the binding limit in words."""
 
     seconds: float
     bytes_moved: float
     flops: float
+    depth: int
     limit: str
 
 
 def expr_flops(expr: Expr, shape: Shape) -> float:
     """Floating-point operations of one evaluation, for one sequence."""
-    total = 0.0
-    for node in walk(expr):
-        match node:
-            case Apply(op=op, dims=dims):
-                total += OPS[op].flops * shape.elements(dims)
-            case Contract():
-                total += contract_flops(node, shape)
-            case Reduce(arg=arg):
-                total += shape.elements(arg.dims)
-            case Linalg(op="solve", args=(matrix, right)):  # by elimination, each time it is met
-                n = shape.elements(matrix.dims[-1:])
-                total += _ELIMINATION * (shape.elements(matrix.dims) * n * 2 / 3 + 2.0 * shape.elements(right.dims) * n)
-            case _:
-                pass
-    return total
+    return sum(node_flops(node, shape) for node in walk(expr))
+
+
+def node_flops(node: Expr, shape: Shape) -> float:
+    """Those of a node itself, its arguments apart."""
+    match node:
+        case Apply(op=op, dims=dims):
+            return OPS[op].flops * shape.elements(dims)
+        case Contract():
+            return contract_flops(node, shape)
+        case Reduce(arg=arg):
+            return shape.elements(arg.dims)
+        case Linalg(op="solve", args=(matrix, right)):  # by elimination, each time it is met
+            n = shape.elements(matrix.dims[-1:])
+            return _ELIMINATION * (shape.elements(matrix.dims) * n * 2 / 3 + 2.0 * shape.elements(right.dims) * n)
+        case _:
+            return 0.0
 
 
 def contract_flops(node: Contract, shape: Shape) -> float:
@@ -86,145 +88,34 @@ def function_depth(expr: Expr) -> int:
             return 0
 
 
-@dataclass(frozen=True)
-class Work:
-    """One step of a group, for one sequence: independent positions, bytes in and out, operations, recurrent matmuls."""
-
-    lanes: int
-    bytes_per_step: float
-    flops: float
-    matmul_flops: float
-    weight_bytes: float
-    chain: int  # costly functions on the path from old state to new
-
-
-def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
-    """A fused loop over T: the state stays close, every input is read once."""
-    side_by_side = work.lanes * shape.batch
-    moved = work.bytes_per_step * shape.batch * shape.steps
-    flops = (work.flops + work.matmul_flops) * shape.batch * shape.steps
-    used = min(1.0, side_by_side / target.lanes)
-    memory = moved / _bandwidth(target, min(1.0, side_by_side / target.lanes), side_by_side, shape)
-    arithmetic = work.flops * shape.batch * shape.steps / (target.flops * used)
-    chain = target.step_latency + work.chain * target.function_latency
-    per_step = chain
-    if work.matmul_flops:
-        spread = min(1.0, max(work.matmul_flops * shape.batch / 2 / target.lanes / 16, 1 / target.cores))
-        per_step += work.matmul_flops * shape.batch / (target.matmul_flops * spread)
-        per_step += target.barrier if work.weight_bytes > target.l1_bytes else 0.0
-    return _largest(target.launch, memory, arithmetic, shape.steps * per_step, moved, flops, "T dependent steps")
-
-
-def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
-    """An associative scan over time segments: on a CPU on other cores, in two passes; on a GPU tile by tile."""
-    assert group.monoid is not None
-    side_by_side = work.lanes * shape.batch
-    step = sum(expr_flops(e, shape) for e in group.monoid.apply)
-    merge = sum(expr_flops(e, shape) for e in group.monoid.combine)
-    element = sum(shape.elements(c.dims) for c in group.monoid.components) * shape.itemsize
-    if target.kind == "cpu":
-        segments = max(1, min(target.cores, shape.steps // 64))
-        passes, tree, extra = (2.0, 1.0, 0.0) if segments > 1 else (1.0, 1.0, 0.0)
-        grown = side_by_side * segments
-        chain = shape.steps / segments * passes
-    else:
-        segments = max(1, shape.steps // 32)
-        passes, tree, extra = 1.0, 2.0 + math.log2(32) / 8, element / 32
-        grown = side_by_side * min(segments, 1024)
-        chain = 2 * math.log2(max(2, shape.steps)) + shape.steps / 1024
-    moved = (work.bytes_per_step * passes + extra) * shape.batch * shape.steps
-    flops = (work.flops * passes + (merge - step + merge * (tree - 1))) * shape.batch * shape.steps
-    flops = max(flops, work.flops * shape.batch * shape.steps)
-    used = min(1.0, grown / target.lanes)
-    memory = moved / _bandwidth(target, used, grown, shape)
-    latency = chain * (target.step_latency + work.chain * target.function_latency)
-    setup = target.launch + (2 * target.barrier if segments > 1 else 0.0)
-    return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, "the depth of the scan")
-
-
-def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
-    """Newton's method over time, if it takes `TYPICAL_ROUNDS` rounds: each computes the step and its Jacobian twice, to
-    fold elements and to apply them, and moves the guess in and out; in the end the steps run once more, in segments."""
-    side_by_side = work.lanes * shape.batch
-    merge = 2.0 * states * states * (states + 1) * work.lanes / states
-    steps, passes = shape.batch * shape.steps, 2.0 * TYPICAL_ROUNDS + 1
-    if target.kind == "cpu":
-        segments = max(1, min(target.cores, shape.steps // 64))
-        chain = shape.steps / segments
-    else:
-        segments = max(1, min(shape.steps // 32, 1024))
-        chain = 2 * math.log2(max(2, shape.steps)) + shape.steps / 1024
-    guess = 3.0 * work.lanes * shape.itemsize * TYPICAL_ROUNDS
-    moved = (work.bytes_per_step * passes + guess) * steps
-    flops = (2 * work.flops * passes + merge * TYPICAL_ROUNDS) * steps
-    used = min(1.0, side_by_side * segments / target.lanes)
-    memory = moved / _bandwidth(target, used, side_by_side * segments, shape)
-    latency = chain * (passes * target.step_latency + work.chain * target.function_latency)
-    setup = target.launch + 3 * TYPICAL_ROUNDS * target.barrier
-    return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, "the depth of the scans")
-
-
 def convolution(flops: float, elements: float, shape: Shape, target: Target) -> Estimate:
     """Transforms by a library, on one core and in double precision: `flops` per call, and `elements` that enter and
     leave per step and sequence. Without a library the rate is that of a kernel nobody has written."""
     moved = elements * shape.batch * shape.steps * shape.itemsize
     arithmetic, memory = flops / (target.fft_flops or target.flops), moved / target.bandwidth
     setup = target.fft_setup or target.launch
-    return _largest(setup, memory, arithmetic, 0.0, moved, flops, "T dependent steps")
-
-
-def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
-    """Products of matrices over chunks of steps, one chunk after another for each sequence and shared place (a head).
-
-    Per step and head: each write adds to the next chunk's state, each probe and read sums over it (2 K V each), and
-    pairs of steps of one chunk meet along K and V. Decays by row or column and what puts operands in order are ordinary
-    arithmetic. The loop's own
-    updates, of which the products take the place, are not counted; what is computed before the chunks is written and
-    read once more."""
-    form = group.low_rank
-    assert form is not None
-    cpu = target.kind == "cpu"
-    heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
-    rows, columns = max(rows, 16), max(columns, 16)  # what a tile is filled up to
-    probes = sum(w.probe is not None for w in form.writes)
-    chunk = 16 if cpu else min(64, max(16, shape.steps))
-    products = 2.0 * rows * columns * (len(form.writes) + probes + 1)
-    products += chunk * (rows + columns) * len(form.writes) * (probes + 1)
-    others = {"none": 0, "rows": 3 * rows * chunk, "columns": 3 * columns * chunk}[form.decay_along]
-    others += 10 * (rows + columns)  # operands are put in order
-    blocks = 1 if cpu else math.ceil(columns / 64)
-    steps, used = shape.batch * heads * shape.steps, min(1.0, shape.batch * heads * blocks / target.cores)
-    moved = work.bytes_per_step * shape.batch * shape.steps
-    moved += 2.0 * probes * (rows + columns) * shape.itemsize * steps
-    rate = target.matmul_flops if cpu or shape.itemsize < 4 else target.flops  # no tensor cores for full f32
-    arithmetic = steps * (products / (rate * _REACHED) + others / target.flops) / used
-    memory = moved / (target.bandwidth * max(used, 1 / target.cores / 4))
-    chain = math.ceil(shape.steps / chunk) * chunk * target.step_latency * (1 if cpu else 8)
-    flops = (products + others) * steps
-    return _largest(target.launch, memory, arithmetic, chain, moved, flops, "the chunks that follow each other")
+    depth = 2 * math.ceil(math.log2(2 * max(1, shape.steps)))  # levels of a transform and of its inverse
+    return largest(setup, memory, arithmetic, 0.0, moved, flops, depth, "the transforms")
 
 
 def one_after_another(stages: Sequence[Estimate]) -> Estimate:
     """Stages that wait for each other; the limit is that of the one that takes longest."""
     longest = max(stages, key=lambda e: e.seconds)
     return Estimate(
-        sum(e.seconds for e in stages), sum(e.bytes_moved for e in stages), sum(e.flops for e in stages), longest.limit
+        sum(e.seconds for e in stages),
+        sum(e.bytes_moved for e in stages),
+        sum(e.flops for e in stages),
+        sum(e.depth for e in stages),
+        longest.limit,
     )
 
 
-def _bandwidth(target: Target, used: float, lanes: int, shape: Shape) -> float:
-    """The bandwidth that `lanes` positions with 16 steps of prefetch reach (Little's law on a GPU, cores on a CPU)."""
-    if target.kind == "cpu":
-        return target.bandwidth * max(used, 1 / target.cores / 4)
-    return target.bandwidth * min(1.0, lanes * 16 * 2 * shape.itemsize / target.latency_bytes)
-
-
-def _largest(
-    setup: float, memory: float, arithmetic: float, depth: float, moved: float, flops: float, deep: str
+def largest(
+    setup: float, memory: float, arithmetic: float, latency: float, moved: float, flops: float, depth: int, deep: str
 ) -> Estimate:
-    named = {"memory traffic": memory, "arithmetic": arithmetic, deep: depth}
+    named = {"memory traffic": memory, "arithmetic": arithmetic, deep: latency}
     limit = max(named, key=lambda k: named[k])
-    return Estimate(setup + named[limit], moved, flops, limit)
+    return Estimate(setup + named[limit], moved, flops, depth, limit)
 
 
 def matmul_seconds(flops: float, moved: float, target: Target) -> float:

@@ -7,28 +7,23 @@ from dataclasses import dataclass, replace
 
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Group, LowRank, Reason
-from recurc.ir import Contract, Equation, Expr, Read, Recurrence, reads, walk
+from recurc.ir import Expr, Read, Recurrence, reads
+from recurc.passes import cost_cpu, cost_gpu
 from recurc.passes.convolution import respond, system_of
 from recurc.passes.cost import (
     TYPICAL_ROUNDS,
     Estimate,
     Shape,
-    Work,
-    chunkwise,
     contract_flops,
     convolution,
     expr_flops,
-    function_depth,
     map_seconds,
     matmul_seconds,
-    newton,
     one_after_another,
-    read_elements,
-    scan,
-    sequential,
 )
 from recurc.passes.linear_parts import depending
 from recurc.passes.newton import refusal
+from recurc.passes.work import Work, group_work, needed
 from recurc.plan import Candidate, Map, Matmul, Plan
 from recurc.targets import Target
 from recurc.types import DType
@@ -83,9 +78,8 @@ def choose(
         label = "" if len(analysis.groups) == 1 else f"{', '.join(group.states)}: "
         for name, estimate in weighed.items():
             why = _why(name, chosen, bool(forced.get(group.states)), weighed, group, held_back.get(name))
-            candidates.append(
-                Candidate(f"{label}{name}", estimate.seconds, estimate.bytes_moved, estimate.flops, why, name == chosen)
-            )
+            cost = (estimate.seconds, estimate.bytes_moved, estimate.flops, estimate.depth)
+            candidates.append(Candidate(f"{label}{name}", *cost, why, name == chosen))
         reasons.extend(_reasons(group, chosen, forced.get(group.states), work, shape, target))
         if parts:
             reasons.append(Reason(_order(parts)))
@@ -149,85 +143,22 @@ def _legal(analysis: Analysis) -> str:
     return "legal: " + ". ".join(parts)
 
 
-def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
-    """What one step of the group takes, with projections of inputs already hoisted."""
-    states = {s.name: s for s in rec.states}
-    equations = {e.name: e for e in rec.equations}
-    members = set(group.states)
-    needed = _needed(equations, group.states, set(states) - members)
-    exprs = [e.expr for e in needed]
-    moving = _moving(needed, members)
-    recurrent = [c for e in exprs for c in _recurrent(e, moving)]
-    heavy = sum(contract_flops(c, shape) for c in recurrent)
-    contracted = sum(contract_flops(n, shape) for e in exprs for n in walk(e) if isinstance(n, Contract))
-    inputs = {i.name for i in rec.inputs} | (set(states) - members)
-    outputs = [o for o in rec.outputs if o in equations and (o in members or _reaches(equations, o, members))]
-    written = sum(shape.elements(states[o].dims if o in states else equations[o].expr.dims) for o in outputs)
-    read = read_elements([*exprs, *(equations[o].expr for o in outputs)], inputs, shape)
-    weights = {p.name for p in rec.params}
-    if group.low_rank is not None:  # rows of the state, summed over at vector rates
-        contracted, heavy = contracted - heavy, 0.0
-    reading = 0.0
-    if group.low_rank is not None or group.parts:  # a loop sums over rows of a matrix to read it
-        behind = [e.expr for e in _needed(equations, tuple(outputs), set(states)) if e.name not in (*states, *outputs)]
-        sums = [c for e in behind if e not in exprs for c in _recurrent(e, members)]
-        reading = sum(contract_flops(c, shape) for c in sums)
-    return Work(
-        max(1, sum(shape.elements(states[m].dims) for m in group.states)),
-        (read + written) * shape.itemsize,
-        sum(expr_flops(e, shape) for e in exprs)
-        - contracted
-        + reading
-        + sum(expr_flops(equations[o].expr, shape) for o in outputs if o not in members),
-        heavy,
-        read_elements(recurrent, weights, shape) * shape.itemsize,
-        0 if group.monoid is not None and group.cls != "OS" else max((function_depth(e) for e in exprs), default=0),
-    )
-
-
-def _needed(equations: dict[str, Equation], roots: tuple[str, ...], known: set[str]) -> list[Equation]:
-    pending, seen = list(roots), dict.fromkeys(roots)
-    while pending:
-        for read in reads(equations[pending.pop()].expr):
-            if read.lag == 0 and read.name in equations and read.name not in seen and read.name not in known:
-                seen[read.name] = None
-                pending.append(read.name)
-    return [e for name, e in equations.items() if name in seen]
-
-
-def _recurrent(expr: Expr, moving: set[str]) -> list[Contract]:
-    """Contractions of a value in `moving`: a state of the group reaches them, so they stay in the loop."""
-    return [n for n in walk(expr) if isinstance(n, Contract) and any(r.name in moving for r in reads(n))]
-
-
-def _moving(equations: list[Equation], members: set[str]) -> set[str]:
-    """The group's states and the equations that read them, directly or through others."""
-    moving = set(members)
-    for equation in equations:
-        if any(r.name in moving for r in reads(equation.expr)):
-            moving.add(equation.name)
-    return moving
-
-
-def _reaches(equations: dict[str, Equation], name: str, members: set[str]) -> bool:
-    return any(r.name in members for e in _needed(equations, (name,), set()) for r in reads(e.expr))
-
-
 def _estimate(name: str, rec: Recurrence, work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
+    if name == "convolution":
+        found = respond(system_of(rec), group, _wanted(rec, group), shape)
+        return convolution(found.flops, found.elements, shape, target)
+    costs = cost_cpu if target.kind == "cpu" else cost_gpu
     match name:
         case "scan":
-            return scan(work, group, shape, target)
+            return costs.scan(work, group, shape, target)
         case "chunkwise" if group.parts:
             return one_after_another([e for _, _, e in _parts(rec, work, group, shape, target)])
         case "chunkwise":
-            return chunkwise(work, group, shape, target)
+            return costs.chunkwise(work, group, shape, target)
         case "newton":
-            return newton(work, len(group.states), shape, target)
-        case "convolution":
-            found = respond(system_of(rec), group, _wanted(rec, group), shape)
-            return convolution(found.flops, found.elements, shape, target)
+            return costs.newton(work, len(group.states), shape, target)
         case _:
-            return sequential(work, shape, target)
+            return costs.sequential(work, shape, target)
 
 
 def _parts(
@@ -269,8 +200,8 @@ def _wanted(rec: Recurrence, group: Group) -> tuple[str, ...]:
     equations, members = {e.name: e for e in rec.equations}, set(group.states)
     others = {s.name for s in rec.states} - members
     plain = [o for o in rec.outputs if o in equations and o not in members | others]
-    behind = _needed(equations, tuple(plain), others)
-    later = _needed(equations, tuple(others), others)
+    behind = needed(equations, tuple(plain), others)
+    later = needed(equations, tuple(others), others)
     read = {r.name for e in (*behind, *later) for r in reads(e.expr)}
     direct = depending(
         {n: e.expr for n, e in equations.items() if n not in members | others},
@@ -361,13 +292,13 @@ def stage_costs(plan: Plan, shape: Shape, target: Target) -> tuple[Candidate, ..
                 seconds = matmul_seconds(flops, moved, target)
                 inside = _scaled_time(flops / target.flops / seconds)
                 why = f"one matrix product for all t; inside the loop the same work would take {inside} at vector rates"
-                found.append(Candidate(f"matmul {name}", seconds, moved, flops, why, True))
+                found.append(Candidate(f"matmul {name}", seconds, moved, flops, 1, why, True))
             case Map(body=body, writes=writes, over_time=over_time):
                 flops = sum(expr_flops(e.expr, shape) for e in body) * (times if over_time else 1)
                 moved = _moved(stage, plan, shape)
                 why = "all t at once" if over_time else "params only, once per call"
                 name = f"map {', '.join(writes)}"
-                found.append(Candidate(name, map_seconds(flops, moved, target), moved, flops, why, True))
+                found.append(Candidate(name, map_seconds(flops, moved, target), moved, flops, 1, why, True))
             case _:
                 pass
     return tuple(found)
@@ -388,4 +319,4 @@ def _scaled_time(ratio: float) -> str:
     return f"{ratio:.1f} times that" if ratio >= 1 else "no longer"
 
 
-__all__ = ["Choice", "ScheduleError", "choose", "group_work", "stage_costs"]
+__all__ = ["Choice", "ScheduleError", "choose", "stage_costs"]

@@ -8,15 +8,20 @@ from functools import lru_cache
 from pathlib import Path
 
 from recurc import targets
-from recurc.runtime.threads import available_cores
+from recurc.runtime.threads import thread_count
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
-@lru_cache(maxsize=1)
 def cpu_target() -> targets.Target:
-    """This machine as a `Target`: its cores, vector width and caches; what cannot be read stays generic."""
-    found = targets.cpu(available_cores(), vector_bytes())
+    """This machine as a `Target`: as many of its cores as kernels use, its vector width and caches; what cannot be read
+    stays generic."""
+    return _with_cores(thread_count())
+
+
+@lru_cache(maxsize=16)
+def _with_cores(cores: int) -> targets.Target:
+    found = targets.cpu(cores, vector_bytes())
     sizes = cache_bytes()
     return replace(
         found,

@@ -208,6 +208,16 @@ def test_params_of_each_sequence_its_own(backend: str, rng: np.random.Generator,
     assert all(transformed)
 
 
+def test_beside_a_state_in_chunks(backend: str, rng: np.random.Generator, transformed: list[bool]) -> None:
+    rec, steps = recurc.zoo.load("linear_attention"), 37
+    arrays = {n: rng.standard_normal((2, steps, width)) for n, width in zip("qkv", (5, 5, 3), strict=True)}
+    wanted = rec.compile(backend="reference")(**arrays)
+    for real in ("f64", "f32"):
+        native = rec.compile(backend=backend, schedule="S=chunkwise,z=convolution")
+        close(native(**typed(arrays, real)), wanted, real, steps, real)
+    assert all(transformed) and len(transformed) == 2
+
+
 @pytest.mark.parametrize("real", ["float16", "bfloat16"])
 def test_half_precision_is_rounded_once(real: str, backend: str, rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")

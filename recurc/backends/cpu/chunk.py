@@ -17,9 +17,9 @@ from recurc.backends.cpu.names import STORED, Spelling
 from recurc.backends.emit.text import Text
 from recurc.ir import Const, Contract, Expr, Read
 from recurc.plan import Chunk, Plan
+from recurc.targets import CHUNK_STEPS
 from recurc.types import Dims
 
-STEPS = 16  # of a chunk: a whole number of vectors of any width
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long first, long last"
 _LARGEST = 1 << 20  # bytes a thread keeps on its stack
 _ALONG = {"none": 0, "rows": 1, "columns": 2}
@@ -28,7 +28,7 @@ _ALONG = {"none": 0, "rows": 1, "columns": 2}
 def helpers() -> str:
     """The functions that every chunk calls."""
     text = resources.files("recurc.backends.cpu.prelude").joinpath("chunk.h").read_text(encoding="utf-8")
-    return f"enum {{ STEPS = {STEPS} }};  // of a chunk\n\n{text.strip()}"
+    return f"enum {{ STEPS = {CHUNK_STEPS} }};  // of a chunk\n\n{text.strip()}"
 
 
 def chunk_problems(stage: Chunk, spec: Specialization) -> list[str]:

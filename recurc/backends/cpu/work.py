@@ -10,11 +10,8 @@ from recurc.backends.emit.lanes import stage_exprs
 from recurc.ir import Apply, Contract, Expr, Reduce, walk
 from recurc.ops import OPS
 from recurc.plan import Plan
+from recurc.targets import WORTH_A_THREAD
 from recurc.types import Dims
-
-# Waking a thread takes some microseconds, and waiting for one that another program displaced takes longer; this many
-# operations keep one core busy for some tens of microseconds.
-_WORTH_A_THREAD = 200_000
 
 
 def step_flops(plan: Plan, spec: Specialization) -> int:
@@ -24,7 +21,7 @@ def step_flops(plan: Plan, spec: Specialization) -> int:
 
 def useful_threads(flops_per_step: int, batch: int, steps: int, threads: Callable[[], int]) -> int:
     """As many as there is work for, and at most `threads()`, which a short call has no time to ask."""
-    wanted = flops_per_step * batch * steps // _WORTH_A_THREAD
+    wanted = flops_per_step * batch * steps // WORTH_A_THREAD
     return 1 if wanted <= 1 else min(threads(), wanted)
 
 

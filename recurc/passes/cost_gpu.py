@@ -1,0 +1,113 @@
+"""What a schedule of a group takes on a GPU."""
+
+from __future__ import annotations
+
+import math
+
+from recurc.facts import Group
+from recurc.passes.cost import TYPICAL_ROUNDS, Estimate, Shape, expr_flops, largest
+from recurc.passes.work import Work
+from recurc.targets import Target
+
+_REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
+_TILE = 32  # steps that a scan takes at once, side by side
+
+
+def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
+    """A fused loop over T: the state stays close, every input is read once."""
+    side_by_side = work.lanes * shape.batch
+    moved = work.bytes_per_step * shape.batch * shape.steps
+    flops = (work.flops + work.matmul_flops) * shape.batch * shape.steps
+    used = min(1.0, side_by_side / target.lanes)
+    memory = moved / _bandwidth(target, side_by_side, shape)
+    arithmetic = work.flops * shape.batch * shape.steps / (target.flops * used)
+    per_step = target.step_latency + work.chain * target.function_latency + work.sums * target.sum_latency
+    if work.matmul_flops:
+        spread = min(1.0, max(work.matmul_flops * shape.batch / 2 / target.lanes / 16, 1 / target.cores))
+        per_step += work.matmul_flops * shape.batch / (target.matmul_flops * spread)
+        per_step += target.barrier if work.weight_bytes > target.l1_bytes else 0.0
+    latency = shape.steps * per_step
+    return largest(target.launch, memory, arithmetic, latency, moved, flops, shape.steps, "T dependent steps")
+
+
+def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
+    """An associative scan over time, tile by tile. Where sequences and lanes do not fill the device, segments of time
+    do: then every segment folds to one element first."""
+    assert group.monoid is not None
+    merge = sum(expr_flops(e, shape) for e in group.monoid.combine)
+    element = sum(shape.elements(c.dims) for c in group.monoid.components) * shape.itemsize
+    split = work.lanes * shape.batch < target.lanes and _segments(shape) > 1
+    grown = work.lanes * shape.batch * _segments(shape)
+    chain = _depth(shape)
+    steps = shape.batch * shape.steps
+    moved = (work.bytes_per_step * (2 if split else 1) + element / _TILE) * steps
+    flops = (work.flops + merge * (1 + math.log2(_TILE) / 8) + (work.fold if split else 0.0)) * steps
+    memory = moved / _bandwidth(target, grown, shape)
+    arithmetic = flops / (target.flops * min(1.0, grown / target.lanes))
+    tiles = math.ceil(shape.steps / _segments(shape) / _TILE)
+    latency = chain * (target.step_latency + work.chain * target.function_latency)
+    latency += tiles * work.sums * target.sum_latency
+    setup = target.launch + (2 * target.barrier if split else 0.0)
+    return largest(setup, memory, arithmetic, latency, moved, flops, math.ceil(chain), "the depth of the scan")
+
+
+def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
+    """Newton's method over time, if it takes `TYPICAL_ROUNDS` rounds: each computes the step and its Jacobian twice, to
+    fold elements and to apply them, and moves the guess in and out; in the end the steps run once more, in segments."""
+    merge = 2.0 * states * (states + 1) * work.lanes
+    steps, passes = shape.batch * shape.steps, 2.0 * TYPICAL_ROUNDS + 1
+    chain = _depth(shape)
+    guess = 3.0 * work.lanes * shape.itemsize * TYPICAL_ROUNDS
+    moved = (work.bytes_per_step * passes + guess) * steps
+    flops = (2 * work.flops * passes + merge * TYPICAL_ROUNDS) * steps
+    grown = work.lanes * shape.batch * _segments(shape)
+    memory = moved / _bandwidth(target, grown, shape)
+    arithmetic = flops / (target.flops * min(1.0, grown / target.lanes))
+    latency = chain * (passes * target.step_latency + work.chain * target.function_latency)
+    setup = target.launch + 3 * TYPICAL_ROUNDS * target.barrier
+    depth = math.ceil(chain * passes)
+    return largest(setup, memory, arithmetic, latency, moved, flops, depth, "the depth of the scans")
+
+
+def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
+    """Products of matrices over chunks of steps, one chunk after another for each sequence and shared place (a head).
+
+    Per step and head: each write adds to the next chunk's state, each probe and read sums over it (2 K V each), and
+    pairs of steps of one chunk meet along K and V. Decays by row or column and what puts operands in order are ordinary
+    arithmetic, and so is what is computed before and after; that is written and read once more."""
+    form = group.low_rank
+    assert form is not None
+    heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
+    rows, columns = max(rows, 16), max(columns, 16)  # what a tile is filled up to
+    probes = sum(w.probe is not None for w in form.writes)
+    chunk = min(64, max(16, shape.steps))
+    products = 2.0 * rows * columns * (len(form.writes) + probes + 1)
+    products += chunk * (rows + columns) * len(form.writes) * (probes + 1)
+    others = {"none": 0, "rows": 3 * rows * chunk, "columns": 3 * columns * chunk}[form.decay_along]
+    others += 10 * (rows + columns)  # operands are put in order
+    steps, places = shape.batch * heads * shape.steps, shape.batch * heads * math.ceil(columns / 64)
+    used = min(1.0, places / target.cores)
+    moved = work.bytes_per_step * shape.batch * shape.steps
+    moved += 2.0 * probes * (rows + columns) * shape.itemsize * steps
+    rate = target.matmul_flops if shape.itemsize < 4 else target.flops  # no tensor cores for full f32
+    arithmetic = steps * (products / (rate * _REACHED) + others / target.flops) / used
+    arithmetic += work.outside * shape.batch * shape.steps / target.flops
+    memory = moved / (target.bandwidth * min(1.0, 4 * used))  # one SM reaches a few times its share
+    chain = math.ceil(shape.steps / chunk) * chunk * target.step_latency * 8
+    flops = (products + others) * steps + work.outside * shape.batch * shape.steps
+    depth = math.ceil(shape.steps / chunk)
+    return largest(target.launch, memory, arithmetic, chain, moved, flops, depth, "the chunks that follow each other")
+
+
+def _segments(shape: Shape) -> int:
+    return max(1, min(shape.steps // _TILE, 1024))
+
+
+def _depth(shape: Shape) -> float:
+    """Levels of a tree over tiles, and waves of tiles that the device cannot hold at once."""
+    return 2 * math.log2(max(2, shape.steps)) + shape.steps / 1024
+
+
+def _bandwidth(target: Target, lanes: int, shape: Shape) -> float:
+    """The bandwidth that `lanes` positions with 16 steps of prefetch reach (Little's law)."""
+    return target.bandwidth * min(1.0, lanes * 16 * 2 * shape.itemsize / target.latency_bytes)

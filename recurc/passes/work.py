@@ -1,0 +1,199 @@
+"""What one step of a group of states takes, counted on its equations: the figures that the cost model weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from recurc.facts import Group
+from recurc.ir import Contract, Equation, Expr, Linalg, Read, Recurrence, Reduce, Step, children, reads, walk
+from recurc.passes.cost import Shape, contract_flops, function_depth, node_flops, read_elements
+from recurc.passes.linear_parts import depending
+from recurc.passes.nonlinear_rules import crossed
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step of a group, for one sequence. What is computed from params alone, once per call, is not in it, nor are
+    the products with params that leave the loop.
+
+    SIMD runs along one dim of the states, of `row` elements; `apart` says that positions along it never meet. Of
+    `flops`, `single` are of values without that dim, which have nothing beside them. `fold` and `fold_single` are what
+    folding a step into a segment's element takes; `outside` is what a schedule by chunks computes before and after."""
+
+    lanes: int  # elements of the states: independent positions
+    row: int
+    apart: bool
+    bytes_per_step: float  # in and out
+    flops: float
+    single: float
+    fold: float
+    fold_single: float
+    outside: float
+    matmul_flops: float  # of recurrent products
+    weight_bytes: float
+    chain: int  # costly functions on the path from old state to new, and rows of a matrix that is solved with
+    sums: int  # sums that the next state waits for; of a matrix memory all, since its rows lie apart
+
+
+def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
+    """What one step of the group takes; `rec` is in core form."""
+    states = {s.name: s for s in rec.states}
+    equations = {e.name: e for e in rec.equations}
+    members = set(group.states)
+    others = set(states) - members
+    update = needed(equations, group.states, others)
+    outputs = [o for o in rec.outputs if o in equations and (o in members or reaches(equations, o, members))]
+    emit = [e for e in needed(equations, tuple(outputs), others | members) if e not in update]
+    moving = _moving([*update, *emit], members)
+    counter = _Counter(rec, moving, shape)
+    exprs = [e.expr for e in (*update, *emit)]
+    recurrent = [] if group.low_rank is not None else [c for e in update for c in counter.recurrent(e.expr)]
+    state = max((states[m].dims for m in group.states), key=shape.elements)
+    row, apart = counter.row(exprs, state)
+    whole = counter.count(exprs, row, set(map(id, recurrent)))
+    fold = _Count()
+    if group.monoid is not None:
+        lifted = needed(equations, tuple(r.name for e in group.monoid.lift for r in reads(e)), set(states))
+        fold = counter.count([*(e.expr for e in lifted), *group.monoid.lift], row, set())
+        for node in (n for e in group.monoid.combine for n in walk(e)):
+            fold.add(node_flops(node, shape), row in _dims(node))
+    outside = 0.0
+    if group.low_rank is not None:
+        inner = {*group.low_rank.rows, *group.low_rank.columns}
+        outside = sum(f for f, dims in counter.nodes(exprs, set()) if not inner <= dims)
+    written = sum(shape.elements(states[o].dims if o in states else equations[o].expr.dims) for o in outputs)
+    inputs = {i.name for i in rec.inputs} | others
+    read = read_elements(exprs, inputs, shape)
+    return Work(
+        max(1, sum(shape.elements(states[m].dims) for m in group.states)),
+        shape.elements((row,)) if row else 1,
+        apart,
+        float((read + written) * shape.itemsize),
+        whole.flops,
+        whole.single,
+        fold.flops,
+        fold.single,
+        outside,
+        sum(contract_flops(c, shape) for c in recurrent),
+        float(read_elements(recurrent, {p.name for p in rec.params}, shape) * shape.itemsize),
+        _chain(group, update, shape),
+        counter.sums(exprs if group.low_rank is not None else [e.expr for e in update]),
+    )
+
+
+def _chain(group: Group, update: Iterable[Equation], shape: Shape) -> int:
+    """Costly operations that wait for each other in a step: none where all coefficients are known before it."""
+    if group.monoid is not None and group.cls != "OS":
+        return 0
+    solved = [n.args[0].dims[-1:] for e in update for n in walk(e.expr) if isinstance(n, Linalg) and n.op == "solve"]
+    return max((function_depth(e.expr) for e in update), default=0) + sum(shape.elements(d) for d in solved)
+
+
+@dataclass
+class _Count:
+    flops: float = 0.0
+    single: float = 0.0
+
+    def add(self, flops: float, along: bool) -> None:
+        self.flops += flops
+        self.single += 0.0 if along else flops
+
+
+class _Counter:
+    """Counts operations of a group's equations. `moving`: its states and what reads them."""
+
+    def __init__(self, rec: Recurrence, moving: set[str], shape: Shape) -> None:
+        self.moving, self.shape = moving, shape
+        given = {i.name for i in rec.inputs} | {s.name for s in rec.states}
+        equations = {e.name: e.expr for e in rec.equations}
+        self.varying = given | depending(equations, lambda n: isinstance(n, Step) or _reads(n, given))
+
+    def steady(self, expr: Expr) -> bool:
+        """Whether a value is the same at every step."""
+        return not any(isinstance(n, Step) or _reads(n, self.varying) for n in walk(expr))
+
+    def free(self, expr: Expr) -> bool:
+        return not any(_reads(n, self.moving) for n in walk(expr))
+
+    def recurrent(self, expr: Expr) -> list[Contract]:
+        """Contractions of a value that a state of the group reaches: they stay in the loop."""
+        return [n for n in walk(expr) if isinstance(n, Contract) and not self.free(n)]
+
+    def sums(self, exprs: Iterable[Expr]) -> int:
+        """How many sums there are over values that a state of the group reaches."""
+        return len({id(n) for e in exprs for n in walk(e) if isinstance(n, Contract | Reduce) and not self.free(n)})
+
+    def row(self, exprs: Iterable[Expr], state: tuple[str, ...]) -> tuple[str | None, bool]:
+        """The dim of a state that SIMD runs along, and whether its positions never meet. None: there is none."""
+        meet = {d for e in exprs for n in walk(e) if not self._leaves(n) for d in crossed(n, self.steady)}
+        wide = [d for d in state if self.shape.elements((d,)) > 1]
+        apart = [d for d in wide if d not in meet]
+        return (apart[-1], True) if apart else (wide[-1] if wide else None, False)
+
+    def _leaves(self, node: Expr) -> bool:
+        """Whether a node is a product with params that leaves the loop."""
+        if not isinstance(node, Contract) or set(node.left_axes) & set(node.right_axes) & set(node.out_axes):
+            return False
+        return (self.steady(node.left) or self.steady(node.right)) and self.free(node)
+
+    def nodes(self, exprs: Iterable[Expr], without: set[int]) -> Iterable[tuple[float, set[str]]]:
+        """Operations of each node that stays in the loop, and the dims they run over."""
+        pending = list(exprs)
+        while pending:
+            node = pending.pop()
+            if self.steady(node):
+                continue
+            if id(node) not in without and not self._leaves(node):
+                yield node_flops(node, self.shape), _dims(node)
+            pending.extend(children(node))
+
+    def count(self, exprs: Iterable[Expr], row: str | None, without: set[int]) -> _Count:
+        found = _Count()
+        for flops, dims in self.nodes(exprs, without):
+            found.add(flops, row in dims)
+        return found
+
+
+def _dims(node: Expr) -> set[str]:
+    """The dims that the operations of a node run over."""
+    match node:
+        case Reduce(arg=arg):
+            return set(arg.dims)
+        case Contract(left=left, right=right):
+            return {*left.dims, *right.dims}
+        case _:
+            return set(node.dims)
+
+
+def _reads(node: Expr, names: Iterable[str]) -> bool:
+    return isinstance(node, Read) and node.name in names
+
+
+def _moving(equations: Iterable[Equation], members: set[str]) -> set[str]:
+    """The group's states and the equations that read them, directly or through others."""
+    moving = set(members)
+    for equation in equations:
+        if any(r.name in moving for r in reads(equation.expr)):
+            moving.add(equation.name)
+    return moving
+
+
+def needed(equations: Mapping[str, Equation], roots: tuple[str, ...], known: set[str]) -> list[Equation]:
+    """The equations of `roots` and those they read at the same step, in order; what is `known` is not looked into."""
+    pending, seen = list(roots), dict.fromkeys(roots)
+    while pending:
+        name = pending.pop()
+        for read in reads(equations[name].expr) if name in equations else ():
+            if read.lag == 0 and read.name in equations and read.name not in seen and read.name not in known:
+                seen[read.name] = None
+                pending.append(read.name)
+    return [e for name, e in equations.items() if name in seen]
+
+
+def reaches(equations: Mapping[str, Equation], name: str, members: set[str]) -> bool:
+    """Whether a state of `members` reaches the value, directly or through others."""
+    return any(r.name in members for e in needed(equations, (name,), set()) for r in reads(e.expr))
+
+
+__all__ = ["Work", "group_work", "needed", "reaches"]
