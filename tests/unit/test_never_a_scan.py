@@ -62,8 +62,8 @@ SYSTEMS = {
         ),
         "sigmoid",
     ),
-    "a sign that flips the past": (system("h[D] = 0", "h = if x * h[t-1] > 0 then h[t-1] else -h[t-1] + x"), "gt"),
-    "a remainder of a real product": (system("h[D] = 0", "h = (a * h[t-1] + x) % 1"), "mod"),
+    "a sign that flips the past": (system("h[D] = 0", "h = if x * h[t-1] > 0 then h[t-1] else -h[t-1] + x"), "`>`"),
+    "a remainder of a real product": (system("h[D] = 0", "h = (a * h[t-1] + x) % 1"), "`%`"),
 }  # fmt: skip
 PARALLEL = {"scan", "convolution", "chunkwise"}
 
