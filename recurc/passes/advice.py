@@ -41,7 +41,6 @@ _MOST_KINDS = 3  # of operators: what takes more is no small change
 _GATES = frozenset(("sigmoid", "tanh", "exp", "softplus", "log", "sqrt", "sin", "cos", "erf", "hard_sigmoid"))
 
 
-
 _DENSE = Reason(
     "a scan would multiply such matrices at every step; with one factor per element in place of the matrix, as in the "
     "LRU, this would be a scan"

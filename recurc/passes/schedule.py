@@ -28,7 +28,7 @@ from recurc.passes.cost import (
 )
 from recurc.passes.linear_parts import depending
 from recurc.passes.newton import refusal
-from recurc.plan import Candidate, Map, Matmul, Plan
+from recurc.plan import Candidate, Map, Matmul, Plan, candidate_name
 from recurc.targets import Target
 from recurc.types import DType
 
@@ -74,11 +74,10 @@ def choose(
         best = min(free, key=lambda name: weighed[name].seconds)
         chosen = forced.get(group.states) or best
         schedules.append(chosen)
-        label = "" if len(analysis.groups) == 1 else f"{', '.join(group.states)}: "
         for name, estimate in weighed.items():
             why = _why(name, chosen, bool(forced.get(group.states)), weighed, group, held_back.get(name))
             cost = (estimate.seconds, estimate.bytes_moved, estimate.flops, estimate.depth)
-            candidates.append(Candidate(f"{label}{name}", *cost, why, name == chosen))
+            candidates.append(Candidate(candidate_name(analysis, group, name), *cost, why, name == chosen))
         reasons.extend(_reasons(group, chosen, forced.get(group.states), work, shape, target))
         if schedule in KNOWN and schedule not in (*group.schedules, *group.on_request):
             states = ", ".join(group.states)
