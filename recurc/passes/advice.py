@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from recurc.facts import Analysis, Group, Reason
+from recurc.facts import NONLINEAR, Analysis, Group, Reason
 from recurc.formula import formula, operator
 from recurc.ir import (
     Apply,
@@ -35,7 +35,6 @@ from recurc.passes.dependence import dependence
 from recurc.passes.scene import Scene
 from recurc.source import Span
 
-_NONLINEAR = ("NL-d", "NL-b", "NL-f", "QP")
 _MOST_TRIALS = 8  # each is a classification
 _MOST_KINDS = 3  # of operators: what takes more is no small change
 _GATES = frozenset(("sigmoid", "tanh", "exp", "softplus", "log", "sqrt", "sin", "cos", "erf", "hard_sigmoid"))
@@ -71,12 +70,12 @@ class _Outcome:
 
 def with_advice(rec: Recurrence, analysis: Analysis) -> Analysis:
     """`analysis` of `rec` with a last reason for each nonlinear or dense group: what would make it parallel."""
-    if not any(g.cls in (*_NONLINEAR, "DA") for g in analysis.groups):
+    if not any(g.cls in (*NONLINEAR, "DA") for g in analysis.groups):
         return analysis
     scene = Scene(rec, dependence(rec))
 
     def advised(group: Group) -> Group:
-        if group.cls in _NONLINEAR:
+        if group.cls in NONLINEAR:
             return replace(group, reasons=(*group.reasons, _advice(scene, group.states)))
         return replace(group, reasons=(*group.reasons, _DENSE)) if group.cls == "DA" else group
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from recurc.facts import Group, Reason
+from recurc.facts import NONLINEAR, Group, Reason
 from recurc.ir import Contract, Expr, Gather, Linalg, Reaxis, Reduce, Unfold, reads, walk
 from recurc.passes.affine import Forms, Free, Nonlinear, reorders_only, shown
 from recurc.passes.newton import refusal
@@ -17,7 +17,7 @@ from recurc.types import Dims, Kind
 
 def frozen_group(scene: Scene, members: tuple[str, ...], held: tuple[str, ...], inside: list[Group]) -> Group | None:
     """CF, if the groups that remain when the `held` states are known have a class of their own."""
-    if any(g.cls in ("NL-d", "NL-b", "NL-f", "QP") for g in inside):
+    if any(g.cls in NONLINEAR for g in inside):
         return None
     names, rest = ", ".join(held), ", ".join(f"{', '.join(g.states)} is {g.cls}" for g in inside)
     text = f"{names} changes only at the start of a chunk of steps; within one, where it is known, {rest}"
