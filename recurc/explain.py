@@ -70,11 +70,12 @@ def to_text(plan: Plan, case: Case, width: int = WIDTH) -> str:
 
 
 def _wrap(text: str, width: int, first: str, later: str) -> list[str]:
-    """`text` in lines that begin with `first`, then with `later`; words are never broken."""
+    """`text` in lines that begin with `first`, then with `later`; words are not broken, nor is `(at PLACE)`."""
+    kept = text.replace("(at ", "(at\xa0")
     lines = textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+        kept, width, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
     )
-    return lines or [first.rstrip()]
+    return [line.replace("(at\xa0", "(at ") for line in lines] or [first.rstrip()]
 
 
 def _said(title: str, text: str, width: int) -> list[str]:

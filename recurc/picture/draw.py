@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,23 @@ def draw(picture: Picture, path: Path) -> None:
     """Write the picture to `path`; the suffix (.svg, .png, .pdf) is the format.
 
     Raises `BackendError` where matplotlib is missing, `OSError` where the file cannot be written."""
+    _figure(picture).savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def to_svg(picture: Picture) -> str:
+    """The picture as an `<svg>` element for a page: text as outlines, no scripts, nothing from elsewhere.
+
+    Raises `BackendError` where matplotlib is missing."""
+    figure, written = _figure(picture), io.StringIO()
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "path"}):
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", written.getvalue(), flags=re.DOTALL)
+    return text[text.index("<svg") :]
+
+
+def _figure(picture: Picture) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -86,7 +105,7 @@ def draw(picture: Picture, path: Path) -> None:
     for box in picture.boxes:
         _draw_box(axes, box, layout.boxes[box.key])
     _draw_footer(axes, picture, footer, -left + MARGIN, width - 2 * MARGIN)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return figure
 
 
 def _text(

@@ -23,6 +23,7 @@ FLIPS = {
     "gt": ("lt",), "lt": ("gt",), "ge": ("le",), "logaddexp": ("max",), "and": ("or",), "or": ("and",),
 }  # fmt: skip
 STEPS = 9
+_MOST = 24  # mutants of a system in the full sweep: some systems have hundreds
 
 
 def mutants(rec: ir.Recurrence) -> Iterator[tuple[str, ir.Recurrence]]:
@@ -53,8 +54,9 @@ def check(name: str, what: str, mutant: ir.Recurrence, rng: np.random.Generator)
         for schedule in sorted(legal):
             found = rec.compile(backend="numpy", schedule=schedule, sizes=sizes)(**inputs, **params, **options)
             for have, want in zip(found if len(mutant.outputs) > 1 else (found,), several, strict=True):
+                have, want = (np.asarray(a).astype(np.complex128) for a in (have, want))
                 scale = max(1.0, float(np.abs(want).max(initial=0.0)))
-                worst = float(np.abs(np.asarray(have) - np.asarray(want)).max(initial=0.0)) / scale
+                worst = float(np.abs(have - want).max(initial=0.0)) / scale
                 assert worst < 1e-8, f"{name}, {what}, by {schedule}: off by {worst:.1e}"
     return len(legal)
 
@@ -82,10 +84,11 @@ def test_what_may_run_in_parallel_in_a_changed_system_means_what_it_says(rng: np
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_changed_operator_of_a_system_is_seen(name: str, rng: np.random.Generator) -> None:
-    for what, mutant in mutants(load(name).ir):
-        if fits(mutant):
-            check(name, what, mutant, rng)
+def test_changed_operators_of_every_system_are_seen(name: str, rng: np.random.Generator) -> None:
+    changed = list(mutants(load(name).ir))
+    for pick in rng.choice(len(changed), min(_MOST, len(changed)), replace=False):
+        if fits(changed[pick][1]):
+            check(name, *changed[pick], rng)
 
 
 def test_operators_that_are_flipped_exist() -> None:
