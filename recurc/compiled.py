@@ -418,7 +418,7 @@ class Compiled:
         if built.plan is None or built.target is None:
             return compiled_html(self._rec, about, None, None, ["every equation as written, step by step, in float64"])
         case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target)
-        return compiled_html(self._rec, about, built.plan, case, self._builder.announced)
+        return compiled_html(self._rec, about, built.plan, case, list(self._builder.announced))
 
     # --- looking inside --------------------------------------------------------------------------------------
 

@@ -71,9 +71,10 @@ def to_svg(picture: Picture) -> str:
 
     Raises `BackendError` where matplotlib is missing."""
     figure, written = _figure(picture), io.StringIO()
-    from matplotlib import rc_context
+    import matplotlib
 
-    with rc_context({"svg.fonttype": "path"}):
+    settings: Any = matplotlib
+    with settings.rc_context({"svg.fonttype": "path"}):
         figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", written.getvalue(), flags=re.DOTALL)
     return text[text.index("<svg") :]

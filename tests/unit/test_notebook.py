@@ -78,7 +78,7 @@ def test_a_compiled_one_shows_what_ran(rng: np.random.Generator) -> None:
     f = ema.compile(backend="numpy", schedule="scan")
     before = checked(f._repr_html_())
     assert "sizes" in before.text or "scan" in before.text
-    f(x=rng.standard_normal((3, 17, 5)), **{p: 0.25 for p in ema.params})
+    f(x=rng.standard_normal((3, 17, 5)), **dict.fromkeys(ema.params, 0.25))
     page = checked(f._repr_html_())
     assert "on the `numpy` backend" in page.text and "D=5" in page.text and "T 17" in page.text
     assert "an associative scan over t" in page.text and "svg" in page.tags
