@@ -157,6 +157,12 @@ class Recurrence:
         inside = "; ".join(shown(kind, values) for kind, values in kinds.items() if values)
         return f"<recurrence {self.name}({', '.join(self.dims)}): {inside}>"
 
+    def _repr_html_(self) -> str:
+        """Source, picture, groups and plan, for a notebook."""
+        from recurc.notebook import recurrence_html
+
+        return recurrence_html(self.ir, self.to_text())
+
 
 def load(
     path: str | PathLike[str] | None = None, *, text: str | None = None, name: str | None = None, roots: Any = None

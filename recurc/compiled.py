@@ -33,7 +33,7 @@ from recurc.arguments import (
 )  # fmt: skip
 from recurc.backends.base import Specialization
 from recurc.backends.reference import value_types
-from recurc.errors import ShapeError, UnsupportedError
+from recurc.errors import RecurcError, ShapeError, UnsupportedError
 from recurc.passes import resume
 from recurc.runtime import bound, torch_ops
 from recurc.runtime.host import HostKit, published
@@ -404,6 +404,21 @@ class Compiled:
 
     def __repr__(self) -> str:
         return f"<compiled {self._rec.name}: backend={self._options.backend!r}, schedule={self._options.schedule!r}>"
+
+    def _repr_html_(self) -> str:
+        """Picture, groups and plan of what the last call ran, or would run before there was one, for a notebook."""
+        from recurc.explain import Case
+        from recurc.notebook import compiled_html
+
+        try:
+            built = self._latest()
+        except RecurcError as unknown:
+            return compiled_html(self._rec, repr(self), None, None, [str(unknown)])
+        about = f"on the `{built.backend}` backend"
+        if built.plan is None or built.target is None:
+            return compiled_html(self._rec, about, None, None, ["every equation as written, step by step, in float64"])
+        case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target)
+        return compiled_html(self._rec, about, built.plan, case, list(self._builder.announced))
 
     # --- looking inside --------------------------------------------------------------------------------------
 

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from recurc.facts import CLASSES, Group
+from recurc.facts import CLASSES, Group, LowRank
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Apply, Const, Expr, Read, children, late_equations, walk, with_children
-from recurc.plan import Candidate, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    Candidate,
+    Chunk,
+    Convolution,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+    candidate_name,
+)
 from recurc.targets import Target
 from recurc.types import Dims, DType
+
+WIDTH = 112  # of lines, where no terminal says otherwise
+_NARROWEST = 36
+_SHORTEST_LABEL, _LONGEST_LABEL = 12, 34  # of a row in the table of costs; the plan has the whole name
+_COLUMN = " " * 16
+_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,58 +58,106 @@ class Case:
         return " · ".join(p for p in parts if p)
 
 
-def to_text(plan: Plan, case: Case) -> str:
-    """Groups, classes, schedules, costs, plan and memory, for a person."""
-    blocks = [f"{plan.recurrence.name}   {case}", _groups(plan)]
+def to_text(plan: Plan, case: Case, width: int = WIDTH) -> str:
+    """Groups, classes, schedules, costs, plan and memory, for a person, in lines of `width` characters where words and
+    formulas can be broken."""
+    width = max(width, _NARROWEST)
+    blocks = ["\n".join(_wrap(f"{plan.recurrence.name}   {case}", width, "", "  ")), _groups(plan, width)]
     if plan.candidates:
-        blocks.append(_costs(plan, case))
-    blocks += [_stages(plan), _memory(plan, case)]
+        blocks.append(_costs(plan, case, width))
+    blocks += [_stages(plan, width), _memory(plan, case, width)]
     return "\n\n".join(blocks)
 
 
-def _groups(plan: Plan) -> str:
+def _wrap(text: str, width: int, first: str, later: str) -> list[str]:
+    """`text` in lines that begin with `first`, then with `later`; words are not broken, nor is `(at PLACE)`."""
+    kept = text.replace("(at ", "(at\xa0")
+    lines = textwrap.wrap(
+        kept, width, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )
+    return [line.replace("(at\xa0", "(at ") for line in lines] or [first.rstrip()]
+
+
+def _said(title: str, text: str, width: int) -> list[str]:
+    """One entry of a group: its title in a column of its own."""
+    return _wrap(text, width, f"    {title:<11} ", f"{_COLUMN}  ")
+
+
+def _groups(plan: Plan, width: int) -> str:
     lines = ["Groups of states"]
     if not plan.analysis.groups:
-        lines.append("  none: nothing feeds back, every step is computed on its own")
+        lines += _wrap("none: nothing feeds back, every step is computed on its own", width, "  ", "    ")
     for group, chosen in zip(plan.analysis.groups, plan.schedules, strict=True):
         invariant = ", time-invariant" if group.linear_time_invariant else ""
-        lines.append(f"  {', '.join(group.states)}: class {group.cls}, {CLASSES.get(group.cls, 'unnamed')}{invariant}")
+        name = CLASSES.get(group.cls, "unnamed")
+        lines += _wrap(f"{', '.join(group.states)}: class {group.cls}, {name}{invariant}", width, "  ", "    ")
         legal = [*group.schedules, *(f"{name} (when asked for)" for name in group.on_request)]
-        lines.append(f"    legal       {', '.join(legal)}")
-        lines.append(f"    chosen      {chosen}")
-        lines += [f"    {'because' if i == 0 else '':<11} {reason}" for i, reason in enumerate(group.reasons)]
-        lines += _lifted(group)
+        lines += _said("legal", ", ".join(legal), width)
+        for i, refused in enumerate(group.refused):
+            lines += _said("" if i else "not legal", str(refused).removeprefix("no "), width)
+        lines += _said("chosen", chosen, width)
+        for i, reason in enumerate(group.reasons):
+            lines += _said("" if i else "because", str(reason), width)
+        for title, formulas in _operator(group):
+            for n, text in enumerate(formulas):
+                broken = wrapped(text, width - len(_COLUMN))
+                lines += [f"    {'' if n or k else title:<11} {line}" for k, line in enumerate(broken)]
         certificate = group.certificate
-        lines.append(f"    certificate {certificate.status} ({certificate.method})")
-        lines += [f"                {detail}" for detail in certificate.details]
+        lines += _said("certificate", f"{certificate.status} ({certificate.method})", width)
+        for detail in certificate.details:
+            lines += _said("", detail, width)
     for title, names in (("hoisted", plan.analysis.hoisted), ("sunk", plan.analysis.sunk)):
         if names:
             why = "read no state, so they leave the loop" if title == "hoisted" else "nobody feeds them back"
-            lines.append(f"  {title}: {', '.join(names)} ({why})")
+            lines += _wrap(f"{title}: {', '.join(names)} ({why})", width, "  ", "    ")
     late = late_equations(plan.recurrence)
     if late:
         names = ", ".join(o for o in plan.recurrence.outputs if o in late)
-        lines.append(f"  not causal: {names} (reads a state after the last step, so it has no value step by step)")
+        text = f"not causal: {names} (reads a state after the last step, so it has no value step by step)"
+        lines += _wrap(text, width, "  ", "    ")
     return "\n".join(lines)
 
 
-def _lifted(group: Group) -> list[str]:
-    """The operator in formulas: the element of one step, what two elements make, and the state an element gives."""
-    monoid = group.monoid
-    if monoid is None:
-        return []
-    names = [c.name for c in monoid.components]
-    guarded = any(_unguarded(n) is not n for e in (*monoid.combine, *monoid.apply) for n in walk(e))
-    blocks = (
-        ("element", _formulas(names, monoid.lift)),
-        ("combine", _formulas(names, monoid.combine)),
-        ("apply", _formulas(monoid.states, monoid.apply)),
-    )
-    lines: list[str] = []
-    for title, formulas in blocks:
-        for n, text in enumerate(formulas):
-            lines += [f"    {title if n == 0 else '':<11} {line}" for line in wrapped(text, 92)]
-    return [*lines, *(["                (where exp(-∞ - …) is 0)"] if guarded else [])]
+def _operator(group: Group) -> list[tuple[str, list[str]]]:
+    """The operator in formulas: the element of one step, what two elements make, and the state an element gives; and
+    the form that chunks of steps are products of matrices for."""
+    found: list[tuple[str, list[str]]] = []
+    if group.monoid is not None:
+        monoid = group.monoid
+        names = [c.name for c in monoid.components]
+        found.append(("element", _formulas(names, monoid.lift)))
+        found.append(("combine", _formulas(names, monoid.combine)))
+        found.append(("apply", _formulas(monoid.states, monoid.apply)))
+        found.append(("identity", [", ".join(_formulas(names, monoid.identity))]))
+        if any(_unguarded(n) is not n for e in (*monoid.combine, *monoid.apply) for n in walk(e)):
+            found[2][1].append("(where exp(-∞ - …) is 0)")
+    if group.low_rank is not None:
+        whole, parts = low_rank_formulas(group.low_rank)
+        found.append(("in chunks", [whole, *(f"{name} = {text}" for name, text in parts.items() if name != text)]))
+    return found
+
+
+def low_rank_formulas(form: LowRank) -> tuple[str, dict[str, str]]:
+    """`S = decay ∘ S[t-1] + key ⊗ (value + probe · S[t-1])`, and what decay, keys, probes and values are. `·` sums over
+    the rows; several writes have a number each."""
+    parts: dict[str, str] = {}
+    old = f"{form.state}[t-1]"
+    terms = [old]
+    if not (isinstance(form.decay, Const) and form.decay.value == 1):
+        parts["decay"], terms = formula(form.decay), [f"decay ∘ {old}"]
+    for i, write in enumerate(form.writes):
+        number = _SUBSCRIPTS[i + 1] if len(form.writes) > 1 else ""
+        key, probe, value = (f"{word}{number}" for word in ("key", "probe", "value"))
+        parts[key] = formula(write.key)
+        inner: list[str] = []
+        if write.value is not None:
+            parts[value] = formula(write.value)
+            inner.append(value)
+        if write.probe is not None:
+            parts[probe] = formula(write.probe)
+            inner.append(f"{probe} · {old}")
+        terms.append(f"{key} ⊗ " + (f"({' + '.join(inner)})" if write.probe is not None else value))
+    return f"{form.state} = {' + '.join(terms)}", parts
 
 
 def _formulas(names: Sequence[str], exprs: Sequence[Expr]) -> list[str]:
@@ -131,57 +199,68 @@ def _unguarded(node: Expr) -> Expr:
             return node
 
 
-def _costs(plan: Plan, case: Case) -> str:
-    lines = ["Schedules weighed (estimates of the cost model)"]
-    width = max(len(c.schedule) for c in plan.candidates)
-    for c in plan.candidates:
+def _costs(plan: Plan, case: Case, width: int) -> str:
+    lines = _wrap("Schedules weighed (estimates of the cost model; depth: what waits for each other)", width, "", "  ")
+    head = f"{'time':>9}  {'memory':>9}  {'work':>11}  {'depth':>7}"
+    longest = max(_SHORTEST_LABEL, min(_LONGEST_LABEL, width - len(head) - 7))
+    names = [c.schedule if len(c.schedule) <= longest else c.schedule[: longest - 1] + "…" for c in plan.candidates]
+    label = max(map(len, names))
+    beside = width - label - len(head) - 9 >= _NARROWEST
+    lines.append(f"     {'':<{label}}  {head}")
+    for c, name in zip(plan.candidates, names, strict=True):
         mark = "->" if c.chosen else "  "
-        figures = f"{_time(c.seconds):>9}  {_bytes(c.bytes_moved):>9}  {_flops(c.flops):>11}"
-        lines.append(f"  {mark} {c.schedule:<{width}}  {figures}  {c.reason}")
-    lines += [f"  {reason}" for reason in plan.reasons]
+        figures = f"{_time(c.seconds):>9}  {_bytes(c.bytes_moved):>9}  {_flops(c.flops):>11}  {c.depth:>7,}"
+        row = f"  {mark} {name:<{label}}  {figures}"
+        if beside:
+            lines += _wrap(c.reason, width, f"{row}  ", " " * (len(row) + 2))
+        else:
+            lines += [row, *_wrap(c.reason, width, "       ", "       ")]
+    for reason in plan.reasons:
+        lines += _wrap(str(reason), width, "  ", "    ")
     t = case.target
     rates = f"{t.bandwidth / 1e9:,.0f} GB/s, {t.flops / 1e9:,.0f} Gflop/s, GEMM {t.matmul_flops / 1e9:,.0f} Gflop/s"
-    lines.append(f"  {t.name}: {t.cores} {'cores' if t.kind == 'cpu' else 'SMs'}, {rates}")
+    lines += _wrap(f"{t.name}: {t.cores} {'cores' if t.kind == 'cpu' else 'SMs'}, {rates}", width, "  ", "    ")
     return "\n".join(lines)
 
 
-def _stages(plan: Plan) -> str:
+def _stages(plan: Plan, width: int) -> str:
     lines = ["Plan"]
     for number, stage in enumerate(plan.stages, 1):
-        name, what, body = describe(stage)
-        lines.append(f"  {number}. {name}: {what}")
+        name, what, body = describe(stage, width - 7)
+        lines += _wrap(f"{number}. {name}: {what}", width, "  ", "     ")
         lines += [f"       {line}" for line in body]
     return "\n".join(lines)
 
 
-def describe(stage: Stage) -> tuple[str, str, list[str]]:
-    """A stage's name, what it does in words, and its equations."""
+def describe(stage: Stage, width: int = 96) -> tuple[str, str, list[str]]:
+    """A stage's name, what it does in words, and its equations in lines of `width` characters."""
     match stage:
         case Map(body=body, over_time=over_time):
-            return "map", "all t at once" if over_time else "once per call", equation_lines(body, 96)
+            return "map", "all t at once" if over_time else "once per call", equation_lines(body, width)
         case Matmul(target=target, expr=expr):
-            return "matmul", "one matrix product for all t", [f"{target} = {formula(expr)}"]
+            return "matmul", "one matrix product for all t", wrapped(f"{target} = {formula(expr)}", width)
         case Loop(carries=carries, body=body):
             kept = ", ".join(c.name for c in carries)
-            return "loop", f"one step after another, keeping {kept}", equation_lines(body, 96)
+            return "loop", f"one step after another, keeping {kept}", equation_lines(body, width)
         case Scan(carries=carries, pre=pre, post=post, monoid=monoid):
             kept = ", ".join(c.name for c in carries)
-            lifted = [f"lift {c.name} = {formula(e)}" for c, e in zip(monoid.components, monoid.lift, strict=True)]
-            body = [*equation_lines(pre, 96), *lifted, *equation_lines(post, 96)]
+            pairs = zip(monoid.components, monoid.lift, strict=True)
+            lifted = [line for c, e in pairs for line in wrapped(f"lift {c.name} = {formula(e)}", width)]
+            body = [*equation_lines(pre, width), *lifted, *equation_lines(post, width)]
             return "scan", f"an associative scan over t for {kept} (class {monoid.cls})", body
         case Newton(carries=carries, body=body, most=most):
             kept = ", ".join(c.name for c in carries)
             what = f"all t at once for {kept}: at most {most} rounds, each a scan of the linearised equations; "
-            return "newton", f"{what}the loop for sequences that do not converge", equation_lines(body, 96)
+            return "newton", f"{what}the loop for sequences that do not converge", equation_lines(body, width)
         case Convolution(carries=carries, sources=sources, writes=writes):
             kept, driven = ", ".join(c.name for c in carries), ", ".join(sources) or "its initial value alone"
             made = ", ".join(writes) or "the last state"
             what = f"all t at once, by the response of {kept} to an impulse: from {driven} to {made}"
-            return "convolution", what, equation_lines(stage.body, 96)
+            return "convolution", what, equation_lines(stage.body, width)
         case Chunk(form=form, body=body):
             over = f"rows {', '.join(form.rows)}, columns {', '.join(form.columns)}"
             what = "a triangular system and products of matrices" if form.corrects else "products of matrices"
-            return "chunk", f"chunks of steps by {what}, keeping {form.state} ({over})", equation_lines(body, 96)
+            return "chunk", f"chunks of steps by {what}, keeping {form.state} ({over})", equation_lines(body, width)
 
 
 def memory(plan: Plan, case: Case) -> dict[str, int]:
@@ -218,20 +297,16 @@ def residual_bytes_per_step(plan: Plan, case: Case) -> int:
     return sum(case.bytes(s.dims, s.dtype) for s in states)
 
 
-def _memory(plan: Plan, case: Case) -> str:
+def _memory(plan: Plan, case: Case, width: int) -> str:
     parts = [f"{name} {_bytes(size)}" for name, size in memory(plan, case).items() if size]
     residual = residual_bytes_per_step(plan, case)
-    return "\n".join(
-        [
-            "Memory",
-            f"  {', '.join(parts)}",
-            f"  states a backward pass would keep, beside inputs and outputs: {_bytes(residual)} per step and sequence",
-        ]
-    )
+    kept = f"states a backward pass would keep, beside inputs and outputs: {_bytes(residual)} per step and sequence"
+    return "\n".join(["Memory", *_wrap(", ".join(parts), width, "  ", "    "), *_wrap(kept, width, "  ", "    ")])
 
 
 def to_json(plan: Plan, case: Case) -> dict[str, Any]:
     """The same as data; the field names are part of the command line's contract."""
+    late = late_equations(plan.recurrence)
     return {
         "recurrence": plan.recurrence.name,
         "sizes": dict(case.sizes),
@@ -239,31 +314,73 @@ def to_json(plan: Plan, case: Case) -> dict[str, Any]:
         "steps": case.steps,
         "dtype": case.real.value,
         "target": case.target.name,
+        "target_figures": asdict(case.target),
         "groups": [
-            {
-                "states": list(g.states),
-                "class": g.cls,
-                "linear_time_invariant": g.linear_time_invariant,
-                "schedules": list(g.schedules),
-                "on_request": list(g.on_request),
-                "chosen": chosen,
-                "reasons": [str(r) for r in g.reasons],
-                "certificate": {
-                    "method": g.certificate.method,
-                    "status": g.certificate.status,
-                    "details": list(g.certificate.details),
-                },
-            }
-            for g, chosen in zip(plan.analysis.groups, plan.schedules, strict=True)
+            _group_json(plan, g, chosen) for g, chosen in zip(plan.analysis.groups, plan.schedules, strict=True)
         ],
         "hoisted": list(plan.analysis.hoisted),
         "sunk": list(plan.analysis.sunk),
+        "not_causal": [o for o in plan.recurrence.outputs if o in late],
         "plan": [_stage_json(stage) for stage in plan.stages],
         "memory": memory(plan, case),
         "residual_bytes_per_step": residual_bytes_per_step(plan, case),
         "cost": {c.schedule: _cost_json(c) for c in plan.candidates},
         "reasons": [str(r) for r in plan.reasons],
     }
+
+
+def _group_json(plan: Plan, group: Group, chosen: str) -> dict[str, Any]:
+    weighed = {c.schedule: c for c in plan.candidates}
+    named = {s: weighed.get(candidate_name(plan.analysis, group, s)) for s in (*group.schedules, *group.on_request)}
+    certificate = group.certificate
+    return {
+        "states": list(group.states),
+        "class": group.cls,
+        "class_in_words": CLASSES.get(group.cls, "unnamed"),
+        "linear_time_invariant": group.linear_time_invariant,
+        "schedules": list(group.schedules),
+        "on_request": list(group.on_request),
+        "refused": [str(r) for r in group.refused],
+        "chosen": chosen,
+        "candidates": {s: _cost_json(c) for s, c in named.items() if c is not None},
+        "reasons": [str(r) for r in group.reasons],
+        "operator": _operator_json(group),
+        "low_rank": _low_rank_json(group),
+        "certificate": {
+            "method": certificate.method,
+            "status": certificate.status,
+            "details": list(certificate.details),
+        },
+    }
+
+
+def _operator_json(group: Group) -> dict[str, Any] | None:
+    """The lifted operator as formulas by component (`apply`: by state); `a₁` is of the earlier element."""
+    monoid = group.monoid
+    if monoid is None:
+        return None
+
+    def formulas(names: Sequence[str], exprs: Sequence[Expr]) -> dict[str, str]:
+        texts = _formulas(names, exprs)
+        return {name: text.removeprefix(f"{name} = ") for name, text in zip(names, texts, strict=True)}
+
+    names = [c.name for c in monoid.components]
+    return {
+        "components": {c.name: list(c.dims) for c in monoid.components},
+        "element": formulas(names, monoid.lift),
+        "combine": formulas(names, monoid.combine),
+        "apply": formulas(monoid.states, monoid.apply),
+        "identity": formulas(names, monoid.identity),
+    }
+
+
+def _low_rank_json(group: Group) -> dict[str, Any] | None:
+    form = group.low_rank
+    if form is None:
+        return None
+    whole, parts = low_rank_formulas(form)
+    dims = {"shared": list(form.shared), "rows": list(form.rows), "columns": list(form.columns)}
+    return {"state": form.state, **dims, "formula": whole, "where": parts}
 
 
 def _stage_json(stage: Stage) -> dict[str, Any]:
@@ -276,6 +393,7 @@ def _cost_json(c: Candidate) -> dict[str, Any]:
         "seconds": c.seconds,
         "bytes_moved": c.bytes_moved,
         "flops": c.flops,
+        "depth": c.depth,
         "reason": c.reason,
         "chosen": c.chosen,
     }

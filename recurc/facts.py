@@ -151,3 +151,5 @@ CLASSES = {
     "NL-f": "nonlinear, full Jacobian",
     "QP": "polynomial, not closed",
 }
+
+NONLINEAR = ("NL-d", "NL-b", "NL-f", "QP")  # the classes that do not compose

@@ -46,6 +46,11 @@ _INFIX = {
 _TIGHT = 9
 
 
+def operator(op: str) -> str:
+    """An operator as it is written: `>` for `gt`, `tanh` for `tanh`."""
+    return "*" if op == "mul" else _INFIX[op][1].strip() if op in _INFIX else op
+
+
 def formula(expr: Expr) -> str:
     """`expr` on one line, with as few brackets as its meaning allows."""
     return _text(expr, 0)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from recurc.facts import Analysis, LowRank, Monoid, Reason
+from recurc.facts import Analysis, Group, LowRank, Monoid, Reason
 from recurc.ir import Contract, Equation, Expr, Read, Recurrence, children, walk
 from recurc.ops import apply
 from recurc.types import Dims, DType, Kind
@@ -254,6 +254,11 @@ class Candidate:
     depth: int
     reason: str
     chosen: bool = False
+
+
+def candidate_name(analysis: Analysis, group: Group, schedule: str) -> str:
+    """What the candidate of a group's schedule is called: with its states, where there are several groups."""
+    return schedule if len(analysis.groups) == 1 else f"{', '.join(group.states)}: {schedule}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import click
@@ -18,6 +19,8 @@ from recurc.cli.options import (
     sizes_option,
     steps_option,
 )
+
+_WIDEST = 140  # longer lines are hard to read
 
 
 @click.command("explain")
@@ -56,12 +59,16 @@ def command(
     if dump_after:
         return _dump(rec, dump_after)
     from recurc.cli.cases import case_for
-    from recurc.explain import to_json, to_text
+    from recurc.explain import WIDTH, to_json, to_text
     from recurc.passes import make_plan
 
     case = case_for(rec, sizes, batch, steps, dtype, target)
     plan = make_plan(rec, case.sizes, batch, steps, case.real, case.target, schedule, prove)
-    click.echo(json.dumps(to_json(plan, case), indent=2, ensure_ascii=False) if as_json else to_text(plan, case))
+    if as_json:
+        click.echo(json.dumps(to_json(plan, case), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        columns = shutil.get_terminal_size((WIDTH, 24)).columns
+        click.echo(to_text(plan, case, min(columns, _WIDEST)))
     return OK
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from recurc.facts import Analysis
 from recurc.ir import Recurrence
+from recurc.passes.advice import with_advice
 from recurc.passes.bounds import BOUNDS
 from recurc.passes.canonicalize import CANONICALIZE, DROP_DEAD, SHARE
 from recurc.passes.classify import classify
@@ -46,7 +47,7 @@ def analyze(rec: Recurrence, prove: bool = False) -> Analysis:
 
 
 def _analysis(core: Recurrence, prove: bool) -> Analysis:
-    analysis = with_convolution(core, with_products(core, classify(core)))
+    analysis = with_advice(core, with_convolution(core, with_products(core, classify(core))))
     if not prove:
         return analysis
     from recurc.passes.certify import certify  # brings SymPy, which nobody else needs

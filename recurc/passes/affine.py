@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from recurc.build import reduce
+from recurc.formula import operator
 from recurc.ir import (
     Apply,
     Broadcast,
@@ -181,10 +182,10 @@ class Forms:
                 return form
         rule = OPS[node.op].affine
         moving = [f for f in forms if isinstance(f, Linear)]
-        who = self._who(moving[0])
+        who, op = self._who(moving[0]), operator(node.op)
         if rule is Affine.DISCONTINUOUS:
             return Nonlinear(
-                f"{who} reaches `{node.op}`, a threshold or rounding, so the update is not affine in the state",
+                f"{who} reaches `{op}`, a threshold or rounding, so the update is not affine in the state",
                 node.span,
             )
         if node.op == "cast":
@@ -216,9 +217,9 @@ class Forms:
             case Affine.REAL_LINEAR:
                 return mixed(moving[0], Mix("real-linear", (), span=node.span))
             case Affine.ORDER:
-                return Nonlinear(f"{who} reaches `{node.op}`, which is not affine", node.span)
+                return Nonlinear(f"{who} reaches `{op}`, which is not affine", node.span)
             case _:
-                return Nonlinear(f"{who} reaches `{node.op}`, so the update is nonlinear in the state", node.span)
+                return Nonlinear(f"{who} reaches `{op}`, so the update is nonlinear in the state", node.span)
 
     def _who(self, form: Form) -> str:
         if isinstance(form, Linear) and form.coefs:

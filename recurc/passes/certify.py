@@ -61,7 +61,7 @@ def certificate_of(rec: Recurrence, monoid: Monoid) -> Certificate:
         "apply(combine(e1, e2), s) = apply(e2, apply(e1, s)) for generic elements",
         "combine is associative",
         "the identity is neutral on both sides",
-        f"by SymPy at dims of size 2, in {cases} case{'s' * (cases != 1)}",
+        f"by SymPy for finite values at dims of size 2, in {cases} case{'s' * (cases != 1)}",
         random,
     )
     return Certificate("symbolic", "proved", details)

@@ -27,10 +27,11 @@ class Decayed:
 
 @dataclass(frozen=True)
 class Unsigned:
-    """Where a factor stands that may be negative: with its absolute value the update would be of this kind."""
+    """Where a factor stands that may be negative, and by what `cure` the update would be of this kind."""
 
     text: str
     span: Span | None
+    cure: str
 
 
 Value = Free | Decayed | Unsigned | None
@@ -66,7 +67,7 @@ class _Interpreter:
                 if name == self._state and lag:
                     return Decayed(None, one(expr.dtype), None)
                 return None if lag else self.equation(name)
-            case Apply(op="mul" | "div" | "max" | "min"):
+            case Apply(op="mul" | "div" | "max" | "min" | "neg"):
                 return self._applied(expr)
             case Reaxis(arg=arg) if reorders_only(expr):
                 return self.value(arg)
@@ -89,6 +90,9 @@ class _Interpreter:
                 return unsigned
             case "div", [Unsigned(), Free()]:
                 return unsigned
+            case "neg", [Decayed()]:
+                text = f"{shown(self._state)} is negated, where a maximum and a minimum change places"
+                return Unsigned(text, node.span, "without the sign")
             case _:
                 return None
 
@@ -98,6 +102,7 @@ class _Interpreter:
                 f"{shown(self._state)} is multiplied by a value that may be negative, where a maximum and a minimum "
                 "change places",
                 span,
+                "with `abs` or `exp` of that value",
             )
         factor = by if op == "mul" and is_number(d.factor, 1) else apply(op, d.factor, by)
         return Decayed(d.join, factor, None if d.offset is None else apply(op, d.offset, by))

@@ -270,6 +270,8 @@ def moebius_monoid(state: State, entries: tuple[Expr, Expr, Expr, Expr], taken: 
 
 def _finite(p: Expr, q: Expr, r: Expr, s: Expr) -> tuple[Expr, ...]:
     """A matrix whose last entry alone is infinite as one that maps everything to 0, as the step itself does."""
+    if isinstance(s, Const) and abs(s.value) < math.inf:
+        return p, q, r, s
     infinite, dtype = Const(math.inf, s.dtype), s.dtype
     others = apply("max", apply("max", apply("abs", p), apply("abs", q)), apply("abs", r))
     gone = apply("and", apply("eq", apply("abs", s), infinite), apply("ne", others, infinite))

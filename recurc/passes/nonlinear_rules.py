@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from recurc.facts import Group, Reason
+from recurc.facts import NONLINEAR, Group, Reason
 from recurc.ir import Contract, Expr, Gather, Linalg, Reaxis, Reduce, Unfold, reads, walk
-from recurc.passes.advice import advice
 from recurc.passes.affine import Forms, Free, Nonlinear, reorders_only, shown
 from recurc.passes.newton import refusal
 from recurc.passes.polynomial import degree
@@ -18,7 +17,7 @@ from recurc.types import Dims, Kind
 
 def frozen_group(scene: Scene, members: tuple[str, ...], held: tuple[str, ...], inside: list[Group]) -> Group | None:
     """CF, if the groups that remain when the `held` states are known have a class of their own."""
-    if any(g.cls in ("NL-d", "NL-b", "NL-f", "QP") for g in inside):
+    if any(g.cls in NONLINEAR for g in inside):
         return None
     names, rest = ", ".join(held), ", ".join(f"{', '.join(g.states)} is {g.cls}" for g in inside)
     text = f"{names} changes only at the start of a chunk of steps; within one, where it is known, {rest}"
@@ -28,7 +27,7 @@ def frozen_group(scene: Scene, members: tuple[str, ...], held: tuple[str, ...], 
 
 def nonlinear_group(scene: Scene, members: tuple[str, ...], forms: Forms, why: Nonlinear) -> Group:
     """FS, QP, or NL by the sparsity of the Jacobian."""
-    reasons = [Reason(why.text, why.span)]
+    reasons = [Reason(why.text, why.span or scene.span(members[0]))]
     mixing = _mixing(scene, members, forms)
     if mixing is not None:
         dims, span = mixing
@@ -51,8 +50,7 @@ def nonlinear_group(scene: Scene, members: tuple[str, ...], forms: Forms, why: N
         cls, n = "NL-b", len(members)
         text = f"every element feeds only itself, so the Jacobian is made of {n}x{n} blocks"
         reasons.append(Reason(text, scene.span(members[0])))
-    more = advice(scene, members, forms)
-    return _with_newton(scene, Group(members, cls, LOOP, False, (*reasons, *([more] if more else []))))
+    return _with_newton(scene, Group(members, cls, LOOP, False, tuple(reasons)))
 
 
 def _with_newton(scene: Scene, group: Group) -> Group:

@@ -24,7 +24,7 @@ from recurc.passes.cost import (
 from recurc.passes.linear_parts import depending
 from recurc.passes.newton import refusal
 from recurc.passes.work import Work, group_work, needed
-from recurc.plan import Candidate, Map, Matmul, Plan
+from recurc.plan import Candidate, Map, Matmul, Plan, candidate_name
 from recurc.targets import Target
 from recurc.types import DType
 
@@ -75,11 +75,10 @@ def choose(
         schedules.append(chosen)
         parts = _parts(rec, work, group, shape, target) if chosen == "chunkwise" else ()
         runs += [(part, name) for part, name, _ in parts] or [(group, chosen)]
-        label = "" if len(analysis.groups) == 1 else f"{', '.join(group.states)}: "
         for name, estimate in weighed.items():
             why = _why(name, chosen, bool(forced.get(group.states)), weighed, group, held_back.get(name))
             cost = (estimate.seconds, estimate.bytes_moved, estimate.flops, estimate.depth)
-            candidates.append(Candidate(f"{label}{name}", *cost, why, name == chosen))
+            candidates.append(Candidate(candidate_name(analysis, group, name), *cost, why, name == chosen))
         reasons.extend(_reasons(group, chosen, forced.get(group.states), work, shape, target))
         if parts:
             reasons.append(Reason(_order(parts)))

@@ -9,7 +9,9 @@ _FILL = {
     Kind.PARAM: "#f2f2ee",
     Kind.BEFORE: "#eef6ff",
     Kind.PARALLEL: "#e3f6ea",
-    Kind.SERIAL: "#fff1dc",
+    Kind.CHUNKED: "#dcf3f4",
+    Kind.SERIAL: "#fdf6cf",
+    Kind.NONLINEAR: "#fff1dc",
     Kind.AFTER: "#f5effc",
     Kind.OUTPUT: "#d9ccf0",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,17 +39,21 @@ FILL = {
     Kind.PARAM: ("#f2f2ee", "#9a9a8c"),
     Kind.BEFORE: ("#eef6ff", "#7fb0dc"),
     Kind.PARALLEL: ("#e3f6ea", "#2f9e62"),
-    Kind.SERIAL: ("#fff1dc", "#e08a1e"),
+    Kind.CHUNKED: ("#dcf3f4", "#1f8a94"),
+    Kind.SERIAL: ("#fdf6cf", "#b39b12"),
+    Kind.NONLINEAR: ("#fff1dc", "#e08a1e"),
     Kind.AFTER: ("#f5effc", "#a586d0"),
     Kind.OUTPUT: ("#7c5cb8", "#7c5cb8"),
 }
 WORDS = {
     Kind.INPUT: "input, one value per step",
     Kind.PARAM: "param, the same at every step",
-    Kind.BEFORE: "needs no state: done for all t at once, or beside the states",
-    Kind.PARALLEL: "states with an associative operator: may run in parallel over t",
-    Kind.SERIAL: "states without an associative operator: one step after another",
-    Kind.AFTER: "nobody feeds it back: leaves the recurrence",
+    Kind.BEFORE: "hoisted: needs no state, done for all t at once or beside the states",
+    Kind.PARALLEL: "states with an associative operator: may be scanned over t",
+    Kind.CHUNKED: "states that may go in chunks of steps or as one convolution",
+    Kind.SERIAL: "states that compose, but not cheaply: one step after another",
+    Kind.NONLINEAR: "nonlinear states: one step after another",
+    Kind.AFTER: "sunk: nobody feeds it back, leaves the recurrence",
     Kind.OUTPUT: "output",
 }
 MARGIN = 26.0
@@ -57,6 +63,24 @@ def draw(picture: Picture, path: Path) -> None:
     """Write the picture to `path`; the suffix (.svg, .png, .pdf) is the format.
 
     Raises `BackendError` where matplotlib is missing, `OSError` where the file cannot be written."""
+    _figure(picture).savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def to_svg(picture: Picture) -> str:
+    """The picture as an `<svg>` element for a page: text as outlines, no scripts, nothing from elsewhere.
+
+    Raises `BackendError` where matplotlib is missing."""
+    figure, written = _figure(picture), io.StringIO()
+    import matplotlib
+
+    settings: Any = matplotlib
+    with settings.rc_context({"svg.fonttype": "path"}):
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", written.getvalue(), flags=re.DOTALL)
+    return text[text.index("<svg") :]
+
+
+def _figure(picture: Picture) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -82,7 +106,7 @@ def draw(picture: Picture, path: Path) -> None:
     for box in picture.boxes:
         _draw_box(axes, box, layout.boxes[box.key])
     _draw_footer(axes, picture, footer, -left + MARGIN, width - 2 * MARGIN)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return figure
 
 
 def _text(
@@ -163,21 +187,9 @@ def _draw_routes(axes: Axes, layout: Layout) -> None:
                 path=_curve(route), arrowstyle="-|>", mutation_scale=9, color=LINE_COLOUR, lw=1.1, fill=False, zorder=2
             )
         )
-        if route.arrow.label:
-            (x0, y0), (x1, y1) = route.points[0], route.points[1]
-            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none"}
-            _text(
-                axes,
-                (x0 + x1) / 2,
-                (y0 + y1) / 2,
-                route.arrow.label,
-                SMALL,
-                colour=INK,
-                mono=True,
-                ha="center",
-                va="center",
-                bbox=box,
-            )
+    box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none"}
+    for label in layout.labels:
+        _text(axes, label.x, label.y, label.text, SMALL, mono=True, ha="center", va="center", bbox=box)
 
 
 def _curve(route: Route) -> Any:

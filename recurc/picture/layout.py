@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from recurc.picture.model import Arrow, Box, Kind, Picture
+from recurc.picture.model import Arrow, Box, Kind, Picture, some
 
 MONO = 9.5  # the size of equations
 MONO_WIDTH = 0.602  # of a character of the monospaced font, by its size
@@ -18,6 +18,7 @@ ROW_GAP = 13.0
 LOOP_HEIGHT = 34.0  # room above a group for its feedback arrow
 LOOP_SPAN = 0.56  # of the width of its box
 LOOP_BEND = 18.0  # the corners of that arrow
+_APART = 12.0  # lines of labels
 _LANE = 6.0  # the height of a lane an arrow takes through a column it only passes
 
 
@@ -52,9 +53,19 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """What arrows carry, once for those that leave a box together; `x`, `y` is the middle of the text."""
+
+    text: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     boxes: dict[str, Rect]
     routes: tuple[Route, ...]
+    labels: tuple[Label, ...]
     width: float
     height: float
 
@@ -88,6 +99,7 @@ def arrange(picture: Picture) -> Layout:
         nodes[columns[box.key]].append(box.key)
     for lane, column in lanes.items():
         nodes[column].append(lane)
+    carried = _carried(picture.arrows, chains)
     links = {(a, b) for chain in chains for a, b in pairwise(chain)}
     _order(nodes, links)
     sizes = {b.key: size(b) for b in picture.boxes} | dict.fromkeys(lanes, (0.0, _LANE))
@@ -102,14 +114,14 @@ def arrange(picture: Picture) -> Layout:
             left = x + (width - own) * (1.0 if columns.get(n) == 0 else 0.0 if columns.get(n) == last else 0.5)
             rects[n] = Rect(left, middles[n] - sizes[n][1] / 2, own, sizes[n][1])
         right = x + width
-        labels = [a.label for a in picture.arrows if columns[a.source] == number]
-        x = right + max([COLUMN_GAP, *(MONO_WIDTH * SMALL * len(label) + 46 for label in labels)])
+        labels = [text for (source, _), text in carried.items() if columns[source] == number]
+        x = right + max([COLUMN_GAP, *(MONO_WIDTH * SMALL * len(text) + 46 for text in labels)])
     low = min((r.y for r in rects.values()), default=0.0)
     high = max((r.top + room.get(n, 0.0) for n, r in rects.items()), default=0.0)
     rects = {n: Rect(r.x, r.y - low, r.width, r.height) for n, r in rects.items()}
     routes = _routes(chains, rects, picture.arrows)
     boxes = {b.key: rects[b.key] for b in picture.boxes}
-    return Layout(boxes, routes, right, high - low)
+    return Layout(boxes, routes, _labels(carried, chains, routes), right, high - low)
 
 
 def _columns(picture: Picture) -> dict[str, int]:
@@ -132,6 +144,31 @@ def _chains(picture: Picture, columns: dict[str, int]) -> tuple[list[list[str]],
             lanes[f"lane:{a.source}:{c}"] = c
         chains.append([a.source, *(f"lane:{a.source}:{c}" for c in between), a.target])
     return chains, lanes
+
+
+def _carried(arrows: tuple[Arrow, ...], chains: list[list[str]]) -> dict[tuple[str, str], str]:
+    """What is written where arrows leave a box, by the box and where they go first."""
+    names: dict[tuple[str, str], dict[str, None]] = {}
+    for arrow, chain in zip(arrows, chains, strict=True):
+        if arrow.names:
+            names.setdefault((chain[0], chain[1]), {}).update(dict.fromkeys(arrow.names))
+    return {key: some(list(found)) for key, found in names.items()}
+
+
+def _labels(
+    carried: dict[tuple[str, str], str], chains: list[list[str]], routes: tuple[Route, ...]
+) -> tuple[Label, ...]:
+    """Each in the middle of the first part of its arrows, moved down as far as the one above it asks for."""
+    first = {(c[0], c[1]): r.points[:2] for c, r in zip(chains, routes, strict=True)}
+    wanted = [(first[key], text) for key, text in carried.items()]
+    placed: list[Label] = []
+    for ((x0, y0), (x1, y1)), text in sorted(wanted, key=lambda w: -(w[0][0][1] + w[0][1][1])):
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        for other in placed:
+            if 2 * abs(x - other.x) < MONO_WIDTH * SMALL * (len(text) + len(other.text)) and abs(y - other.y) < _APART:
+                y = other.y - _APART
+        placed.append(Label(text, x, y))
+    return tuple(placed)
 
 
 def _order(nodes: list[list[str]], links: set[tuple[str, str]]) -> None:

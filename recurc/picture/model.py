@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from recurc.facts import CLASSES, Group
+from recurc.facts import CLASSES, NONLINEAR, Group
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Equation, Expr, Recurrence, reads
 from recurc.plan import Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
@@ -19,8 +19,10 @@ class Kind(Enum):
     INPUT = "input"
     PARAM = "param"
     BEFORE = "needs no state: leaves the recurrence"
-    PARALLEL = "states that may run in parallel over t"
+    PARALLEL = "states that may be scanned"
+    CHUNKED = "states that are parallel over t without a scan"
     SERIAL = "states that go one step after another"
+    NONLINEAR = "nonlinear states, which go one step after another"
     AFTER = "fed back by nobody: leaves the recurrence"
     OUTPUT = "output"
 
@@ -40,11 +42,15 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """`target` reads what `source` makes; the label names it where the source makes several things."""
+    """`target` reads what `source` makes; `names` says what, where the source is no input or param."""
 
     source: str
     target: str
-    label: str = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return some(list(self.names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ def picture(plan: Plan, subtitle: str = "") -> Picture:
             source = made.get(name)
             if source is not None and source != part.box.key:
                 by_source.setdefault(source, []).append(name)
-        arrows += [Arrow(source, part.box.key, _label(source, names)) for source, names in by_source.items()]
+        arrows += [Arrow(source, part.box.key, _names(source, names)) for source, names in by_source.items()]
     for name in rec.outputs:
         if name in made:
             dims = next((b.dims for b in plan.buffers if b.name == name and b.role is Role.OUTPUT), ())
@@ -111,13 +117,12 @@ def _dims(dims: Dims) -> str:
     return show_dims(dims) if dims else ""
 
 
-def _label(source: str, names: list[str]) -> str:
-    if source.startswith(("in:", "param:")):
-        return ""
-    return _some(list(dict.fromkeys(names)))
+def _names(source: str, names: list[str]) -> tuple[str, ...]:
+    return () if source.startswith(("in:", "param:")) else tuple(dict.fromkeys(names))
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first four names."""
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
@@ -204,7 +209,7 @@ def _split(
     parts: list[_Part] = []
     before = tuple(e for e in body if e.name not in owner and e.name not in stateful)
     if before:
-        parts.append(_plain(f"stage{number}:before", Kind.BEFORE, "needs no state", before, how))
+        parts.append(_plain(f"stage{number}:before", Kind.BEFORE, "hoisted: needs no state", before, how))
     for i, group in groups:
         inside = tuple(e for e in body if owner.get(e.name) == i)
         defines = frozenset(e.name for e in inside)
@@ -213,7 +218,7 @@ def _split(
         parts.append(_Part(_group_box(plan, number, i, group, inside), defines, wanted))
     after = tuple(e for e in body if e.name not in owner and e.name in stateful)
     if after:
-        parts.append(_plain(f"stage{number}:after", Kind.AFTER, "fed back by nobody", after, how))
+        parts.append(_plain(f"stage{number}:after", Kind.AFTER, "sunk: fed back by nobody", after, how))
     return parts
 
 
@@ -246,13 +251,22 @@ def _group_box(plan: Plan, number: int, index: int, group: Group, inside: tuple[
     note = wrapped("before the first step: " + ", ".join(starts), 52)
     return Box(
         f"stage{number}:group{index}",
-        Kind.PARALLEL if set(group.schedules) - {"sequential"} else Kind.SERIAL,
+        _kind(group),
         ("states " if len(group.states) > 1 else "state ") + _group_name(group),
-        f"{CLASSES.get(group.cls, group.cls)} · {how}",
+        f"{group.cls}, {CLASSES.get(group.cls, 'unnamed class')} · {how}",
         tuple(equation_lines(inside)),
         "\n".join(line.strip() for line in note),
-        _some([f"{n}[t-1]" for n in fed_back]),
+        some([f"{n}[t-1]" for n in fed_back]),
     )
+
+
+def _kind(group: Group) -> Kind:
+    """The colour of a group: by what its class allows, not by what was chosen."""
+    if group.cls in NONLINEAR:
+        return Kind.NONLINEAR
+    if "scan" in group.schedules:
+        return Kind.PARALLEL
+    return Kind.CHUNKED if {*group.schedules} - {"sequential"} else Kind.SERIAL
 
 
 def _fed_back(rec: Recurrence, group: Group) -> list[str]:
@@ -266,5 +280,6 @@ def _group_name(group: Group) -> str:
 
 
 def _why(group: Group) -> str:
-    reasons = "; ".join(r.text.rstrip(".").replace("`", "") for r in group.reasons[:2])
+    told = (*group.reasons[:1], *group.reasons[-1:]) if group.cls in NONLINEAR else group.reasons[:2]
+    reasons = "; ".join(r.text.rstrip(".").replace("`", "") for r in dict.fromkeys(told))
     return f"{group.cls}, {CLASSES.get(group.cls, 'unnamed class')}" + (f": {reasons}" if reasons else "")

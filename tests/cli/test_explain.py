@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,79 @@ def test_explain_json_keeps_the_contract(recurc: Invoke) -> None:
     assert group["reasons"] and {"method", "status"} <= group["certificate"].keys()
     assert data["residual_bytes_per_step"] == 8 * 16 * 4
     assert {"sequential", "scan"} <= data["cost"].keys()
+
+
+GROUP = {
+    "states": list, "class": str, "class_in_words": str, "linear_time_invariant": bool, "schedules": list,
+    "on_request": list, "refused": list, "chosen": str, "candidates": dict, "reasons": list,
+    "operator": (dict, type(None)), "low_rank": (dict, type(None)), "certificate": dict,
+}  # fmt: skip
+WHOLE = {
+    "recurrence": str, "sizes": dict, "batch": int, "steps": int, "dtype": str, "target": str, "target_figures": dict,
+    "groups": list, "hoisted": list, "sunk": list, "not_causal": list, "plan": list, "memory": dict,
+    "residual_bytes_per_step": int, "cost": dict, "reasons": list,
+}  # fmt: skip
+WEIGHED = {"seconds": float, "bytes_moved": float, "flops": float, "depth": int, "reason": str, "chosen": bool}
+
+
+def has(data: dict[str, Any], fields: dict[str, Any]) -> None:
+    assert data.keys() == fields.keys()
+    for name, kind in fields.items():
+        assert isinstance(data[name], (int, float) if kind is float else kind), (name, data[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["ema", "lstm", "gated_delta_net", "gated_delta_product", "aaren", "s4d", "kalman_filter", "dfa", "sru"]
+)
+def test_explain_json_is_complete_and_nothing_else_is_on_stdout(recurc: Invoke, name: str) -> None:
+    got = recurc("explain", f"zoo:{name}", "--json", "-B", "2", "-T", "64")
+    data = json.loads(got.out, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    has(data, WHOLE)
+    for group in data["groups"]:
+        has(group, GROUP)
+        assert group["candidates"].keys() == {*group["schedules"], *group["on_request"]}
+        assert [s for s, c in group["candidates"].items() if c["chosen"]] == [group["chosen"]]
+        assert (group["operator"] is not None) == ("scan" in group["schedules"])
+        assert (group["low_rank"] is not None) == ("chunkwise" in group["schedules"])
+        if group["operator"] is not None:
+            parts = group["operator"]
+            assert parts["element"].keys() == parts["combine"].keys() == parts["identity"].keys()
+            assert parts["apply"].keys() == {*group["states"]}
+    for weighed in [*data["cost"].values(), *(c for g in data["groups"] for c in g["candidates"].values())]:
+        has(weighed, WEIGHED)
+    assert all({"stage", "what", "equations", "writes"} == stage.keys() for stage in data["plan"])
+
+
+def test_the_operator_is_there_in_formulas(recurc: Invoke) -> None:
+    (group,) = json.loads(recurc("explain", "zoo:gated_delta_net", "--json").out)["groups"]
+    form = group["low_rank"]
+    assert form["formula"] == "S = decay ∘ S[t-1] + key ⊗ (value + probe · S[t-1])"
+    assert form["where"].keys() == {"decay", "key", "probe", "value"}
+    assert (form["rows"], form["columns"]) == (["K"], ["V"])
+    assert form["formula"] in recurc("explain", "zoo:gated_delta_net").out
+    (group,) = json.loads(recurc("explain", "zoo:ema", "--json").out)["groups"]
+    assert group["operator"]["combine"] == {"a": "a₂·a₁", "b": "a₂·b₁ + b₂"}
+    assert group["operator"]["identity"] == {"a": "1", "b": "0"}
+
+
+@pytest.mark.parametrize("columns", ["30", "60", "100", "400"])
+@pytest.mark.parametrize("name", ["s4d", "gated_delta_product", "clockwork_rnn"])
+def test_lines_fit_the_terminal(recurc: Invoke, monkeypatch: pytest.MonkeyPatch, columns: str, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    text = recurc("explain", f"zoo:{name}").out
+    assert "Schedules weighed" in text and "depth" in text
+    width = min(max(int(columns), 61), 140)
+    long = [line for line in text.splitlines() if len(line) > width and len(line.split()) > 3]
+    assert not [line for line in long if "·" not in line], long  # a product of long names has no place to break
+
+
+def test_every_candidate_has_its_depth_and_its_reason(recurc: Invoke) -> None:
+    text = recurc("explain", "zoo:s4d", "-T", "1000").out
+    table = text[text.index("Schedules weighed") : text.index("Plan")].splitlines()
+    for name in ("sequential", "scan", "convolution"):
+        (row,) = [line for line in table if line.split()[0:1] == [name] or line.split()[1:2] == [name]]
+        assert re.search(r" (B|kB|MB|GB) .*flop +[\d,]+ +limited by ", row + " " + table[table.index(row) + 1]), row
+    assert "1,000" in text
 
 
 def test_the_target_decides_the_schedule(recurc: Invoke, ema: Path) -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
-import linecache
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,28 +11,14 @@ import recurc
 from recurc.compiled import CALL_OPTIONS, Compiled
 from recurc.passes.schedule import KNOWN
 from recurc.runtime.choose import BACKENDS
+from tests.docs import blocks
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 PAGE = FILE.read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(python|text)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def test_every_block_prints_what_the_page_says() -> None:
-    scope: dict[str, Any] = {"__name__": "page"}
-    compared = 0
-    for i, (kind, code) in enumerate(BLOCKS):
-        if kind == "text":
-            assert BLOCKS[i - 1][0] == "python", "a text block stands below the code that prints it"
-            continue
-        name = f"<{FILE.name}, block {i}>"
-        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)  # tracing reads the source
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            exec(compile(code, name, "exec"), scope)  # a page of this repository
-        shown = BLOCKS[i + 1][1] if BLOCKS[i + 1 : i + 2] and BLOCKS[i + 1][0] == "text" else ""
-        assert out.getvalue() == shown
-        compared += bool(shown)
-    assert compared >= 7
+    assert blocks.check(FILE) >= 7
 
 
 def test_the_options_are_named_in_their_order() -> None:

@@ -63,6 +63,15 @@ def test_an_infinite_shift_lasts_for_one_step(bad: float, rng: np.random.Generat
     agree(rec, given)
 
 
+def test_a_fraction_with_an_infinite_denominator_is_zero_and_goes_on_from_there(rng: np.random.Generator) -> None:
+    """No proof sees this, for proofs are about finite values; the lifted element has a choice of its own for it."""
+    rec = CASES["quotient"].rec
+    given = arrays(rec, rng, 2, 70)
+    given["z"][:, rng.integers(0, 70, 5)] = np.inf
+    given["z"][0, rng.integers(0, 70, 5)] = -np.inf
+    agree(rec, given)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("case", [c for c, v in CASES.items() if v.cls == "SEG"])
 def test_nothing_leaks_over_a_reset(case: str, bad: float, rng: np.random.Generator) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from recurc.facts import Monoid
-from recurc.ir import Apply, Const, Expr, Recurrence, Size, rewrite, walk
-from recurc.ops import apply, cast, convert
+from recurc.ir import Apply, Const, Expr, Read, Recurrence, Size, rewrite, walk
+from recurc.ops import OPS, apply, cast, convert
 from recurc.passes import analyze, core_form
 from recurc.passes.certify import certificate_of, randomised_error
 from recurc.types import DType
@@ -123,21 +123,44 @@ def flipped(monoid: Monoid) -> list[Monoid]:
     return found
 
 
+def means_the_same(one: Monoid, two: Monoid, rng: np.random.Generator) -> bool:
+    """Whether two operators agree on finite values, which is what a proof speaks of: a choice that takes an infinite
+    value to be made (tests/numerics/test_lifts.py has those) is not seen there."""
+    known: dict[str, np.ndarray] = {}
+
+    def value(expr: Expr) -> np.ndarray:
+        match expr:
+            case Const(value=number):
+                return np.asarray(number)
+            case Read(name=name, lag=lag):
+                return known.setdefault(f"{name} {lag}", rng.standard_normal(32) * 4)
+            case Apply(op=op, args=args):
+                return OPS[op].numpy(*map(value, args))
+            case _:
+                raise NotImplementedError(f"{type(expr).__name__} in an operator that is elementwise")
+
+    pairs = [*zip(one.lift, two.lift, strict=True), *zip(one.combine, two.combine, strict=True)]
+    pairs += zip(one.apply, two.apply, strict=True)
+    with np.errstate(all="ignore"):
+        return all(a == b or np.array_equal(value(a), value(b), equal_nan=True) for a, b in pairs)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_flipped_operator_of_any_class_loses_the_proof(name: str, rng: np.random.Generator) -> None:
     recurrence = CASES[name].rec.ir
     (group,) = analyze(recurrence).groups
     assert group.monoid is not None
-    changed = flipped(group.monoid)
+    changed = [m for m in flipped(group.monoid) if not means_the_same(group.monoid, m, rng)]
     for pick in rng.choice(len(changed), min(3, len(changed)), replace=False):
         assert not certified(recurrence, changed[pick]), f"{name} changed unnoticed: {changed[pick]}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_every_flipped_operator_of_any_class_loses_the_proof(name: str) -> None:
+def test_every_flipped_operator_of_any_class_loses_the_proof(name: str, rng: np.random.Generator) -> None:
     recurrence = CASES[name].rec.ir
     (group,) = analyze(recurrence).groups
     assert group.monoid is not None
     kept = [changed for changed in flipped(group.monoid) if certified(recurrence, changed)]
+    kept = [changed for changed in kept if not means_the_same(group.monoid, changed, rng)]
     assert not kept, f"{name} changed unnoticed: {kept}"

@@ -70,7 +70,7 @@ def test_a_refusal_names_the_operator_and_the_place() -> None:
 
 def test_a_threshold_is_refused_before_its_derivative_is_asked_for() -> None:
     (group,) = analyze(ZOO["lif"][0]()).groups
-    assert "`gt`, a threshold or rounding" in group.reasons[0].text or "condition" in group.reasons[0].text
+    assert "`>`, a threshold or rounding" in group.reasons[0].text or "condition" in group.reasons[0].text
 
 
 def test_rounding_to_half_precision_inside_the_update_forbids_a_scan() -> None:

@@ -203,7 +203,7 @@ def test_one_change_changes_the_class(what: str) -> None:
         ("state h[D] = 0; h = (0.5 * h[t-1]**3 + x**2)**(1 / 3); output h", "to be 0 or more at the start"),
         (
             PAIRS["a gate that reads the state"][2],
-            "if what `sigmoid` reads came from the inputs instead of `h[t-1]`, as in the gates of minGRU",
+            "if what `sigmoid` reads came from `x` alone, without `h[t-1]`, as in the gates of minGRU",
         ),
         (PAIRS["a rounding error"][2], "what is left are rounding errors"),
         (PAIRS["a threshold"][2], "a threshold or rounding"),

@@ -147,7 +147,34 @@ def test_what_leaves_the_recurrence_is_drawn_outside_of_it() -> None:
     assert {b.title for b in drawn.boxes if b.kind is Kind.INPUT} == {"x", "delta", "B", "C", "z"}
     lstm = picture(PLANS["lstm", "sequential"])
     assert any(b.kind is Kind.BEFORE and "Wx = W @ x" in b.lines for b in lstm.boxes)
-    assert any(b.kind is Kind.SERIAL and b.title == "states h, c" for b in lstm.boxes)
+    assert any(b.kind is Kind.NONLINEAR and b.title == "states h, c" for b in lstm.boxes)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "says"),
+    [
+        ("ema", {Kind.PARALLEL}, "EA, elementwise affine · one step after another (legal too: parallel scan over t"),
+        ("gated_delta_net", {Kind.CHUNKED}, "GH, generalised Householder (delta rule)"),
+        ("kalman_filter", {Kind.SERIAL}, "MB, linear fractional (Möbius) · one step after another"),
+        ("logistic_map", {Kind.NONLINEAR}, "QP, polynomial, not closed"),
+    ],
+)
+def test_a_group_has_the_colour_of_its_class_and_its_name(name: str, kinds: set[Kind], says: str) -> None:
+    states = {Kind.PARALLEL, Kind.CHUNKED, Kind.SERIAL, Kind.NONLINEAR}
+    boxes = [b for b in picture(load_plan(name)).boxes if b.kind in states]
+    assert {b.kind for b in boxes} == kinds
+    assert any(says in b.subtitle for b in boxes), [b.subtitle for b in boxes]
+
+
+@pytest.mark.parametrize("name", ["clockwork_rnn", "dnc", "s4d", "mlstm", "kalman_filter", "titans_linear"])
+def test_labels_do_not_lie_on_each_other_nor_on_boxes(name: str) -> None:
+    layout = arrange(picture(load_plan(name)))
+    half = {label: MONO_WIDTH * SMALL * len(label.text) / 2 for label in layout.labels}
+    texts = {n: Rect(n.x - w, n.y - SMALL / 2, 2 * w, SMALL) for n, w in half.items()}
+    for (one, a), (other, b) in combinations(texts.items(), 2):
+        assert not _overlap(a, b), f"{one} lies on {other}"
+    for label, text in texts.items():
+        assert not [k for k, box in layout.boxes.items() if _overlap(text, box)], label
 
 
 @ALL
