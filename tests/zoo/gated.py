@@ -21,7 +21,7 @@ def elman(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         yield h
 
 
-@oracle("indrnn", sizes=DH)
+@oracle("indrnn", sizes=DH, u="gate")
 def indrnn(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     h = np.zeros(3)
     for x in xs:

@@ -1,5 +1,5 @@
-"""Every system of the zoo means what its paper says: the definition and the interpreter, and in slow tests every
-schedule in native code and in float32, against a loop that shares nothing with recurc."""
+"""Every system of the zoo means what its paper says: the definition and the interpreter against a loop that shares
+nothing with recurc. `tests.numerics.test_schedules` has native code, and every schedule in float32."""
 
 from __future__ import annotations
 
@@ -53,28 +53,8 @@ def test_params_made_anew_give_numbers(name: str, session_seed: int) -> None:
         assert not np.isnan(output).any()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("backend", ["numpy", "cpu"])
-def test_in_float32_and_float64_by_every_schedule(name: str, backend: str, session_seed: int) -> None:
-    _skip_without(backend)
-    steps = LENGTHS[-1]
-    inputs, params = draw(name, generator(session_seed, name, steps), steps)
-    wanted = looped(name, inputs, params, steps)
-    for schedule in schedules(name):
-        for real in ("f64", "f32"):
-            found = call(name, backend, schedule, inputs | params, real, **_count(name, steps))
-            check(name, found, wanted, f"{backend} by {schedule} in {real}", real)
-
-
 def _count(name: str, steps: int) -> dict[str, int]:
     return {} if recurc.zoo.load(name).inputs else {"steps": steps}
-
-
-def _skip_without(backend: str) -> None:
-    reason = cases.cpu_is_missing() if backend == "cpu" else None
-    if reason:
-        pytest.skip(reason)
 
 
 def test_systems_that_differ_in_a_letter_are_different() -> None:
