@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from recurc.errors import UnsupportedError
-from recurc.ir import Recurrence
+from recurc.ir import Expr, Recurrence
 from recurc.passes.verify import verify
 
 
@@ -46,7 +46,8 @@ def run_passes(rec: Recurrence, passes: Sequence[Pass], dump_after: Sequence[str
     for name in dump_after:
         if name not in known:
             raise UnsupportedError(f"there is no pass `{name}` to dump after; there are: {', '.join(sorted(known))}")
-    verify(rec, "source")
+    sound: dict[int, Expr] = {}
+    verify(rec, "source", sound=sound)
     timings: list[Timing] = []
     dumps: dict[str, str] = {}
     if "source" in dump_after or "all" in dump_after:
@@ -55,7 +56,7 @@ def run_passes(rec: Recurrence, passes: Sequence[Pass], dump_after: Sequence[str
         start = time.perf_counter()
         rec = step.run(rec)
         timings.append(Timing(step.name, time.perf_counter() - start))
-        verify(rec, step.stage, after=step.name)
+        verify(rec, step.stage, after=step.name, sound=sound)
         if step.name in dump_after or "all" in dump_after:
             dumps[step.name] = _text(rec)
     return Record(rec, tuple(timings), dumps)

@@ -66,10 +66,13 @@ class Scope:
     final: frozenset[str] = frozenset()  # states whose final value may be read
 
 
-def verify(rec: Recurrence, stage: str, after: str = "") -> None:
-    """Check `rec` against the rules of `stage`. Raises `CompilerBug` naming the pass, the equation and the rule."""
+def verify(rec: Recurrence, stage: str, after: str = "", sound: dict[int, Expr] | None = None) -> None:
+    """Check `rec` against the rules of `stage`. Raises `CompilerBug` naming the pass, the equation and the rule.
+
+    `sound` remembers nodes (by id) whose dims and type have been compared with those of their operands, so that a later
+    call does not do so again for nodes that a pass has left as they are."""
     try:
-        _verify(rec, STAGES[stage])
+        _verify(rec, STAGES[stage], {} if sound is None else sound)
     except _Broken as broken:
         where = f"after pass `{after}`" if after else f"at stage `{stage}`"
         raise CompilerBug(f"{rec.name} {where}: {broken}") from broken
@@ -79,7 +82,7 @@ class _Broken(Exception):
     pass
 
 
-def _verify(rec: Recurrence, rules: StageRules) -> None:
+def _verify(rec: Recurrence, rules: StageRules, sound: dict[int, Expr]) -> None:
     declared = [*(i.name for i in rec.inputs), *(p.name for p in rec.params)]
     states = {s.name: s for s in rec.states}
     names = [*declared, *(e.name for e in rec.equations)]
@@ -97,10 +100,10 @@ def _verify(rec: Recurrence, rules: StageRules) -> None:
     delayed = frozenset(i.name for i in rec.inputs if i.before is not None)
     once = Scope(params, frozenset(), frozenset(params), frozenset(), {})
     for state in rec.states:
-        _expr(state.initial, once, rules, f"the initial value of {state.name}")
+        _expr(state.initial, once, rules, sound, f"the initial value of {state.name}")
     for given in rec.inputs:
         if given.before is not None:
-            _expr(given.before, once, rules, f"the value of {given.name} before the first step")
+            _expr(given.before, once, rules, sound, f"the value of {given.name} before the first step")
     late = late_equations(rec)
     for name in late & set(states):
         raise _Broken(f"state {name} depends on the final value of a state")
@@ -108,7 +111,7 @@ def _verify(rec: Recurrence, rules: StageRules) -> None:
     for equation in rec.equations:
         may = frozenset(states) if equation.name in late else frozenset[str]()
         scope = Scope(values, frozenset(states), frozenset(params), delayed, old, may)
-        _expr(equation.expr, scope, rules, f"equation {equation.name}")
+        _expr(equation.expr, scope, rules, sound, f"equation {equation.name}")
         expr = equation.expr
         if equation.name in states:
             state = states[equation.name]
@@ -144,7 +147,7 @@ def _reset(rec: Recurrence, rules: StageRules, late: frozenset[str]) -> None:
             return
 
 
-def _expr(expr: Expr, scope: Scope, rules: StageRules, where: str) -> None:
+def _expr(expr: Expr, scope: Scope, rules: StageRules, sound: dict[int, Expr], where: str) -> None:
     for node in walk(expr):
         if not isinstance(node, rules.nodes):
             raise _Broken(f"{where}: node {type(node).__name__} is not legal here")
@@ -159,6 +162,9 @@ def _expr(expr: Expr, scope: Scope, rules: StageRules, where: str) -> None:
             if scope.old[node.name] != (node.dims, node.dtype):
                 raise _Broken(f"{where}: reads the final value of {node.name} with other dims or another type")
             continue
+        if id(node) in sound:
+            continue
+        sound[id(node)] = node
         dims, dtype = recomputed(node)
         if (dims, dtype) != (node.dims, node.dtype):
             raise _Broken(

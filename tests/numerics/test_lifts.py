@@ -87,7 +87,7 @@ def test_nothing_leaks_over_a_reset(case: str, bad: float, rng: np.random.Genera
 def test_sums_that_keep_their_rounding_errors_are_not_scanned() -> None:
     (group,) = recurc.zoo.load("kahan_sum").analyze().groups
     assert (group.cls, group.schedules) == ("NL-b", ("sequential",))
-    assert "rounding errors" in str(group.reasons[-1])
+    assert any("rounding errors" in str(r) for r in group.reasons), group.reasons
 
 
 def test_a_remainder_too_large_for_the_products_of_two_is_not_scanned() -> None:
