@@ -187,7 +187,7 @@ def _measure(
     outcomes = calls[chosen]()
     for value in outcomes if isinstance(outcomes, tuple) else (outcomes,):
         assert np.isfinite(np.asarray(value)).all(), f"{system.name}: what overflows is another computation"
-    best, median = _race(calls, budget)
+    best, median = race(calls, budget)
     classes = "+".join(g.cls for g in groups if len(g.schedules) > 1)
     return Cell(system.name, classes, sizes, batch, steps, chosen, best, median)
 
@@ -219,7 +219,7 @@ def _draw(
     return {i.name: one(i, (batch, steps)) for i in rec.inputs} | params
 
 
-def _race(calls: Mapping[str, Callable[[], Any]], budget: float) -> tuple[dict[str, float], dict[str, float]]:
+def race(calls: Mapping[str, Callable[[], Any]], budget: float) -> tuple[dict[str, float], dict[str, float]]:
     """The best and the median of each: of three rounds, and of those that are not hopeless of at least four more, until
     the budget is spent. Before each timed call comes an untimed one (see `bench.measure.interleaved`)."""
     times: dict[str, list[float]] = {n: [] for n in calls}
