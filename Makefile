@@ -62,6 +62,7 @@ gpu: $(STAMP) ## everything that needs a real GPU: correctness, then benchmarks,
 docs: $(STAMP) ## write the pages that come from the code: error codes, list of files
 	@mkdir -p build
 	$(BIN)/python docs/error_pages.py
+	$(BIN)/python docs/cost_tables.py
 	$(BIN)/python -m tests.zoo.page > build/zoo.md && cp build/zoo.md docs/zoo.md
 	$(BIN)/python docs/list_files.py > build/files.md && cp build/files.md docs/files.md
 

@@ -1,4 +1,5 @@
-"""`make bench`: every number of docs/benchmarks.md, ours and the peers' in one run."""
+"""`make bench`: every number of docs/benchmarks.md, ours and the peers' in one run, and the schedules of
+docs/cost_model.md."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import sys
 from bench import machine, report
 from bench.rows import Floor, Row
 
-PARTS = ("affine", "selective", "aaren", "rnn", "startup")
+PARTS = ("affine", "selective", "aaren", "rnn", "startup", "choice")
 
 
 def main() -> int:
@@ -16,18 +17,21 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)} (default: all, and the page is written)")
     parser.add_argument("--budget", type=float, default=8.0, help="seconds of rounds per case (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default 0)")
+    parser.add_argument("--threads", type=int, default=machine.THREADS, help="of recurc, for `choice` alone")
     asked = parser.parse_args()
     unknown = set(asked.parts) - set(PARTS)
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     parts = asked.parts or PARTS
 
+    if tuple(parts) == ("choice",):
+        return 0 if _choices(asked.seed, asked.budget, asked.threads) else 1
     machine.settle_threads()
     here, most = machine.describe(), machine.ceilings()
     print(report.machine_lines(here, most, "make bench"), file=sys.stderr)
     rows: list[Row] = []
     floors: list[Floor] = []
-    for part in parts:
+    for part in (p for p in parts if p != "choice"):
         print(f"measuring {part}", file=sys.stderr, flush=True)
         new_rows, new_floors = _measure(part, asked.seed, most, asked.budget)
         rows += new_rows
@@ -44,9 +48,29 @@ def main() -> int:
         print(f"written: {report.save(rows, floors, here, most, asked.seed, 'make bench').relative_to(report.ROOT)}")
         report.write_page(rows, floors, here, most, "make bench")
         print(f"written: {report.PAGE.relative_to(report.ROOT)}")
-    promised = [r for r in rows if r.met is not None]
-    print(f"{sum(bool(r.met) for r in promised)} of {len(promised)} targets met")
+    promised = [bool(r.met) for r in rows if r.met is not None]
+    if "choice" in parts:
+        promised.append(_choices(asked.seed, asked.budget, machine.THREADS))
+    print(f"{sum(promised)} of {len(promised)} targets met")
     return 0
+
+
+def _choices(seed: int, budget: float, threads: int) -> bool:
+    """Measures the schedules side by side and writes their page; whether the choices are good enough."""
+    from bench import choice
+
+    machine.settle_threads(threads)
+    here = machine.describe()
+    print("measuring choice", file=sys.stderr, flush=True)
+    cells = choice.measure(machine.fresh(seed), budget * 20)
+    report.show("The schedules taken", choice.systems_table(cells))
+    report.show("Not the best", choice.misses_table(cells))
+    choice.KEPT.write_text(choice.kept(cells, here, threads, seed), encoding="utf-8")
+    command = "make bench" if threads == machine.THREADS else f"python -m bench choice --threads {threads}"
+    choice.write_page(cells, here, threads, command)
+    print(f"written: {choice.KEPT.relative_to(report.ROOT)}, {choice.PAGE.relative_to(report.ROOT)}")
+    print(choice.verdict(cells))
+    return choice.share(cells) >= choice.SHARE
 
 
 def _measure(part: str, seed: int, most: machine.Ceilings, budget: float) -> tuple[list[Row], list[Floor]]:

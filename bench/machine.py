@@ -102,12 +102,12 @@ def large_copy() -> tuple[Callable[[], object], int]:
     return lambda: target.copy_(source), 2 * 4 * n
 
 
-def settle_threads() -> None:
+def settle_threads(threads: int = THREADS) -> None:
     """The same number of threads for everyone: torch is told, XLA takes every core by default, and recurc follows
     torch's setting."""
     import torch
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
 
 
 def fresh(seed: int) -> np.random.Generator:

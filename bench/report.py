@@ -115,7 +115,7 @@ def put(page: str, name: str, text: str) -> str:
     """`page` with what stands between the marks of `name` replaced. Raises `ValueError` if the marks are missing."""
     marks = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench:{name} -->)", re.DOTALL)
     if not marks.search(page):
-        raise ValueError(f"docs/benchmarks.md has no marks for {name}")
+        raise ValueError(f"the page has no marks for {name}")
     return marks.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page)
 
 

@@ -73,13 +73,18 @@ def contract_flops(node: Contract, shape: Shape) -> float:
     return 2.0 * shape.elements(tuple(labels.values()))
 
 
+def costly(node: Expr) -> bool:
+    """Whether a node is a function such as exp or tanh, and no operation or two."""
+    return isinstance(node, Apply) and OPS[node.op].flops >= 10
+
+
 def function_depth(expr: Expr) -> int:
     """How many costly functions (exp, tanh, ...) stand above each other on the longest path."""
     below = [0]
     match expr:
-        case Apply(op=op, args=args):
+        case Apply(args=args):
             below = [function_depth(a) for a in args]
-            return max(below, default=0) + (1 if OPS[op].flops >= 10 else 0)
+            return max(below, default=0) + costly(expr)
         case Contract(left=left, right=right):
             return max(function_depth(left), function_depth(right))
         case Reduce(arg=arg):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from recurc.facts import Group
 from recurc.ir import Contract, Equation, Expr, Linalg, Read, Recurrence, Reduce, Step, children, reads, walk
-from recurc.passes.cost import Shape, contract_flops, function_depth, node_flops, read_elements
+from recurc.passes.cost import Shape, contract_flops, costly, function_depth, node_flops, read_elements
 from recurc.passes.linear_parts import depending
 from recurc.passes.nonlinear_rules import crossed
 
@@ -18,8 +18,9 @@ class Work:
     the products with params that leave the loop.
 
     SIMD runs along one dim of the states, of `row` elements; `apart` says that positions along it never meet. Of
-    `flops`, `single` are of values without that dim, which have nothing beside them. `fold` and `fold_single` are what
-    folding a step into a segment's element takes; `outside` is what a schedule by chunks computes before and after."""
+    `flops`, `single` are of costly functions of values without that dim, which have nothing beside them. `fold` and
+    `fold_single` are what folding a step into a segment's element takes; `outside` is what a schedule by chunks
+    computes before and after."""
 
     lanes: int  # elements of the states: independent positions
     row: int
@@ -57,11 +58,11 @@ def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
         lifted = needed(equations, tuple(r.name for e in group.monoid.lift for r in reads(e)), set(states))
         fold = counter.count([*(e.expr for e in lifted), *group.monoid.lift], row, set())
         for node in (n for e in group.monoid.combine for n in walk(e)):
-            fold.add(node_flops(node, shape), row in _dims(node))
+            fold.add(node_flops(node, shape), costly(node) and row not in _dims(node))
     outside = 0.0
     if group.low_rank is not None:
         inner = {*group.low_rank.rows, *group.low_rank.columns}
-        outside = sum(f for f, dims in counter.nodes(exprs, set()) if not inner <= dims)
+        outside = sum(node_flops(n, shape) for n in counter.nodes(exprs, set()) if not inner <= _dims(n))
     written = sum(shape.elements(states[o].dims if o in states else equations[o].expr.dims) for o in outputs)
     inputs = {i.name for i in rec.inputs} | others
     read = read_elements(exprs, inputs, shape)
@@ -95,9 +96,9 @@ class _Count:
     flops: float = 0.0
     single: float = 0.0
 
-    def add(self, flops: float, along: bool) -> None:
+    def add(self, flops: float, single: bool) -> None:
         self.flops += flops
-        self.single += 0.0 if along else flops
+        self.single += flops if single else 0.0
 
 
 class _Counter:
@@ -137,21 +138,21 @@ class _Counter:
             return False
         return (self.steady(node.left) or self.steady(node.right)) and self.free(node)
 
-    def nodes(self, exprs: Iterable[Expr], without: set[int]) -> Iterable[tuple[float, set[str]]]:
-        """Operations of each node that stays in the loop, and the dims they run over."""
+    def nodes(self, exprs: Iterable[Expr], without: set[int]) -> Iterable[Expr]:
+        """The nodes that stay in the loop, but those in `without`."""
         pending = list(exprs)
         while pending:
             node = pending.pop()
             if self.steady(node):
                 continue
             if id(node) not in without and not self._leaves(node):
-                yield node_flops(node, self.shape), _dims(node)
+                yield node
             pending.extend(children(node))
 
     def count(self, exprs: Iterable[Expr], row: str | None, without: set[int]) -> _Count:
         found = _Count()
-        for flops, dims in self.nodes(exprs, without):
-            found.add(flops, row in dims)
+        for node in self.nodes(exprs, without):
+            found.add(node_flops(node, self.shape), costly(node) and row not in _dims(node))
         return found
 
 

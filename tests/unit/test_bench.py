@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 
+import recurc
+from bench import choice
 from bench.floors import count
+from bench.machine import Machine
 from bench.measure import interleaved, repeated
 from bench.report import kernels_table, latency_table, markdown, missed, put
 from bench.rows import Row, seconds
+from recurc.passes import analyze
+from recurc.runtime.machine import cpu_target
 from tests.systems import ema, lstm, selective_scan
 
 
@@ -88,3 +97,54 @@ def test_a_table_lands_between_its_marks_and_nowhere_else() -> None:
     assert put(page, "k", r"new \1") == "x\n<!-- bench:k -->\nnew \\1\n<!-- /bench:k -->\ny\n"
     with pytest.raises(ValueError, match="no marks for other"):
         put(page, "other", "new")
+
+
+def cell(chosen: str, **best: float) -> choice.Cell:
+    return choice.Cell("ema", "EA", {"D": 3}, 1, 64, chosen, best, best)
+
+
+def test_a_choice_is_good_within_the_bound_and_the_share_is_of_all_cells() -> None:
+    cells = [cell("scan", scan=1.3, sequential=1.0), cell("scan", scan=1.4, sequential=1.0), cell("scan", scan=0.5)]
+    assert [c.ratio for c in cells] == [1.3, 1.4, 1.0] and cells[0].fastest == "sequential"
+    assert choice.share(cells) == 2 / 3
+    assert choice.verdict(cells).startswith("2 of 3 cells (66.7%)") and choice.verdict(cells).endswith("not met.")
+    assert choice.verdict(cells[:1] * 9 + cells[1:2]).endswith(": met.")
+    assert choice.systems_table(cells)[1:] == [["ema", "EA", "3", "67%", "1.40x", "scan 3"]]
+    assert choice.misses_table(cells)[1:] == [["ema D3 B1 T64", "scan", "1.4 s", "sequential", "1 s", "1.40x"]]
+
+
+def test_what_was_measured_is_read_as_it_was_written() -> None:
+    cells = [cell("scan", scan=1.25e-5, sequential=2e-3)]
+    here = Machine("a processor", 2, "AVX2", "Linux", "3.11", "cc", {}, 0.0)
+    target, read = choice.read(choice.kept(cells, here, 1, 7))
+    assert read == cells and target == cpu_target()
+
+
+def test_a_hopeless_schedule_is_timed_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    takes = {"quick": 1e-3, "close": 2e-3, "slow": 4e-3, "long": 0.5}
+
+    def timed(run: Callable[[], Any]) -> float:
+        run()
+        return takes[calls[-1]]
+
+    monkeypatch.setattr(choice, "_timed", timed)
+    best, median = choice.race({n: lambda n=n: calls.append(n) for n in takes}, budget=0.0)
+    assert best == median == takes
+    rounds = dict.fromkeys(takes, 1 + 2 * 3)  # the first builds it; then an untimed and a timed call in every turn
+    assert {n: calls.count(n) for n in takes} == rounds | {"quick": 15, "close": 15, "long": 3}
+
+
+def test_every_system_of_the_grid_has_a_choice_and_every_class_a_system() -> None:
+    groups = [g for s in choice.GRID for g in analyze(recurc.zoo.load(s.name).ir).groups]
+    assert all(len(choice.combinations(recurc.zoo.load(s.name))) > 1 for s in choice.GRID)
+    classes = {g.cls for g in groups if len(g.schedules) > 1}
+    assert classes >= {"EA", "CA", "SR1", "DR1", "GH", "DA", "BA", "SL", "CL", "OS", "MB", "ID", "AM", "SEG"}
+
+
+@pytest.mark.slow
+def test_a_small_grid_is_measured() -> None:
+    (system,) = (s for s in choice.GRID if s.name == "lindley_queue")
+    cells = choice.measure(np.random.default_rng(0), 0.1, (system,))
+    assert [(c.batch, c.steps) for c in cells] == [(b, t) for b in choice.BATCHES for t in choice.STEPS]
+    assert all(c.best.keys() == {"sequential", "scan"} and 0 < c.best[c.chosen] < 1 for c in cells)
