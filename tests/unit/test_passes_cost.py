@@ -49,3 +49,14 @@ def test_flops_of_a_scan_on_a_gpu_stay_near_those_of_the_loop() -> None:
     loop, scan = (next(c for c in plan.candidates if c.schedule == s) for s in ("sequential", "scan"))
     assert scan.chosen
     assert loop.flops < scan.flops < 4 * loop.flops
+
+
+@pytest.mark.parametrize("name", ["mlstm", "mlstm_unstabilised"])
+def test_a_loop_over_a_matrix_state_counts_what_its_reads_take(name: str) -> None:
+    batch, steps, heads, size = 3, 100, 2, 16
+    sizes = {"H": heads, "K": size, "V": size}
+    rec = recurc.zoo.load(name).ir
+    plan = make_plan(rec, sizes, batch, steps, DType.F32, targets.named("cpu"), "sequential")
+    loop = next(c for c in plan.candidates if c.schedule.endswith("sequential"))
+    update, read = 3 * size * size, 2 * size * size
+    assert (update + read) <= loop.flops / (batch * steps * heads) < (update + read) * 1.5
