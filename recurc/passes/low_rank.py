@@ -8,10 +8,12 @@ one formula.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from recurc.build import broadcast
+from recurc.errors import CompilerBug
 from recurc.facts import Analysis, Group, LowRank, Reason, Write
 from recurc.ir import (
     Contract,
@@ -45,13 +47,15 @@ class Restated:
     """A recurrence that says the same with every operand of the form and every sum over the state named.
 
     `form` reads names only (its decay may be the number 1), and so does `update`, which says the same. `reads` are the
-    equations `name = query . S` or `query . S[t-1]`, contractions of a name and the state."""
+    equations `name = query . S` or `query . S[t-1]`, contractions of a name and the state. `others` are expressions
+    beside the equations, in the same names."""
 
     rec: Recurrence
     form: LowRank
     update: Expr
     reads: tuple[str, ...]
     operands: tuple[str, ...]
+    others: tuple[Expr, ...]
 
 
 def with_products(rec: Recurrence, analysis: Analysis) -> Analysis:
@@ -135,9 +139,13 @@ def low_rank(rec: Recurrence, state: str) -> LowRank | Reason:
     return min(refused, key=lambda r: r[0])[1]  # what speaks against the simplest choice
 
 
-def restated(rec: Recurrence, form: LowRank) -> Restated:
-    """`rec` (in core form, of which `form` was found) with names for all that a chunk of steps needs."""
-    return _Reader(rec, form.state, form.rows, form.columns).restated(form)
+def restated(rec: Recurrence, form: LowRank, others: Sequence[Expr] = ()) -> Restated:
+    """`rec` (in core form, of which `form` was found) with names for all that a chunk of steps needs. `others`: what
+    else is made of its values, such as elements of a scan."""
+    try:
+        return _Reader(rec, form.state, form.rows, form.columns).restated(form, others)
+    except _Whole as whole:
+        raise CompilerBug(f"{form.state} is chunkwise, but not everywhere: {whole.reason}") from whole
 
 
 def _choices(rec: Recurrence, state: str, dims: Dims) -> list[Dims]:
@@ -282,8 +290,9 @@ class _Reader(Values):
 
     # --- the recurrence with names ------------------------------------------------------------------------------------
 
-    def restated(self, form: LowRank) -> Restated:
+    def restated(self, form: LowRank, others: Sequence[Expr]) -> Restated:
         found = self._read_everywhere()
+        renamed = tuple(self._read(e, None) for e in others)
         state = self.states[self.state]
         writes = tuple(
             Write(
@@ -311,7 +320,8 @@ class _Reader(Values):
         named = replace(form, decay=decay, writes=writes)
         taken_in = [decay, *(e for w in writes for e in (w.key, w.probe, w.value) if e is not None), *queries]
         operands = tuple(dict.fromkeys(r.name for e in taken_in for r in reads(e)))
-        return Restated(self._rebuilt(found, update), named, update, tuple(self.queries.values()), operands)
+        rec = self._rebuilt(found, update)
+        return Restated(rec, named, update, tuple(self.queries.values()), operands, renamed)
 
     def _rebuilt(self, found: dict[str, Expr], update: Expr) -> Recurrence:
         """The equations in an order in which each reads only earlier ones."""

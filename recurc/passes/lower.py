@@ -16,7 +16,7 @@ input is stored as `NAME@out`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from recurc.errors import CompilerBug
@@ -53,29 +53,30 @@ class _Segment:
 def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> Plan:
     """The plan of a recurrence in core form. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
     chunks: dict[str, Restated] = {}
-    named = rec
+    named, monoids = rec, {g.states: g.monoid for g, s in choice.runs if s == "scan" and g.monoid is not None}
     runs = replace(analysis, groups=tuple(group for group, _ in choice.runs))
     for group, schedule in choice.runs:
         if schedule == "chunkwise" and group.low_rank is not None:
-            found = chunks[group.states[0]] = _restated(named, group.low_rank)
-            named = found.rec
+            found = _restated(named, group.low_rank, [e for m in monoids.values() for e in m.lift])
+            chunks[group.states[0]], named, lifts = found, found.rec, iter(found.others)
+            monoids = {n: replace(m, lift=tuple(next(lifts) for _ in m.lift)) for n, m in monoids.items()}
     if chunks:
         before = (g for g, schedule in choice.runs if schedule in ("sequential", "scan"))
         named = name_sums(named, {s for g in before for s in g.states})
     dep = dependence(named)
     hoisted = hoist(named, runs, dep, shape, {r for c in chunks.values() for r in c.reads})
-    stages, buffers = _Lowering(named, choice, shape, hoisted, dep, chunks).run()
+    stages, buffers = _Lowering(named, choice, shape, hoisted, dep, chunks, monoids).run()
     plan = Plan(rec, analysis, buffers, stages, choice.schedules, choice.candidates, choice.reasons)
     verify_plan(plan)
     return plan
 
 
-def _restated(rec: Recurrence, form: LowRank) -> Restated:
+def _restated(rec: Recurrence, form: LowRank, others: Sequence[Expr]) -> Restated:
     """Where an earlier group was restated too, the form is found again in what it has become."""
     found = low_rank(rec, form.state)
     if not isinstance(found, LowRank):
         raise CompilerBug(f"{form.state} is no longer chunkwise: {found}")
-    return restated(rec, found)
+    return restated(rec, found, others)
 
 
 class _Lowering:
@@ -87,13 +88,14 @@ class _Lowering:
         hoisted: Hoisted,
         dep: Dependence,
         chunks: dict[str, Restated],
+        monoids: dict[tuple[str, ...], Monoid],
     ) -> None:
         self.rec, self.shape, self.hoisted, self.dep, self.chunks = rec, shape, hoisted, dep, chunks
         self.states = {s.name: s for s in rec.states}
         self.spans = {e.name: e.span for e in rec.equations}
         self.late = late_equations(rec)
         # Coefficients may have brought new expressions of params: rewrite them before anything is placed.
-        self.monoids = {g.states: _rewritten(g.monoid, hoisted) for g, _ in choice.runs if g.monoid is not None}
+        self.monoids = {states: _rewritten(monoid, hoisted) for states, monoid in monoids.items()}
         self.order = self._stage_order(self._segments(choice))
         self.place = {name: i for i, item in enumerate(self.order) for name in self._provides(item)}
         self.position = self._positions()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from recurc.facts import CLASSES, NONLINEAR, Group
@@ -200,7 +200,9 @@ def _split(
     stateful = _stateful(plan, body)
     lifted = _lifted(plan.stages[number])
     owner: dict[str, int] = {}
-    groups = [(i, g) for i, g in enumerate(plan.analysis.groups) if any(e.name in g.states for e in body)]
+    names = {e.name for e in body}  # a group may be taken apart: its states that are in this stage
+    here = [replace(g, states=tuple(s for s in g.states if s in names)) for g in plan.analysis.groups]
+    groups = [(i, g) for i, g in enumerate(here) if g.states]
     for i, group in groups:
         for name in _needed(body, set(group.states), states):
             if name in stateful or name in group.states or name in lifted:
@@ -247,7 +249,11 @@ def _group_box(plan: Plan, number: int, index: int, group: Group, inside: tuple[
     starts = [f"{s.name} = {formula(s.initial)}" for s in rec.states if s.name in group.states]
     fed_back = _fed_back(rec, group)
     others = [SCHEDULES.get(s, s) for s in group.schedules if s not in (schedule, "sequential")]
-    how = SCHEDULES.get(schedule, schedule) + (f" (legal too: {', '.join(others)})" if others else "")
+    if group.parts and isinstance(plan.stages[number], Loop | Scan):
+        how = SCHEDULES["sequential" if isinstance(plan.stages[number], Loop) else "scan"]
+    else:
+        how = SCHEDULES.get(schedule, schedule)
+    how += f" (legal too: {', '.join(others)})" if others else ""
     note = wrapped("before the first step: " + ", ".join(starts), 52)
     return Box(
         f"stage{number}:group{index}",

@@ -15,13 +15,14 @@ import pytest
 
 import recurc
 from recurc import zoo
-from recurc.backends import reference
+from recurc.backends import plan_numpy, reference
+from recurc.backends.base import Specialization
 from recurc.errors import UnsupportedError
 from recurc.passes import make_plan
 from recurc.plan import Chunk, Loop, Map, Scan
 from recurc.targets import named
 from recurc.types import DType
-from tests.numerics.test_chunkwise import STEPS, Arrays, call, drawn
+from tests.numerics.test_chunkwise import STEPS, Arrays, call, drawn, sizes_of
 
 GAUGED = "S = exp(f + m[t-1] - m) * S[t-1] + exp(i - m) * (k * v)"
 # States, equations and the states that go in chunks; inputs as in `own`.
@@ -196,6 +197,26 @@ def test_pieces_joined_by_the_final_state_are_the_whole(backend: str, session_se
     assert state is not None
     for name, value in last.items():
         np.testing.assert_allclose(state[name], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_a_maximum_that_is_scanned(which: str, session_seed: int) -> None:
+    """A plan for many steps of one sequence on a GPU, run by the interpreter on a few."""
+    batch, steps = 2, 90
+    for what in ["mlstm", *spellings(which, session_seed)]:
+        rec = zoo.load(what) if what == "mlstm" else own(what)
+        sizes = sizes_of(rec)
+        plan = make_plan(rec.ir, sizes, 1, 1 << 17, DType.F64, named("sm_90"), "chunkwise")
+        assert any(isinstance(s, Scan) and s.carries[0].name == "m" for s in plan.stages), what
+        arrays = {n: a.astype(np.float64) for n, a in values(rec, session_seed, steps, what, batch).items()}
+        arrays["m@initial"][...] = -np.inf
+        ref = reference.run(rec.ir, arrays, batch, steps)
+        given = {p.name: np.broadcast_to(arrays[p.name], (batch, *arrays[p.name].shape)) for p in rec.ir.params}
+        made = {n: np.full_like(a, np.nan) for n, a in ref.items()}
+        spec = Specialization(tuple(sorted(sizes.items())), DType.F64)
+        plan_numpy.BACKEND.build(plan, spec)({**arrays, **given, **made}, batch, steps)
+        for name, want in ref.items():
+            np.testing.assert_allclose(made[name], want, rtol=1e-9, atol=1e-9, err_msg=f"{what}: {name}")
 
 
 @pytest.mark.parametrize("target", ["cpu", "sm_90"])

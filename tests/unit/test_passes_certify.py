@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recurc import zoo
 from recurc.facts import Monoid
 from recurc.ir import Apply, Const, Expr, Read, Recurrence, Size, rewrite, walk
 from recurc.ops import OPS, apply, cast, convert
@@ -164,3 +165,10 @@ def test_every_flipped_operator_of_any_class_loses_the_proof(name: str, rng: np.
     kept = [changed for changed in flipped(group.monoid) if certified(recurrence, changed)]
     kept = [changed for changed in kept if not means_the_same(group.monoid, changed, rng)]
     assert not kept, f"{name} changed unnoticed: {kept}"
+
+
+def test_the_operator_of_a_part_is_proved_too() -> None:
+    (group,) = analyze(zoo.load("mlstm").ir, prove=True).groups
+    rest, matrix = group.parts
+    assert (rest.states, rest.certificate.status) == (("m", "n"), "proved")
+    assert (matrix.states, matrix.certificate.status) == (("S",), "not applicable")

@@ -183,3 +183,14 @@ def test_a_gpu_sustains_less_than_its_data_sheet_says() -> None:
         assert 0.5 * flops < target.flops < flops
         assert 0.2 * tensor < target.matmul_flops < 0.6 * tensor
         assert target.cores * lanes * 2 * target.clock_hz == pytest.approx(flops)
+
+
+@pytest.mark.parametrize("name", ["mlstm", "mlstm_unstabilised"])
+def test_a_loop_over_a_matrix_state_counts_what_its_reads_take(name: str) -> None:
+    batch, steps, heads, size = 3, 100, 2, 16
+    sizes = {"H": heads, "K": size, "V": size}
+    rec = recurc.zoo.load(name).ir
+    plan = make_plan(rec, sizes, batch, steps, DType.F32, targets.named("cpu"), "sequential")
+    loop = next(c for c in plan.candidates if c.schedule.endswith("sequential"))
+    update, read = 3 * size * size, 2 * size * size
+    assert (update + read) <= loop.flops / (batch * steps * heads) < (update + read) * 1.5
