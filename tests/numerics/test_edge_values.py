@@ -132,7 +132,7 @@ def test_nothing_before_a_reset_is_left(what: str, backend: str, poison: float, 
             out, final = compiled(
                 **{n: a if a.dtype == bool else a.astype(real) for n, a in arrays.items()}, return_final=True
             )
-            what = f"{what} by {schedule}, {real.__name__}"
+            said = f"{what} by {schedule}, {real.__name__}"
             np.testing.assert_allclose(out[:, kept], want[:, kept], rtol=0, atol=room, err_msg=said)
             for name, value in final.items():
                 np.testing.assert_allclose(value, wanted[f"{name}@final"], rtol=0, atol=room, err_msg=said)
