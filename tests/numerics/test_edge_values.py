@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import recurc
+from recurc.backends import reference
 from tests.numerics import rounding
-from tests.numerics.test_schedules import Arrays, agree, legal
+from tests.numerics.test_schedules import Arrays, agree, legal, usual
 from tests.zoo import cases
 from tests.zoo.oracle import ORACLES
 
@@ -119,10 +120,19 @@ def test_nothing_before_a_reset_is_left(what: str, backend: str, poison: float, 
     arrays: Arrays = {n: rng.normal(0, 0.5, (2, STEPS, *d)).astype(np.float32).astype(float) for n, d in dims.items()}
     arrays["new"] = rng.random((2, STEPS)) < 0.05
     arrays["new"][0, 29] = True
-    arrays["y"][0, 23] = poison
-    arrays["g"][0, 25] = poison
-    run = rounding.run(rec.ir, arrays, 2, STEPS, rng)
+    arrays["y"][0, 23], arrays["y"][0, 24], arrays["g"][0, 25] = poison, np.nan, poison
+    wanted = reference.run(rec.ir, arrays, 2, STEPS)
     (output,) = rec.ir.outputs
-    assert not np.isfinite(run.exact[output][0, 23:29]).all() and np.isfinite(run.exact[output][0, 29:]).all()
+    want = wanted[output]
+    assert not np.isfinite(want[0, 24:29]).all() and np.isfinite(want[0, 29:]).all() and np.isfinite(want[1]).all()
+    kept = np.r_[:23, 29:STEPS]  # between, 0 times infinity is one thing by steps and may be another by parts
     for schedule in legal(rec):
-        agree(rec, backend, schedule, STEPS, arrays, run)
+        compiled = rec.compile(backend=backend, schedule=schedule)
+        for real, room in ((np.float64, 1e-9), (np.float32, usual(rec, schedule, STEPS, want))):
+            out, final = compiled(
+                **{n: a if a.dtype == bool else a.astype(real) for n, a in arrays.items()}, return_final=True
+            )
+            said = f"{what} by {schedule}, {real.__name__}"
+            np.testing.assert_allclose(out[:, kept], want[:, kept], rtol=0, atol=room, err_msg=said)
+            for name, value in final.items():
+                np.testing.assert_allclose(value, wanted[f"{name}@final"], rtol=0, atol=room, err_msg=said)
