@@ -204,6 +204,21 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     return _largest(target.launch, memory, arithmetic, chain, moved, flops, "the chunks that follow each other")
 
 
+def frozen(work: Work, known: float, spared: float, chunk: int, shape: Shape, target: Target) -> Estimate:
+    """A loop over chunks of `chunk` steps, each sequence by one core. Of the operations of a step, `known` are products
+    with what is frozen in a chunk, which are made for all of its steps together, and `spared` keep it as it is."""
+    used = min(1.0, shape.batch / target.cores)
+    rows, all_steps = min(chunk, shape.steps, 16), shape.batch * shape.steps
+    products = known / (target.matmul_flops * _REACHED * min(1.0, rows / 8))  # a tile has some rows
+    others = max(work.flops + work.matmul_flops - known - spared, 0.0) / target.flops
+    moved = work.bytes_per_step * all_steps
+    memory = moved / (target.bandwidth * max(used, 1 / target.cores / 4))
+    chain = shape.steps * (target.step_latency + work.chain * target.function_latency / rows)
+    flops = (work.flops + work.matmul_flops - spared) * all_steps
+    arithmetic = all_steps * (products + others) / used
+    return _largest(target.launch, memory, arithmetic, chain, moved, flops, "T dependent steps")
+
+
 def _bandwidth(target: Target, used: float, lanes: int, shape: Shape) -> float:
     """The bandwidth that `lanes` positions with 16 steps of prefetch reach (Little's law on a GPU, cores on a CPU)."""
     if target.kind == "cpu":

@@ -1,7 +1,7 @@
 """Lowering: a recurrence, its analysis and the chosen schedules become a plan: stages over named buffers.
 
-The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan`, `Chunk` or `Newton`
-per group of that schedule, one `Convolution` per group of that schedule between the `Map`s of what enters it and what
+The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan`, `Chunk`, `Newton` or
+`Frozen` per group of that schedule, one `Convolution` per group of that schedule between the `Map`s of what enters it and what
 is made of what leaves it, the sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a value no
 stage has made. Elementwise terms are never stored for their own sake: what reads no state is computed inside each stage
 that uses it, what a later stage reads of a state is stored by the stage that has it. Stages are filled from the last to
@@ -22,16 +22,33 @@ from dataclasses import dataclass, replace
 from recurc.errors import CompilerBug
 from recurc.facts import Analysis, Group, LowRank, Monoid
 from recurc.ir import Equation, Expr, Final, Read, Recurrence, late_equations, reads, rewrite
+from recurc.passes.affine import Forms
+from recurc.passes.classify import classify
 from recurc.passes.convolution import make_system, respond
 from recurc.passes.cost import Shape
 from recurc.passes.dependence import Dependence, dependence, topological
+from recurc.passes.frozen import Chunks, chunks, inside
 from recurc.passes.hoist import Hoisted, hoist
 from recurc.passes.low_rank import Restated, low_rank, restated
 from recurc.passes.newton import newton
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
 from recurc.passes.verify_plan import verify_plan
-from recurc.plan import Buffer, Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    Buffer,
+    Carry,
+    Chunk,
+    Convolution,
+    Frozen,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+)
 from recurc.types import Dims, DType
 
 OUT = "@out"
@@ -320,12 +337,18 @@ class _Lowering:
     def _segment(self, segment: _Segment, index: int) -> list[Stage]:
         carries = tuple(Carry(s, self.states[s].dims, self.states[s].dtype) for s in segment.states)
         wanted = self.wanted[index]
-        if segment.schedule in ("sequential", "newton"):
+        if segment.schedule in ("sequential", "newton", "chunk-frozen"):
             roots = {s: self.hoisted.equations[s] for s in segment.states}
             targets = roots | {n: self.hoisted.equations[n] for n in wanted}
             body = targets | self._gather(targets.values(), index, set(targets))
             loop = Loop(carries, self._equations(body), self._in_order(wanted))
-            return [loop if segment.schedule == "sequential" else newton(loop, self._taken())]
+            match segment.schedule:
+                case "newton":
+                    return [newton(loop, self._taken())]
+                case "chunk-frozen":
+                    return [self._frozen(loop)]
+                case _:
+                    return [loop]
         (group,) = segment.groups
         if segment.schedule == "convolution":
             return self._convolution(group, carries, index)
@@ -339,6 +362,20 @@ class _Lowering:
         inside = {*segment.states, *pre, *targets}
         post = targets | self._gather(targets.values(), index, inside)
         return [Scan(carries, monoid, self._equations(pre), self._equations(post), self._in_order(wanted))]
+
+    def _frozen(self, loop: Loop) -> Frozen:
+        """The chunks of a loop, and the plan inside one: everything there goes step by step but what needs no state."""
+        members = tuple(c.name for c in loop.carries)
+        found = chunks(Forms(self.rec, self.dep, frozenset(members)), members)
+        if not isinstance(found, Chunks):
+            raise CompilerBug(f"{', '.join(members)} has no chunks: {found}")
+        steady = {*self.hoisted.once, *(p.name for p in self.rec.params)}
+        taken = {*self._taken(), *(s.name for s in self.rec.states)}
+        rec = inside(loop, found, self.rec, steady, taken)
+        analysis, clock = classify(rec), found.clock
+        choice = Choice(("sequential",) * len(analysis.groups), (), ())
+        plan = lower(rec, analysis, choice, self.shape)
+        return Frozen(loop, clock.every, clock.first, clock.start, found.held, plan)
 
     def _convolution(self, group: Group, carries: tuple[Carry, ...], index: int) -> list[Stage]:
         """What enters, as a map; the stage; and, as a map, what is made of what leaves it."""
@@ -404,7 +441,7 @@ class _Lowering:
                 state = self.states.get(name)
                 dims, dtype = (state.dims, state.dtype) if state else kinds[name]
                 made[name] = (dims, dtype, over_time)
-            kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution) else ()
+            kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution | Frozen) else ()
             own = {c.name for c in kept}
             for expr in stage_reads(stage):
                 read[expr.name] = None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Group, Reason
-from recurc.ir import Contract, Equation, Expr, Read, Recurrence, reads, walk
+from recurc.ir import Contract, Equation, Expr, Read, Recurrence, Size, reads, walk
+from recurc.passes.affine import Forms
 from recurc.passes.convolution import respond, system_of
 from recurc.passes.cost import (
     TYPICAL_ROUNDS,
@@ -18,6 +19,7 @@ from recurc.passes.cost import (
     contract_flops,
     convolution,
     expr_flops,
+    frozen,
     function_depth,
     map_seconds,
     matmul_seconds,
@@ -26,9 +28,11 @@ from recurc.passes.cost import (
     scan,
     sequential,
 )
+from recurc.passes.dependence import dependence
+from recurc.passes.frozen import Chunks, chunks
 from recurc.passes.linear_parts import depending
 from recurc.passes.newton import refusal
-from recurc.plan import Candidate, Map, Matmul, Plan
+from recurc.plan import NO_FROZEN, Candidate, Map, Matmul, Plan
 from recurc.targets import Target
 from recurc.types import DType
 
@@ -46,7 +50,7 @@ class Choice:
     reasons: tuple[Reason, ...]
 
 
-KNOWN = ("sequential", "scan", "chunkwise", "convolution", "newton")
+KNOWN = ("sequential", "scan", "chunkwise", "convolution", "chunk-frozen", "newton")
 
 
 def choose(
@@ -126,7 +130,7 @@ def _refusal(rec: Recurrence, group: Group, schedule: str) -> str:
     """Why a group cannot have a schedule."""
     if schedule == "newton" and (why := refusal(rec, group)) is not None:
         return str(why)
-    more = "".join(f"; {r}" for r in group.refused) if schedule == "convolution" else ""
+    more = "".join(f"; {r}" for r in group.refused) if schedule in ("convolution", "chunk-frozen") else ""
     return f"{schedule} is not legal for class {group.cls}{more}"
 
 
@@ -210,8 +214,33 @@ def _estimate(name: str, rec: Recurrence, work: Work, group: Group, shape: Shape
         case "convolution":
             found = respond(system_of(rec), group, _wanted(rec, group), shape)
             return convolution(found.flops, found.elements, shape, target)
+        case "chunk-frozen":
+            known, spared, chunk = _frozen_work(rec, group, shape)
+            return frozen(work, known, spared, chunk, shape, target)
         case _:
             return sequential(work, shape, target)
+
+
+def _frozen_work(rec: Recurrence, group: Group, shape: Shape) -> tuple[float, float, int]:
+    """Operations of one step that are products with frozen states, those that keep these, and the steps of a chunk."""
+    found = chunks(Forms(rec, dependence(rec), frozenset(group.states)), group.states)
+    assert isinstance(found, Chunks)
+    held = [h for h, _ in found.held]
+    equations = {e.name: e for e in rec.equations}
+    others = {s.name for s in rec.states} - set(group.states)
+    outputs = [o for o in rec.outputs if o in equations and o not in others and _reaches(equations, o, set(held))]
+    needed = [e for e in _needed(equations, (*group.states, *outputs), others) if e.name not in held]
+    moving, frozen_ = _moving(needed, set(group.states) - set(held)), _moving(needed, set(held))
+    products = [
+        n
+        for e in needed
+        for n in _recurrent(e.expr, frozen_)
+        if not any(r.name in moving for r in reads(n))
+    ]  # fmt: skip
+    every = found.clock.every
+    chunk = shape.elements((every.dim,)) if isinstance(every, Size) else int(every.value.real)
+    spared = sum(expr_flops(equations[h].expr, shape) for h in held)
+    return sum(contract_flops(n, shape) for n in products), spared, chunk
 
 
 def _wanted(rec: Recurrence, group: Group) -> tuple[str, ...]:
@@ -234,6 +263,8 @@ def _wanted(rec: Recurrence, group: Group) -> tuple[str, ...]:
 
 def _held_back(rec: Recurrence, group: Group, shape: Shape, target: Target) -> dict[str, str]:
     """Legal schedules that are taken only when they are asked for, and why."""
+    if "chunk-frozen" in group.schedules and target.kind == "gpu":
+        return {"chunk-frozen": NO_FROZEN}
     if "convolution" not in group.schedules:
         return {}
     if not target.fft_flops:
@@ -284,9 +315,13 @@ def _reasons(group: Group, chosen: str, forced: str | None, work: Work, shape: S
         return [Reason(f"{side_by_side} keep {place} busy ({room}), so splitting time would only add work")]
     if chosen == "sequential":
         ways = {"scan": "a scan", "chunkwise": "chunks", "convolution": "the response to an impulse"}
+        ways["chunk-frozen"] = "chunks with frozen states, a sequence on each core,"
         others = " or ".join(ways[s] for s in group.schedules if s != chosen)
         text = f"{side_by_side} ({room}) leave some idle, but {others} over T = {shape.steps:,} steps would not pay"
         return [Reason(text)]
+    if chosen == "chunk-frozen":
+        text = f"{states}: products with what is frozen are made for all steps of a chunk together"
+        return [Reason(f"{text}, and nothing keeps it from step to step")]
     if chosen == "chunkwise":
         form = group.low_rank
         assert form is not None

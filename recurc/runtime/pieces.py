@@ -19,11 +19,12 @@ from recurc.ir import Equation, Read, reads
 from recurc.passes.complex_parts import split_complex
 from recurc.passes.lower import OUT, stage_reads
 from recurc.passes.verify_plan import verify_plan
-from recurc.plan import Buffer, Convolution, Loop, Map, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Chunk, Convolution, Frozen, Loop, Map, Newton, Plan, Role, Scan, Stage
 from recurc.runtime.memory import empty
 from recurc.types import DType
 
 _HALF = (DType.F16, DType.BF16)
+_KEEPING = Loop | Scan | Chunk | Newton | Convolution | Frozen
 
 
 def needs_library(plan: Plan) -> bool:
@@ -168,7 +169,7 @@ def _pruned(once: list[Stage], wanted: set[str]) -> list[Stage]:
 
 def _piece(plan: Plan, number: int, stages: list[Stage], elsewhere: set[str]) -> Plan:
     """These stages as a plan; `elsewhere` are the names that other pieces read."""
-    carried = {c.name for s in stages if isinstance(s, Loop | Scan | Convolution) for c in s.carries}
+    carried = {c.name for s in stages if isinstance(s, _KEEPING) for c in s.carries}
     made = {w for s in stages for w in s.writes}
     all_reads = _reads(stages)
     read = {r.name for r in all_reads}

@@ -12,6 +12,7 @@ from recurc.backends.cpu.blas import Product, hoisted_products
 from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.chunk import call_chunk, print_chunk
 from recurc.backends.cpu.chunk import helpers as chunk_helpers
+from recurc.backends.cpu.frozen import FrozenParts, call_frozen, frozen_parts, print_frozen
 from recurc.backends.cpu.loop import print_loop, thread_rooms
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
 from recurc.backends.cpu.newton import NewtonLoops, call_newton, newton_loops, parts, rounds_function, take_rounds
@@ -23,7 +24,7 @@ from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, kind_of, sca
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import Var, dim_of
 from recurc.backends.emit.text import Text, commented
-from recurc.plan import Buffer, Carry, Chunk, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Carry, Chunk, Frozen, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 _CACHED = 1 << 20  # bytes of weights that stay in a core's own cache beside everything else
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
@@ -50,6 +51,7 @@ class StageCode:
     whole: Unit | None = None  # a loop with the products before it computed inside
     newton: NewtonLoops | None = None
     chunk: tuple[str, str] | None = None  # of a `Chunk`, which has no units: its function and text
+    frozen: tuple[str, str] | None = None  # of a `Frozen`: the function that calls the units, and its text
 
 
 @dataclass
@@ -92,13 +94,15 @@ class _ModulePrinter:
             k: newton_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Newton)
         }
         extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
-        extra += [b for s in self.newtons.values() for b in s.buffers]
+        self.frozen = {
+            k: frozen_parts(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Frozen)
+        }
+        extra += [b for s in (*self.newtons.values(), *self.frozen.values()) for b in s.buffers]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
         self.spell = Spelling(self.names, spec, self.buffers)
         for dim in self.sizes:
             self.spell.size(dim)
-        sequences = any(b.role is Role.SEQUENCE for b in plan.buffers)
-        self.chunked = sequences and not self.loops and not self.newtons and not sequence_lagged(plan)
+        self.chunked = bool(self._sequences()) and not self.loops and not self.newtons and not sequence_lagged(plan)
         self.absorbed: set[int] = set()  # stages that fall away where the loop behind them runs whole
         self.stages = [self._stage(k, s) for k, s in enumerate(plan.stages)]
 
@@ -123,6 +127,14 @@ class _ModulePrinter:
         if isinstance(stage, Chunk):
             function = self.names.fresh(title).removesuffix("_1")
             return StageCode(stage, [], chunk=(function, print_chunk(stage, self.plan, self.spell, function)))
+        if isinstance(stage, Frozen):
+            found = self.frozen[number]
+            units = [
+                self._unit(part, f"{title}_{kind_of(inside)}", "Inside a chunk.")
+                for part, inside in zip(found.parts, stage.inside.stages, strict=True)
+            ]
+            function = self.names.fresh(title).removesuffix("_1")
+            return StageCode(stage, units, frozen=(function, print_frozen(self, found, units, function)))
         match stage:
             case Map():
                 what = "No feedback: every step by itself."
@@ -154,7 +166,7 @@ class _ModulePrinter:
     # --- the file ---------------------------------------------------------------------------------------------
 
     def file(self) -> str:
-        texts = [t for s in self.stages for t in ([s.chunk[1]] if s.chunk else [u.text for u in _all_units(s)])]
+        texts = [t for s in self.stages for t in _texts(s)]
         if any(s.chunk for s in self.stages):
             texts.insert(0, chunk_helpers())
         functions = "\n\n".join(texts)
@@ -326,6 +338,9 @@ class _ModulePrinter:
             self._ends(code.stage.carries, False, text)
             call_chunk(code.stage, self.spell, code.chunk[0], text)
             return
+        if code.frozen is not None:
+            call_frozen(code.frozen[0], text)
+            return
         unit = code.units[0]
         self._ends(unit.program.stage.carries, unit.program.tiled, text)
         lane_end = self.lane_end(unit)
@@ -415,7 +430,8 @@ class _ModulePrinter:
     # --- memory -----------------------------------------------------------------------------------------------
 
     def _sequences(self) -> list[Buffer]:
-        return [b for b in self.plan.buffers if b.role is Role.SEQUENCE]
+        own = [b for found in self.frozen.values() for b in found.per_step]
+        return [*(b for b in self.plan.buffers if b.role is Role.SEQUENCE), *own]
 
     def stored(self, buffer: Buffer) -> str:
         return STORED[self.spec.dtype(buffer.dtype).accumulator]
@@ -490,8 +506,10 @@ class _ModulePrinter:
             for b in self.plan.buffers:
                 if b.role is Role.ONCE:
                     self._take(b, "1", None, text)
-                elif b.role is Role.SEQUENCE:
-                    self._take(b, "batch", "chunk" if self.chunked else "steps", text)
+            for b in sequences:
+                self._take(b, "batch", "chunk" if self.chunked else "steps", text)
+            for b in (b for found in self.frozen.values() for b in found.per_chunk):
+                self._take(b, "batch", None, text)
             for number, code in enumerate(self.stages):
                 if code.scan is not None:
                     text(f"const int64_t segments_{number} = scan_segments(batch, steps, threads);")
@@ -535,6 +553,8 @@ class _ModulePrinter:
             return ()
         if isinstance(code.stage, Chunk):
             return code.stage.carries
+        if isinstance(code.stage, Frozen):
+            return ()  # they wait between its chunks
         program = code.units[0].program
         return () if program.tiled else program.stage.carries
 
@@ -546,6 +566,12 @@ class _ModulePrinter:
         time = count if steps else "0"
         room = f"rc_take(base, &used, {product} * (int64_t)sizeof({kind}))"
         text(f"call->{self.spell(buffer.name)} = (rc_array){{{room}, {batch}, {time}, 0}};")
+
+
+def _texts(code: StageCode) -> list[str]:
+    """The C functions of a stage, each behind those it calls."""
+    whole = [made[1] for made in (code.chunk, code.frozen) if made is not None]
+    return [*(u.text for u in _all_units(code)), *whole]
 
 
 def _all_units(code: StageCode) -> list[Unit]:
