@@ -14,7 +14,7 @@ from recurc.backends.cpu.names import Spelling
 from recurc.backends.cpu.program import StageInput
 from recurc.backends.cpu.stages import as_input
 from recurc.backends.emit.text import Text
-from recurc.plan import Buffer, Carry, Frozen, Map, Role, held_name
+from recurc.plan import Buffer, Carry, Frozen, Role, Stage, held_name
 
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1"
 
@@ -24,8 +24,7 @@ class FrozenParts:
     """What a `Frozen` stage is printed as."""
 
     stage: Frozen
-    parts: tuple[StageInput, ...]  # the stages inside
-    single: tuple[bool, ...]  # which of them are for a chunk as a whole: their arrays have one step
+    parts: tuple[tuple[Stage, StageInput], ...]  # the stages inside
 
     @property
     def per_step(self) -> tuple[Buffer, ...]:
@@ -53,16 +52,14 @@ def now_name(state: str) -> str:
 
 
 def frozen_parts(stage: Frozen, name: str) -> FrozenParts:
-    parts = tuple(
-        replace(as_input(part, f"{name}@{number}"), packs=False) for number, part in enumerate(stage.inside.stages)
-    )
-    single = tuple(isinstance(part, Map) and not part.over_time for part in stage.inside.stages)
-    return FrozenParts(stage, parts, single)
+    parts = ((part, as_input(part, f"{name}@{number}")) for number, part in enumerate(stage.inside.stages))
+    return FrozenParts(stage, tuple((part, replace(made, packs=False)) for part, made in parts))
 
 
-def print_frozen(dealer: Dealer[AnyUnit], found: FrozenParts, units: Sequence[AnyUnit], function: str) -> str:
-    """`static void FUNCTION(...)`: sequences b0..b1, steps t0..t1, by the functions of `units`, one for each part."""
-    return _Printer(dealer, found, units, function).run()
+def print_frozen(dealer: Dealer[AnyUnit], found: FrozenParts, calls: Sequence[str], function: str) -> str:
+    """`static void FUNCTION(...)`: sequences b0..b1, steps t0..t1. `calls` are what runs each part for the sequence `b`
+    and the steps from `from` to `to`."""
+    return _Printer(dealer, found, calls, function).run()
 
 
 def call_frozen(function: str, text: Text) -> None:
@@ -77,10 +74,8 @@ def call_frozen(function: str, text: Text) -> None:
 
 
 class _Printer:
-    def __init__(
-        self, dealer: Dealer[AnyUnit], found: FrozenParts, units: Sequence[AnyUnit], function: str
-    ) -> None:
-        self.dealer, self.spell, self.found, self.units, self.function = dealer, dealer.spell, found, units, function
+    def __init__(self, dealer: Dealer[AnyUnit], found: FrozenParts, calls: Sequence[str], function: str) -> None:
+        self.dealer, self.spell, self.calls, self.function = dealer, dealer.spell, calls, function
         self.stage = found.stage
         self.text = Text()
 
@@ -128,9 +123,7 @@ class _Printer:
         with text.braces("if (gone == 0)"):
             for name, source in held.items():
                 self._copy(spell(held_name(name)), spell(f"{source}@in"), carries[name], text)
-        for unit, single in zip(self.units, self.found.single, strict=True):
-            last = "from + 1" if single else "to"
-            text(f"{unit.function}(&self, b, b + 1, from, {last}, 0, {self.dealer.lane_end(unit)});")
+        text(*self.calls)
 
     def _copy(self, target: str, source: str, carry: Carry, text: Text) -> None:
         kind = self.dealer.stored(Buffer(carry.name, carry.dims, carry.dtype, Role.INITIAL))

@@ -13,6 +13,7 @@ from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.chunk import call_chunk, print_chunk
 from recurc.backends.cpu.chunk import helpers as chunk_helpers
 from recurc.backends.cpu.frozen import FrozenParts, call_frozen, frozen_parts, print_frozen
+from recurc.backends.cpu.held_product import held_product, print_held_product
 from recurc.backends.cpu.loop import print_loop, thread_rooms
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
 from recurc.backends.cpu.newton import NewtonLoops, call_newton, newton_loops, parts, rounds_function, take_rounds
@@ -128,13 +129,7 @@ class _ModulePrinter:
             function = self.names.fresh(title).removesuffix("_1")
             return StageCode(stage, [], chunk=(function, print_chunk(stage, self.plan, self.spell, function)))
         if isinstance(stage, Frozen):
-            found = self.frozen[number]
-            units = [
-                self._unit(part, f"{title}_{kind_of(inside)}", "Inside a chunk.")
-                for part, inside in zip(found.parts, stage.inside.stages, strict=True)
-            ]
-            function = self.names.fresh(title).removesuffix("_1")
-            return StageCode(stage, units, frozen=(function, print_frozen(self, found, units, function)))
+            return self._frozen(stage, self.frozen[number], title)
         match stage:
             case Map():
                 what = "No feedback: every step by itself."
@@ -152,6 +147,24 @@ class _ModulePrinter:
                 self.absorbed |= set(taken[1])
         return code
 
+    def _frozen(self, stage: Frozen, found: FrozenParts, title: str) -> StageCode:
+        units, products, calls = list[Unit](), list[str](), list[str]()
+        for part, made in found.parts:
+            hint = f"{title}_{kind_of(part)}"
+            product = held_product(part, stage, self.spell) if isinstance(part, Matmul) else None
+            if product is not None:
+                function = self.names.fresh(hint).removesuffix("_1")
+                products.append(print_held_product(product, self.spell, function))
+                calls.append(f"{function}(&self, b, b + 1, from, to);")
+                continue
+            unit = self._unit(made, hint, "The steps of a chunk.")
+            units.append(unit)
+            last = "from + 1" if isinstance(part, Map) and not part.over_time else "to"  # once: one place for all steps
+            calls.append(f"{unit.function}(&self, b, b + 1, from, {last}, 0, {self.lane_end(unit)});")
+        function = self.names.fresh(title).removesuffix("_1")
+        whole = print_frozen(self, found, calls, function)
+        return StageCode(stage, units, frozen=(function, "\n\n".join([*products, whole])))
+
     def _unit(self, stage: StageInput, hint: str, what: str) -> Unit:
         program = analyse(stage, self.buffers, self.spec)
         body = Body(program, self.spell)
@@ -167,7 +180,7 @@ class _ModulePrinter:
 
     def file(self) -> str:
         texts = [t for s in self.stages for t in _texts(s)]
-        if any(s.chunk for s in self.stages):
+        if any("rc_product(" in t for t in texts):
             texts.insert(0, chunk_helpers())
         functions = "\n\n".join(texts)
         entry = self._entry()
