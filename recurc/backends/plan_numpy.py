@@ -419,7 +419,13 @@ class PlanKernel:
         return {name: np.concatenate(parts, axis=1) for name, parts in stored.items()}
 
     def _inside(
-        self, stage: Frozen, values: dict[tuple[str, int], Array], state: dict[str, Array], begin: int, end: int, rows: int
+        self,
+        stage: Frozen,
+        values: dict[tuple[str, int], Array],
+        state: dict[str, Array],
+        begin: int,
+        end: int,
+        rows: int,
     ) -> _Call:
         """The call of the plan inside for the steps from `begin` to `end`."""
         own = {held_name(held): held for held, _ in stage.held}

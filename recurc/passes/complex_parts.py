@@ -41,8 +41,8 @@ from recurc.plan import (
     Buffer,
     Carry,
     Chunk,
-    Frozen,
     Convolution,
+    Frozen,
     Loop,
     Map,
     Matmul,
@@ -137,7 +137,7 @@ class _Split:
             writes = tuple(w for w in stage.writes if w in wanted)
             needed = {*writes, *(c.name for c in stage.carries)} if isinstance(stage, Loop | Scan) else set(writes)
             match stage:
-                case Matmul() | Newton() | Convolution() | Chunk() | Frozen():  # chunks are real, and so is all they read
+                case Matmul() | Newton() | Convolution() | Chunk() | Frozen():  # real chunks read real values
                     new: Stage = stage
                 case Map():
                     new = replace(stage, body=_pruned(stage.body, needed), writes=writes)

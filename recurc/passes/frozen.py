@@ -100,7 +100,7 @@ def chunks(forms: Forms, members: tuple[str, ...]) -> Chunks | Reason:
     clock = clocks[0]
     if len(set(clocks)) > 1:
         return Reason(f"{', '.join(pairs)} change at different steps", spans[next(iter(pairs))])
-    if isinstance(clock.every, Size) and clock.first or isinstance(clock.every, Const) and not _within(clock):
+    if not _strikes(clock):
         return Reason(f"{', '.join(pairs)} may never change", spans[next(iter(pairs))])
     for equation in rec.equations:
         for node in walk(equation.expr):
@@ -111,9 +111,9 @@ def chunks(forms: Forms, members: tuple[str, ...]) -> Chunks | Reason:
     return Chunks(clock, tuple(pairs.items()))
 
 
-def _within(clock: Clock) -> bool:
-    assert isinstance(clock.every, Const)
-    return 0 <= clock.first < clock.every.value.real
+def _strikes(clock: Clock) -> bool:
+    """Whether there are steps at which a chunk starts, whatever the sizes are."""
+    return clock.first == 0 if isinstance(clock.every, Size) else 0 <= clock.first < clock.every.value.real
 
 
 def inside(loop: Loop, found: Chunks, rec: Recurrence, steady: Collection[str], taken: Collection[str]) -> Recurrence:

@@ -1,14 +1,14 @@
 """Lowering: a recurrence, its analysis and the chosen schedules become a plan: stages over named buffers.
 
 The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan`, `Chunk`, `Newton` or
-`Frozen` per group of that schedule, one `Convolution` per group of that schedule between the `Map`s of what enters it and what
-is made of what leaves it, the sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a value no
-stage has made. Elementwise terms are never stored for their own sake: what reads no state is computed inside each stage
-that uses it, what a later stage reads of a state is stored by the stage that has it. Stages are filled from the last to
-the first, so that when a stage is filled, everything later stages want from it is known. What reads a final state,
-`S[T]`, is a map behind all other stages, which reads the buffer `S@final`. A `Chunk` reads and writes buffers only: the
-recurrence is restated first, so that its operands and what is read of its state have names, and a `Map` before it makes
-the operands that no buffer holds.
+`Frozen` per group of that schedule, one `Convolution` per group of that schedule between the `Map`s of what enters it
+and what is made of what leaves it, the sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a
+value no stage has made. Elementwise terms are never stored for their own sake: what reads no state is computed inside
+each stage that uses it, what a later stage reads of a state is stored by the stage that has it. Stages are filled from
+the last to the first, so that when a stage is filled, everything later stages want from it is known. What reads a final
+state, `S[T]`, is a map behind all other stages, which reads the buffer `S@final`. A `Chunk` reads and writes buffers
+only: the recurrence is restated first, so that its operands and what is read of its state have names, and a `Map`
+before it makes the operands that no buffer holds.
 
 Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
 input is stored as `NAME@out`.

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recurc.backends.cpu.dealer import AnyUnit, Dealer
-from recurc.backends.cpu.names import Spelling
 from recurc.backends.cpu.program import StageInput
 from recurc.backends.cpu.stages import as_input
 from recurc.backends.emit.text import Text
@@ -43,7 +42,8 @@ class FrozenParts:
     @property
     def buffers(self) -> tuple[Buffer, ...]:
         """All of them as the stages inside see them: what is made once for a chunk has the same place at each step."""
-        return tuple(replace(b, role=Role.SEQUENCE) if b.role is Role.ONCE else b for b in self.per_chunk) + self.per_step
+        fixed = (replace(b, role=Role.SEQUENCE) if b.role is Role.ONCE else b for b in self.per_chunk)
+        return (*fixed, *self.per_step)
 
 
 def now_name(state: str) -> str:

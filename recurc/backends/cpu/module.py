@@ -95,9 +95,7 @@ class _ModulePrinter:
             k: newton_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Newton)
         }
         extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
-        self.frozen = {
-            k: frozen_parts(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Frozen)
-        }
+        self.frozen = {k: frozen_parts(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Frozen)}
         extra += [b for s in (*self.newtons.values(), *self.frozen.values()) for b in s.buffers]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
         self.spell = Spelling(self.names, spec, self.buffers)

@@ -28,7 +28,21 @@ from recurc.backends.triton.scope import Scope, plain
 from recurc.backends.triton.values import Context
 from recurc.errors import UnsupportedError
 from recurc.ir import Equation
-from recurc.plan import NO_FROZEN, NO_TRANSFORM, Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    NO_FROZEN,
+    NO_TRANSFORM,
+    Chunk,
+    Convolution,
+    Frozen,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+)
 from recurc.types import Kind
 
 _IN_REGISTERS = 4096  # elements of recurrent weights a program can keep in registers
