@@ -21,11 +21,24 @@ from dataclasses import dataclass, replace
 
 from recurc.errors import CompilerBug
 from recurc.facts import Analysis, Group, LowRank, Monoid
-from recurc.ir import Equation, Expr, Final, Read, Recurrence, late_equations, reads, rewrite
+from recurc.ir import (
+    Contract,
+    Equation,
+    Expr,
+    Final,
+    Gather,
+    Read,
+    Recurrence,
+    Reduce,
+    late_equations,
+    reads,
+    rewrite,
+    walk,
+)
 from recurc.passes.affine import Forms
 from recurc.passes.classify import classify
 from recurc.passes.convolution import make_system, respond
-from recurc.passes.cost import Shape
+from recurc.passes.cost import Shape, function_depth
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.frozen import Chunks, chunks, inside
 from recurc.passes.hoist import Hoisted, hoist
@@ -66,8 +79,10 @@ class _Segment:
         return tuple(s for g in self.groups for s in g.states)
 
 
-def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> Plan:
-    """The plan of a recurrence in core form. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
+def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape, apart: bool = False) -> Plan:
+    """The plan of a recurrence in core form; with `apart`, sums and functions that need no state, or nothing but a few
+    numbers made of it, are maps before and behind the loops. Raises `CompilerBug` if the plan breaks a rule of
+    `plan.py`."""
     chunks: dict[str, Restated] = {}
     named = rec
     for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
@@ -76,7 +91,7 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> 
             named = found.rec
     dep = dependence(named)
     hoisted = hoist(named, analysis, dep, shape, {r for c in chunks.values() for r in c.reads})
-    stages, buffers = _Lowering(named, analysis, choice, shape, hoisted, dep, chunks).run()
+    stages, buffers = _Lowering(named, analysis, choice, shape, hoisted, dep, chunks, apart).run()
     plan = Plan(rec, analysis, buffers, stages, choice.schedules, choice.candidates, choice.reasons)
     verify_plan(plan)
     return plan
@@ -100,8 +115,10 @@ class _Lowering:
         hoisted: Hoisted,
         dep: Dependence,
         chunks: dict[str, Restated],
+        apart: bool,
     ) -> None:
         self.rec, self.shape, self.hoisted, self.dep, self.chunks = rec, shape, hoisted, dep, chunks
+        self.apart = apart
         self.states = {s.name: s for s in rec.states}
         self.spans = {e.name: e.span for e in rec.equations}
         self.late = late_equations(rec)
@@ -118,6 +135,8 @@ class _Lowering:
     # --- the order of stages ----------------------------------------------------------------------------------------
 
     def _segments(self, analysis: Analysis, choice: Choice) -> list[_Segment]:
+        if self.apart:
+            return self._independent(analysis, choice)
         segments: list[_Segment] = []
         for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
             last = segments[-1] if segments else None
@@ -126,6 +145,18 @@ class _Lowering:
                 segments[-1] = _Segment((*last.groups, group), schedule)
             else:
                 segments.append(_Segment((group,), schedule))
+        return segments
+
+    def _independent(self, analysis: Analysis, choice: Choice) -> list[_Segment]:
+        """Groups that read each other's states, or are read together, in one loop; others in loops of their own."""
+        segments: list[_Segment] = []
+        together = [{r.name for r in reads(e) if r.name in self.states} for e in self.hoisted.equations.values()]
+        for group, schedule in zip(analysis.groups, choice.schedules, strict=True):
+            needs = {s for state in group.states for s in self.dep.on_states[state]}
+            needs |= {s for names in together if names & set(group.states) for s in names}
+            joined = [s for s in segments if needs & set(s.states)]
+            rest = [s for s in segments if s not in joined]
+            segments = [*rest, _Segment((*(g for s in joined for g in s.groups), group), schedule)]
         return segments
 
     def _between(self, segment: _Segment, group: Group) -> bool:
@@ -197,6 +228,9 @@ class _Lowering:
             name = self.order[item]
             for operand in (self.hoisted.operand_of[name],) if isinstance(name, str) else self._operands(name):
                 self._materialise_operand(operand, item)
+            if self.apart and not isinstance(name, str):
+                for known in self._known(item):
+                    self.materialised[known] = min(item, self.materialised.get(known, item))
         for output in self.rec.outputs:
             self._want_output(output, tail)
         filled: list[Stage] = []
@@ -222,6 +256,35 @@ class _Lowering:
         if plain and not self._computes(self.position[operand]):
             self.materialised[operand] = min(index, self.materialised.get(operand, index))
 
+    def _known(self, index: int) -> list[str]:
+        """What the equations of a stage read that can be made before it and is worth a place in memory."""
+        waiting = [e for n, e in self.hoisted.equations.items() if self.position[n] == index]
+        names = dict.fromkeys(r.name for e in waiting for r in reads(e) if not r.lag)
+        plain = [n for n in names if n in self.hoisted.equations and n not in self.place]
+        return [n for n in plain if self.position[n] < index and self._apart(n)]
+
+    def _apart(self, name: str) -> bool:
+        """Whether a value is better made outside of the loops, from a few numbers that they make of the states: it
+        takes sums or costly functions."""
+        if not self.apart or self._reads_state(name):
+            return False
+        pending, seen, cut, costly = [name], {name}, 0, False
+        while pending:
+            expr = self.hoisted.equations[pending.pop()]
+            costly |= function_depth(expr) > 0 or any(isinstance(n, Reduce | Contract | Gather) for n in walk(expr))
+            for read in reads(expr):
+                if read.name not in self.hoisted.equations or read.name in seen:
+                    continue
+                seen.add(read.name)
+                if self._reads_state(read.name):
+                    cut += self.shape.elements(read.dims)
+                else:
+                    pending.append(read.name)
+        return costly and cut <= 4 * self.shape.elements(self.hoisted.equations[name].dims)
+
+    def _reads_state(self, name: str) -> bool:
+        return name in self.states or any(r.name in self.states for r in reads(self.hoisted.equations[name]))
+
     def _want_output(self, output: str, tail: dict[str, Expr]) -> None:
         if output in self.hoisted.matmuls:
             self.used_matmuls[output] = None
@@ -231,7 +294,7 @@ class _Lowering:
             tail[output] = _of_buffers(self.hoisted.equations[output])
         elif output in self.hoisted.equations:
             at = self.position[output]
-            if self._computes(at):
+            if self._computes(at) and not self._apart(output):
                 self.wanted[at][output] = None
             elif output not in self.materialised:
                 tail[output] = self.hoisted.equations[output]
@@ -277,6 +340,8 @@ class _Lowering:
         if self.materialised.get(name, index + 1) <= index:
             return True
         at = self.position[name]
+        if at < index and self._computes(at) and self.apart and not self._reads_state(name):
+            return False
         if at < index and self._computes(at) and not self._cheaper_again(name, at):
             self.wanted[at][name] = None
             return True
@@ -374,7 +439,7 @@ class _Lowering:
         rec = inside(loop, found, self.rec, steady, taken)
         analysis, clock = classify(rec), found.clock
         choice = Choice(("sequential",) * len(analysis.groups), (), ())
-        plan = lower(rec, analysis, choice, self.shape)
+        plan = lower(rec, analysis, choice, self.shape, apart=True)
         return Frozen(loop, clock.every, clock.first, clock.start, found.held, plan)
 
     def _convolution(self, group: Group, carries: tuple[Carry, ...], index: int) -> list[Stage]:

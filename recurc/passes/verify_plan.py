@@ -232,7 +232,7 @@ class _Stage:
         for buffer in stage.inside.buffers:
             mine = buffer.name in self.buffers
             if buffer.role in (Role.ONCE, Role.SEQUENCE):
-                fits = not mine and buffer.name not in self.carries
+                fits = not mine
             elif buffer.role is Role.OUTPUT:
                 fits = buffer.name in stage.writes
             elif buffer.name in known:
