@@ -12,7 +12,7 @@ from recurc.backends.cpu.blas import Product, hoisted_products
 from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.chunk import call_chunk, print_chunk
 from recurc.backends.cpu.chunk import helpers as chunk_helpers
-from recurc.backends.cpu.frozen import FrozenParts, call_frozen, frozen_parts, print_frozen
+from recurc.backends.cpu.frozen import FrozenParts, call_frozen, call_part, frozen_parts, print_frozen, share_steps
 from recurc.backends.cpu.held_product import held_product, print_held_product
 from recurc.backends.cpu.loop import print_loop, thread_rooms
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
@@ -24,7 +24,7 @@ from recurc.backends.cpu.scan_calls import call_scan
 from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, kind_of, scan_loops, sequence_lagged
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import Var, dim_of
-from recurc.backends.emit.text import Text, commented
+from recurc.backends.emit.text import Text, commented, wrapped_names
 from recurc.plan import Buffer, Carry, Chunk, Frozen, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 _CACHED = 1 << 20  # bytes of weights that stay in a core's own cache beside everything else
@@ -146,19 +146,17 @@ class _ModulePrinter:
         return code
 
     def _frozen(self, stage: Frozen, found: FrozenParts, title: str) -> StageCode:
-        units, products, calls = list[Unit](), list[str](), list[str]()
+        units, products, calls = list[Unit](), list[str](), list[Text]()
         for part, made in found.parts:
             hint = f"{title}_{kind_of(part)}"
             product = held_product(part, stage, self.spell) if isinstance(part, Matmul) else None
-            if product is not None:
+            if product is None:
+                units.append(self._unit(made, hint, "The steps of a chunk."))
+                calls.append(call_part(self, part, units[-1]))
+            else:
                 function = self.names.fresh(hint).removesuffix("_1")
                 products.append(print_held_product(product, self.spell, function))
-                calls.append(f"{function}(&self, b, b + 1, from, to);")
-                continue
-            unit = self._unit(made, hint, "The steps of a chunk.")
-            units.append(unit)
-            last = "from + 1" if isinstance(part, Map) and not part.over_time else "to"  # once: one place for all steps
-            calls.append(f"{unit.function}(&self, b, b + 1, from, {last}, 0, {self.lane_end(unit)});")
+                calls.append(share_steps(function, ""))
         function = self.names.fresh(title).removesuffix("_1")
         whole = print_frozen(self, found, calls, function)
         return StageCode(stage, units, frozen=(function, "\n\n".join([*products, whole])))
@@ -188,7 +186,7 @@ class _ModulePrinter:
         struct("// Every array a stage reads or writes.")
         with struct.braces("struct call", "};"):
             struct("int64_t batch, steps;")
-            struct(*_wrapped("rc_array ", fields, ";"))
+            struct(*wrapped_names("rc_array ", fields, ";"))
         real = self.real.value
         dims = "\n".join(f"enum {{ {self.spell.size(d)} = {n} }};" for d, n in self.spec.sizes)
         types = (
@@ -604,20 +602,6 @@ def _describe(program: Program) -> str:
         return f"SIMD lanes along {dim}; several rows share each packed matrix product."
     apart = "which never meet" if program.lanes_apart else "which meet within a step"
     return f"SIMD lanes along {dim}, {apart}; each step runs over whole rows, which stream through memory in order."
-
-
-def _wrapped(head: str, names: list[str], tail: str, width: int = 112) -> list[str]:
-    lines: list[str] = []
-    line = head
-    for k, name in enumerate(names):
-        word = name + (tail if k == len(names) - 1 else ",")
-        if len(line) + len(word) + 1 > width:
-            lines.append(line.rstrip())
-            line = "    "
-        line += word + " "
-    if names:
-        lines.append(line.rstrip())
-    return lines
 
 
 __all__ = ["EXTERNAL", "Module", "external_buffers", "print_module"]
