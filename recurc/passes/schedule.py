@@ -315,7 +315,7 @@ def _reasons(group: Group, chosen: str, forced: str | None, work: Work, shape: S
         return [Reason(f"{side_by_side} keep {place} busy ({room}), so splitting time would only add work")]
     if chosen == "sequential":
         ways = {"scan": "a scan", "chunkwise": "chunks", "convolution": "the response to an impulse"}
-        ways["chunk-frozen"] = "chunks with frozen states, a sequence on each core,"
+        ways["chunk-frozen"] = "chunks with frozen states"
         others = " or ".join(ways[s] for s in group.schedules if s != chosen)
         text = f"{side_by_side} ({room}) leave some idle, but {others} over T = {shape.steps:,} steps would not pay"
         return [Reason(text)]

@@ -45,7 +45,8 @@ OWN = {
     "h = 0.5 * tanh(h[t-1] + u)\n    output h, u",
     "a group that reads what is frozen": f"state h[V] = 0\n    {HELD}{STEP}"
     "h = tanh(0.5 * h[t-1] + k @ F)\n    output h",
-    "a product with a param": f"param W[V, V]\n    {HELD}M = sigmoid(a) * M[t-1] + k * (W @ tanh(k @ F))\n    output y = W @ (q @ M)",
+    "a product with a param": f"param W[V, V]\n    {HELD}"
+    "M = sigmoid(a) * M[t-1] + k * (W @ tanh(k @ F))\n    output y = W @ (q @ M)",
     "two that are frozen": "state N[K, V] = 0\n    every 3:\n        state F[K, V] = 0, G[K, V] = 0\n        "
     "F = M[t-1]\n        G = N[t-1]\n    M = sigmoid(a) * M[t-1] + k * (v - k @ G)\n    "
     "N = 0.5 * N[t-1] + q * tanh(q @ F)\n    output y = q @ M + k @ N",
