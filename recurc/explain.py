@@ -15,6 +15,7 @@ from recurc.plan import (
     Candidate,
     Chunk,
     Convolution,
+    Frozen,
     Loop,
     Map,
     Matmul,
@@ -261,6 +262,14 @@ def describe(stage: Stage, width: int = 96) -> tuple[str, str, list[str]]:
             over = f"rows {', '.join(form.rows)}, columns {', '.join(form.columns)}"
             what = "a triangular system and products of matrices" if form.corrects else "products of matrices"
             return "chunk", f"chunks of steps by {what}, keeping {form.state} ({over})", equation_lines(body, width)
+        case Frozen(carries=carries, held=held, inside=inside):
+            kept, known = ", ".join(c.name for c in carries), ", ".join(h for h, _ in held)
+            what = f"one chunk of {stage.spelled} steps after another, keeping {kept}; {known} known in each"
+            lines = [f"at the start of a chunk {h} = {s}[t-1]" for h, s in held]
+            for part in inside.stages:
+                name, how, body = describe(part, width - 2)
+                lines += [f"{name}: {how}", *(f"  {line}" for line in body)]
+            return "frozen", what, lines
 
 
 def memory(plan: Plan, case: Case) -> dict[str, int]:
@@ -288,6 +297,10 @@ def memory(plan: Plan, case: Case) -> dict[str, int]:
         if isinstance(stage, Newton):  # a guess and the next one
             guess = sum(case.bytes(b.dims, b.dtype) for b in stage.values("guess"))
             out["between stages"] += 2 * guess * case.batch * case.steps
+        if isinstance(stage, Frozen):
+            every = sum(case.bytes(b.dims, b.dtype) for b in stage.own if b.has_time)
+            once = sum(case.bytes(b.dims, b.dtype) for b in stage.own if not b.has_time)
+            out["between stages"] += (every * case.steps + once) * case.batch
     return out
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from recurc.facts import Analysis, Group, LowRank, Monoid, Reason
-from recurc.ir import Contract, Equation, Expr, Read, Recurrence, children, walk
+from recurc.ir import Const, Contract, Equation, Expr, Read, Recurrence, Size, children, walk
 from recurc.ops import apply
 from recurc.types import Dims, DType, Kind
 
@@ -238,7 +238,61 @@ class Chunk:
         return tuple(dict.fromkeys(e for e in (*exprs, *queries) if isinstance(e, Read)))
 
 
-Stage = Map | Matmul | Loop | Scan | Chunk | Newton | Convolution
+NO_FROZEN = "chunks with frozen states have no GPU kernels"
+
+
+def held_name(state: str) -> str:
+    """A held state of a `Frozen` stage, as the plan inside reads it."""
+    return f"{state}'held"
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The same meaning as `loop`, in chunks of steps within which some of its states, the held ones, do not change
+    (test-time training by mini-batches: Sun et al. 2024; Behrouz et al. 2025).
+
+    A chunk starts at each step t with (t + start) mod `every` = `first`, where `start` names a buffer of one integer
+    per sequence, or is None for 0. There each pair (F, M) of `held` makes F what M was before this step. `inside` is
+    the plan of the steps up to the next such place or the last step: its states are the carries but the held ones, and
+    it has a param `held_name(F)` for each of those. Of its other buffers, those without a maker are this plan's, what
+    it puts out are the `writes`, and the rest are its own, by names that this plan does not have. It has maps, matmuls
+    and loops only, and its `t` counts as that of the whole call."""
+
+    loop: Loop
+    every: Const | Size
+    first: int
+    start: str | None
+    held: tuple[tuple[str, str], ...]
+    inside: Plan
+
+    @property
+    def carries(self) -> tuple[Carry, ...]:
+        return self.loop.carries
+
+    @property
+    def body(self) -> tuple[Equation, ...]:
+        return self.loop.body
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return self.loop.writes
+
+    def length(self, size: Callable[[str], int]) -> int:
+        """The steps of a whole chunk."""
+        return size(self.every.dim) if isinstance(self.every, Size) else int(self.every.value.real)
+
+    @property
+    def spelled(self) -> str:
+        """That length as a person writes it: a number or a dim."""
+        return self.every.dim if isinstance(self.every, Size) else str(self.every.value)
+
+    @property
+    def own(self) -> tuple[Buffer, ...]:
+        """What exists inside only, besides the held states."""
+        return tuple(b for b in self.inside.buffers if b.role in (Role.ONCE, Role.SEQUENCE))
+
+
+Stage = Map | Matmul | Loop | Scan | Chunk | Newton | Convolution | Frozen
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 Apart from the reference on purpose: it runs the stages the scheduler chose, in the call's dtype (half precisions are
 stored as asked and computed in f32). Values are arrays `(B or 1, T or 1, *dims)`: maps and matrix products take all
 steps at once, a loop one step at a time, a scan combines elements of the plan's monoid in a tree over t, a chunk is
-products of matrices (`chunk_numpy`), and a convolution goes through transforms in double precision.
+products of matrices (`chunk_numpy`), a convolution goes through transforms in double precision, and chunks with frozen
+states run a plan of their own one after the other.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,22 @@ from recurc.backends.chunk_numpy import Operands, chunkwise
 from recurc.backends.convolve import Convolver, Values
 from recurc.backends.evaluator import Array, Evaluate, Evaluator, Frame, arrangement
 from recurc.backends.storage import loaded, store
-from recurc.plan import Buffer, Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    Buffer,
+    Carry,
+    Chunk,
+    Convolution,
+    Frozen,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+    held_name,
+)
 from recurc.types import Dims, DType
 
 Elements = list[Array]  # one (B, T, *dims) per component of a monoid
@@ -54,16 +71,21 @@ Run = Callable[["_Call"], None]
 class _Call:
     """One call of a kernel: the buffers seen with their time axes, and the frame of all steps at once."""
 
-    def __init__(self, plan: Plan, evaluator: Evaluator, arrays: Arrays, batch: int, steps: int) -> None:
-        self.arrays, self.batch, self.steps = arrays, batch, steps
-        self.frame = Frame({}, np.arange(steps, dtype=np.int64)[np.newaxis])
+    def __init__(self, frame: Frame, arrays: Arrays, batch: int, steps: int) -> None:
+        self.frame, self.arrays, self.batch, self.steps = frame, arrays, batch, steps
+
+    @classmethod
+    def of(cls, plan: Plan, evaluator: Evaluator, arrays: Arrays, batch: int, steps: int) -> _Call:
+        """A call with arrays as stored."""
+        frame = Frame({}, np.arange(steps, dtype=np.int64)[np.newaxis])
         for buffer in plan.buffers:
             if buffer.role in (Role.INPUT, Role.PARAM, Role.INITIAL):
                 value = loaded(arrays[buffer.name])
                 if batch > 1 and value.strides[0] == 0:
                     value = value[:1]
                 value = value if buffer.has_time else value[:, np.newaxis]
-                self.frame.values[buffer.name, 0] = value.astype(evaluator.dtype(buffer.dtype), copy=False)
+                frame.values[buffer.name, 0] = value.astype(evaluator.dtype(buffer.dtype), copy=False)
+        return cls(frame, arrays, batch, steps)
 
     def delay(self, names: Sequence[str]) -> None:
         """Makes the whole-sequence values of `names` readable at lag 1."""
@@ -94,9 +116,11 @@ class PlanKernel:
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
         with np.errstate(all="ignore"):
-            call = _Call(self._plan, self._evaluator, arrays, batch, steps)
-            for run in self._stages:
-                run(call)
+            self._run(_Call.of(self._plan, self._evaluator, arrays, batch, steps))
+
+    def _run(self, call: _Call) -> None:
+        for run in self._stages:
+            run(call)
 
     def _stage(self, stage: Stage) -> Run:
         match stage:
@@ -114,6 +138,8 @@ class PlanKernel:
                 return self._chunk(stage)
             case Convolution():
                 return self._convolution(stage)
+            case Frozen():
+                return self._frozen(stage)
 
     def _buffer(self, name: str) -> Buffer:
         return self._own[name] if name in self._own else self._plan.buffer(name)
@@ -338,6 +364,94 @@ class PlanKernel:
                 store(call.arrays[target], np.broadcast_to(found[target][:, 0], call.arrays[target].shape))
 
         return run
+
+    def _frozen(self, stage: Frozen) -> Run:
+        """Sequences in which chunks start at the same steps go together."""
+        make = self._evaluator
+        inside, every = PlanKernel(stage.inside, make.spec), stage.length(make.spec.size)
+        kinds = {c.name: (make.shape(c.dims), make.dtype(c.dtype)) for c in stage.carries}
+        writers, finals = self._writers(stage.body, stage.carries, stage.writes), self._finals(stage.carries)
+
+        def run(call: _Call) -> None:
+            start = np.zeros((1, 1), np.int64) if stage.start is None else call.frame.values[stage.start, 0]
+            into = np.broadcast_to((start[:, 0] - stage.first) % every, (call.batch,))  # a chunk, at the first step
+            stored: dict[str, Array] = {}
+            last = {n: np.empty((call.batch, 1, *shape), dtype) for n, (shape, dtype) in kinds.items()}
+            for place in np.unique(into):
+                rows = np.flatnonzero(into == place)
+                found = self._chunks(stage, inside, call, rows, int(place), every, last)
+                for name, value in found.items():
+                    whole = stored.setdefault(name, np.empty((call.batch, *value.shape[1:]), value.dtype))
+                    whole[rows] = value
+            for name, write in writers.items():
+                write(call, stored[name])
+            for name, target in finals:
+                self._keep(call, target, last[name])
+
+        return run
+
+    def _chunks(
+        self,
+        stage: Frozen,
+        inside: PlanKernel,
+        call: _Call,
+        rows: NDArray[np.int64],
+        into: int,
+        every: int,
+        last: dict[str, Array],
+    ) -> dict[str, Array]:
+        """What the stage writes for some sequences; puts their states after the last step into `last`."""
+        values = {key: v if v.shape[0] == 1 else v[rows] for key, v in call.frame.values.items() if key[1] == 0}
+        state = {c.name: values[f"{c.name}@initial", 0] for c in stage.carries}
+        stored: dict[str, list[Array]] = {name: [] for name in stage.writes}
+        bounds = [0, *range((-into) % every or every, call.steps, every), call.steps]
+        for begin, end in pairwise(bounds):
+            if (begin + into) % every == 0:
+                state |= {held: state[taken] for held, taken in stage.held}
+            part = self._inside(stage, values, state, begin, end, len(rows))
+            inside._run(part)
+            found = part.frame.values
+            for name, parts in stored.items():
+                parts.append(part.full(found[name, 0]))
+            state |= {s.name: found[f"{s.name}@final", 0] for s in stage.inside.recurrence.states}
+        for name, value in state.items():
+            last[name][rows] = value
+        return {name: np.concatenate(parts, axis=1) for name, parts in stored.items()}
+
+    def _inside(
+        self,
+        stage: Frozen,
+        values: dict[tuple[str, int], Array],
+        state: dict[str, Array],
+        begin: int,
+        end: int,
+        rows: int,
+    ) -> _Call:
+        """The call of the plan inside for the steps from `begin` to `end`."""
+        own = {held_name(held): held for held, _ in stage.held}
+        frame = Frame({}, np.arange(begin, end, dtype=np.int64)[np.newaxis])
+        arrays: dict[str, Array] = {}
+        for buffer in stage.inside.buffers:
+            name, origin = buffer.name, buffer.name.removesuffix("@initial")
+            match buffer.role:
+                case Role.INPUT:
+                    value = values[name, 0]
+                    frame.values[name, 0] = value if value.shape[1] == 1 else value[:, begin:end]
+                case Role.PARAM:
+                    frame.values[name, 0] = state[own[name]] if name in own else values[name, 0]
+                case Role.INITIAL if origin in state:
+                    frame.values[name, 0] = state[origin]
+                case Role.INITIAL:
+                    before = values[origin, 0]
+                    at = min(begin, before.shape[1]) - 1
+                    frame.values[name, 0] = values[name, 0] if begin == 0 else before[:, at : at + 1]
+                case Role.OUTPUT | Role.FINAL:
+                    steps = (end - begin,) if buffer.has_time else ()
+                    shape = (rows, *steps, *self._evaluator.shape(buffer.dims))
+                    arrays[name] = np.empty(shape, self._evaluator.dtype(buffer.dtype))
+                case Role.ONCE | Role.SEQUENCE:
+                    pass
+        return _Call(frame, arrays, rows, end - begin)
 
     def _chunk(self, stage: Chunk) -> Run:
         form, (carry,) = stage.form, stage.carries

@@ -29,7 +29,7 @@ from recurc.ir import (
     children,
 )
 from recurc.irtext.names import NAME, PART, WORD
-from recurc.plan import Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Scan, Stage
+from recurc.plan import Carry, Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Scan, Stage
 from recurc.types import DimDecl, Dims, DType
 
 _WIDTH = 118
@@ -256,6 +256,12 @@ def _stage(stage: Stage) -> list[str]:
             split = ", ".join(f"{name} [{', '.join(dims)}]" for name, dims in parts if dims)
             head = _opening("chunk", stage.carries, stage.writes)
             return [head, f"    {split}", *_body(stage.body), "  }"]
+        case Frozen(held=held, inside=inside):
+            place = "t" if stage.start is None else f"(t + {_read_name(stage.start)})"
+            when = f"    at {place} mod {stage.spelled} = {stage.first}:"
+            taken = [f"    {_read_name(h)} takes over {_read_name(s)}[t-1]" for h, s in held]
+            inner = [f"  {line}" for part in inside.stages for line in _stage(part)]
+            return [_opening("frozen", stage.carries, stage.writes), when, *taken, *inner, "  }"]
 
 
 def _opening(kind: str, carries: Sequence[Carry], writes: Sequence[str]) -> str:

@@ -86,7 +86,7 @@ def _several(scene: Scene, members: tuple[str, ...]) -> Group:
     if chunk is not None:
         held, rest = chunk
         inside = [g for g in classify(rest).groups if set(g.states) & set(members)]
-        found = frozen_group(scene, members, held, inside)
+        found = frozen_group(scene, members, forms, held, inside)
         if found is not None:
             return found
     if linear is not None:

@@ -42,6 +42,7 @@ from recurc.plan import (
     Carry,
     Chunk,
     Convolution,
+    Frozen,
     Loop,
     Map,
     Matmul,
@@ -136,7 +137,7 @@ class _Split:
             writes = tuple(w for w in stage.writes if w in wanted)
             needed = {*writes, *(c.name for c in stage.carries)} if isinstance(stage, Loop | Scan) else set(writes)
             match stage:
-                case Matmul() | Newton() | Convolution() | Chunk():  # a chunk's state is real, and so is all it reads
+                case Matmul() | Newton() | Convolution() | Chunk() | Frozen():  # real chunks read real values
                     new: Stage = stage
                 case Map():
                     new = replace(stage, body=_pruned(stage.body, needed), writes=writes)
@@ -146,7 +147,7 @@ class _Split:
                     post = _pruned(stage.post, needed)
                     needed |= {r.name for e in (*(p.expr for p in post), *stage.monoid.lift) for r in reads(e)}
                     new = replace(stage, pre=_pruned(stage.pre, needed), post=post, writes=writes)
-            if writes or isinstance(new, Loop | Scan | Newton | Chunk):
+            if writes or isinstance(new, Loop | Scan | Newton | Chunk | Frozen):
                 wanted |= {r.name for e in _exprs(new) for r in reads(e)}
                 kept.append(new)
         return kept[::-1]
@@ -218,7 +219,7 @@ class _Split:
                 return [stage]
             case Convolution():
                 raise UnsupportedError(NO_TRANSFORM)
-            case Chunk():
+            case Chunk() | Frozen():
                 return [stage]
 
     def _outputs(self, writes: Sequence[str]) -> set[str]:

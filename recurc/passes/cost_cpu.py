@@ -10,7 +10,7 @@ import math
 
 from recurc.facts import Group
 from recurc.passes.cost import TYPICAL_ROUNDS, Estimate, Shape, largest
-from recurc.passes.work import Work
+from recurc.passes.work import FrozenWork, Work
 from recurc.targets import CHUNK_STEPS, WORTH_A_THREAD, Target
 
 _SEGMENTS = 2  # of a scan, for each thread
@@ -111,6 +111,23 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     setup, depth = _setup(flops, 2, target), math.ceil(shape.steps / CHUNK_STEPS)
     deep = "the chunks that follow each other"
     return largest(setup, _memory(moved, threads, target), arithmetic, 0.0, moved, flops, depth, deep)
+
+
+def frozen(work: Work, spares: FrozenWork, shape: Shape, target: Target) -> Estimate:
+    """A loop over chunks with frozen states; otherwise like `sequential`. Functions that need no state are computed
+    outside of the loop; threads that share a sequence meet at every stage of a chunk."""
+    steps, rows = shape.batch * shape.steps, min(spares.chunk, max(shape.steps, 1))
+    total = work.flops + work.matmul_flops - spares.spared
+    flops, moved = total * steps, work.bytes_per_step * steps
+    threads = _threads(flops, target)
+    rest = max(total - spares.known, 0.0)
+    products = spares.known / (target.matmul_flops / target.cores * min(1.0, rows / 4))  # a tile has four rows
+    arithmetic = steps * (_seconds(rest, min(work.single, rest), work, shape, target) + products) / threads
+    latency = steps * (target.step_latency + work.chain * target.function_latency / rows) / threads
+    meetings = shape.batch * math.ceil(shape.steps / rows) * 4 if shape.batch % threads else 0
+    setup = _setup(flops, 1 + meetings, target)
+    deep = "T dependent steps"
+    return largest(setup, _memory(moved, threads, target), arithmetic, latency, moved, flops, shape.steps, deep)
 
 
 def _vector(shape: Shape, target: Target) -> int:

@@ -6,7 +6,7 @@ import math
 
 from recurc.facts import Group
 from recurc.passes.cost import TYPICAL_ROUNDS, Estimate, Shape, expr_flops, largest
-from recurc.passes.work import Work
+from recurc.passes.work import FrozenWork, Work
 from recurc.targets import Target
 
 _REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
@@ -49,6 +49,18 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     latency += tiles * work.sums * target.sum_latency
     setup = target.launch + (2 * target.barrier if split else 0.0)
     return largest(setup, memory, arithmetic, latency, moved, flops, math.ceil(chain), "the depth of the scan")
+
+
+def frozen(work: Work, spares: FrozenWork, shape: Shape, target: Target) -> Estimate:
+    """A loop over chunks with frozen states, whose products with these are made for all steps of a chunk at once."""
+    steps, rows = shape.batch * shape.steps, min(spares.chunk, max(shape.steps, 1))
+    total = work.flops + work.matmul_flops - spares.spared
+    moved, used = work.bytes_per_step * steps, min(1.0, work.lanes * shape.batch / target.lanes)
+    memory = moved / _bandwidth(target, work.lanes * shape.batch, shape)
+    arithmetic = max(total - spares.known, 0.0) * steps / (target.flops * used)
+    arithmetic += spares.known * steps / (target.matmul_flops * _REACHED * used)
+    latency = shape.steps * (target.step_latency + work.chain * target.function_latency / rows)
+    return largest(target.launch, memory, arithmetic, latency, moved, total * steps, shape.steps, "T dependent steps")
 
 
 def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:

@@ -1,14 +1,15 @@
 """Lowering: a recurrence, its analysis and the chosen schedules become a plan: stages over named buffers.
 
-The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan`, `Chunk` or `Newton`
-per group of that schedule, one `Convolution` per group of that schedule between the `Map`s of what enters it and what
-is made of what leaves it, the sunk `Matmul`s where their operands are ready, and `Map`s where a stage needs a value no
-stage has made. Elementwise terms are never stored for their own sake: what reads no state is computed inside each stage
-that uses it, what a later stage reads of a state is stored by the stage that has it. Stages are filled from the last to
-the first, so that when a stage is filled, everything later stages want from it is known. What reads a final state,
-`S[T]`, is a map behind all other stages, which reads the buffer `S@final`. A `Chunk` reads and writes buffers only: the
-recurrence is restated first, so that its operands and what is read of its state have names, and a `Map` before it makes
-the operands that no buffer holds. Sums over other states get names too, since what is made of a chunk's reads is a map.
+The stages in order are the hoisted `Matmul`s, one `Loop` per run of sequential groups, one `Scan`, `Chunk`, `Newton`
+or `Frozen` per group of that schedule, one `Convolution` per group of that schedule between the `Map`s of what enters
+it and what is made of what leaves it, the sunk `Matmul`s where their operands are ready, and `Map`s where a stage
+needs a value no stage has made. Elementwise terms are never stored for their own sake: what reads no state is
+computed inside each stage that uses it, what a later stage reads of a state is stored by the stage that has it.
+Stages are filled from the last to the first, so that when a stage is filled, everything later stages want from it is
+known. What reads a final state, `S[T]`, is a map behind all other stages, which reads the buffer `S@final`. A `Chunk`
+reads and writes buffers only: the recurrence is restated first, so that its operands and what is read of its state
+have names, and a `Map` before it makes the operands that no buffer holds. Sums over other states get names too, since
+what is made of a chunk's reads is a map.
 
 Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
 input is stored as `NAME@out`.
@@ -21,10 +22,26 @@ from dataclasses import dataclass, replace
 
 from recurc.errors import CompilerBug
 from recurc.facts import Analysis, Group, LowRank, Monoid
-from recurc.ir import Equation, Expr, Final, Read, Recurrence, late_equations, reads, rewrite
+from recurc.ir import (
+    Contract,
+    Equation,
+    Expr,
+    Final,
+    Gather,
+    Read,
+    Recurrence,
+    Reduce,
+    late_equations,
+    reads,
+    rewrite,
+    walk,
+)
+from recurc.passes.affine import Forms
+from recurc.passes.classify import classify
 from recurc.passes.convolution import make_system, respond
-from recurc.passes.cost import Shape
+from recurc.passes.cost import Shape, function_depth
 from recurc.passes.dependence import Dependence, dependence, topological
+from recurc.passes.frozen import Chunks, chunks, inside
 from recurc.passes.hoist import Hoisted, hoist
 from recurc.passes.low_rank import Restated, low_rank, restated
 from recurc.passes.named_sums import name_sums
@@ -32,7 +49,21 @@ from recurc.passes.newton import newton
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
 from recurc.passes.verify_plan import verify_plan
-from recurc.plan import Buffer, Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    Buffer,
+    Carry,
+    Chunk,
+    Convolution,
+    Frozen,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+)
 from recurc.types import Dims, DType
 
 OUT = "@out"
@@ -50,8 +81,10 @@ class _Segment:
         return tuple(s for g in self.groups for s in g.states)
 
 
-def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> Plan:
-    """The plan of a recurrence in core form. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
+def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape, apart: bool = False) -> Plan:
+    """The plan of a recurrence in core form; with `apart`, sums and functions that need no state, or nothing but a few
+    numbers made of it, are maps before and behind the loops. Raises `CompilerBug` if the plan breaks a rule of
+    `plan.py`."""
     chunks: dict[str, Restated] = {}
     named, monoids = rec, {g.states: g.monoid for g, s in choice.runs if s == "scan" and g.monoid is not None}
     runs = replace(analysis, groups=tuple(group for group, _ in choice.runs))
@@ -65,7 +98,7 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape) -> 
         named = name_sums(named, {s for g in before for s in g.states})
     dep = dependence(named)
     hoisted = hoist(named, runs, dep, shape, {r for c in chunks.values() for r in c.reads})
-    stages, buffers = _Lowering(named, choice, shape, hoisted, dep, chunks, monoids).run()
+    stages, buffers = _Lowering(named, choice, shape, hoisted, dep, chunks, monoids, apart).run()
     plan = Plan(rec, analysis, buffers, stages, choice.schedules, choice.candidates, choice.reasons)
     verify_plan(plan)
     return plan
@@ -89,8 +122,10 @@ class _Lowering:
         dep: Dependence,
         chunks: dict[str, Restated],
         monoids: dict[tuple[str, ...], Monoid],
+        apart: bool,
     ) -> None:
         self.rec, self.shape, self.hoisted, self.dep, self.chunks = rec, shape, hoisted, dep, chunks
+        self.apart = apart
         self.states = {s.name: s for s in rec.states}
         self.spans = {e.name: e.span for e in rec.equations}
         self.late = late_equations(rec)
@@ -107,6 +142,8 @@ class _Lowering:
     # --- the order of stages ----------------------------------------------------------------------------------------
 
     def _segments(self, choice: Choice) -> list[_Segment]:
+        if self.apart:
+            return self._independent(choice)
         segments: list[_Segment] = []
         for group, schedule in choice.runs:
             last = segments[-1] if segments else None
@@ -115,6 +152,18 @@ class _Lowering:
                 segments[-1] = _Segment((*last.groups, group), schedule)
             else:
                 segments.append(_Segment((group,), schedule))
+        return segments
+
+    def _independent(self, choice: Choice) -> list[_Segment]:
+        """Groups that read each other's states, or are read together, in one loop; others in loops of their own."""
+        segments: list[_Segment] = []
+        together = [{r.name for r in reads(e) if r.name in self.states} for e in self.hoisted.equations.values()]
+        for group, schedule in choice.runs:
+            needs = {s for state in group.states for s in self.dep.on_states[state]}
+            needs |= {s for names in together if names & set(group.states) for s in names}
+            joined = [s for s in segments if needs & set(s.states)]
+            rest = [s for s in segments if s not in joined]
+            segments = [*rest, _Segment((*(g for s in joined for g in s.groups), group), schedule)]
         return segments
 
     def _between(self, segment: _Segment, group: Group) -> bool:
@@ -186,6 +235,9 @@ class _Lowering:
             name = self.order[item]
             for operand in (self.hoisted.operand_of[name],) if isinstance(name, str) else self._operands(name):
                 self._materialise_operand(operand, item)
+            if self.apart and not isinstance(name, str):
+                for known in self._known(item):
+                    self.materialised[known] = min(item, self.materialised.get(known, item))
         for output in self.rec.outputs:
             self._want_output(output, tail)
         filled: list[Stage] = []
@@ -211,6 +263,35 @@ class _Lowering:
         if plain and not self._computes(self.position[operand]):
             self.materialised[operand] = min(index, self.materialised.get(operand, index))
 
+    def _known(self, index: int) -> list[str]:
+        """What the equations of a stage read that can be made before it and is worth a place in memory."""
+        waiting = [e for n, e in self.hoisted.equations.items() if self.position[n] == index]
+        names = dict.fromkeys(r.name for e in waiting for r in reads(e) if not r.lag)
+        plain = [n for n in names if n in self.hoisted.equations and n not in self.place]
+        return [n for n in plain if self.position[n] < index and self._apart(n)]
+
+    def _apart(self, name: str) -> bool:
+        """Whether a value is better made outside of the loops, from a few numbers that they make of the states: it
+        takes sums or costly functions."""
+        if not self.apart or self._reads_state(name):
+            return False
+        pending, seen, cut, costly = [name], {name}, 0, False
+        while pending:
+            expr = self.hoisted.equations[pending.pop()]
+            costly |= function_depth(expr) > 0 or any(isinstance(n, Reduce | Contract | Gather) for n in walk(expr))
+            for read in reads(expr):
+                if read.name not in self.hoisted.equations or read.name in seen:
+                    continue
+                seen.add(read.name)
+                if self._reads_state(read.name):
+                    cut += self.shape.elements(read.dims)
+                else:
+                    pending.append(read.name)
+        return costly and cut <= 4 * self.shape.elements(self.hoisted.equations[name].dims)
+
+    def _reads_state(self, name: str) -> bool:
+        return name in self.states or any(r.name in self.states for r in reads(self.hoisted.equations[name]))
+
     def _want_output(self, output: str, tail: dict[str, Expr]) -> None:
         if output in self.hoisted.matmuls:
             self.used_matmuls[output] = None
@@ -220,7 +301,7 @@ class _Lowering:
             tail[output] = _of_buffers(self.hoisted.equations[output])
         elif output in self.hoisted.equations:
             at = self.position[output]
-            if self._computes(at):
+            if self._computes(at) and not self._apart(output):
                 self.wanted[at][output] = None
             elif output not in self.materialised:
                 tail[output] = self.hoisted.equations[output]
@@ -266,6 +347,8 @@ class _Lowering:
         if self.materialised.get(name, index + 1) <= index:
             return True
         at = self.position[name]
+        if at < index and self._computes(at) and self.apart and not self._reads_state(name):
+            return False
         if at < index and self._computes(at) and not self._cheaper_again(name, at):
             self.wanted[at][name] = None
             return True
@@ -326,12 +409,18 @@ class _Lowering:
     def _segment(self, segment: _Segment, index: int) -> list[Stage]:
         carries = tuple(Carry(s, self.states[s].dims, self.states[s].dtype) for s in segment.states)
         wanted = self.wanted[index]
-        if segment.schedule in ("sequential", "newton"):
+        if segment.schedule in ("sequential", "newton", "chunk-frozen"):
             roots = {s: self.hoisted.equations[s] for s in segment.states}
             targets = roots | {n: self.hoisted.equations[n] for n in wanted}
             body = targets | self._gather(targets.values(), index, set(targets))
             loop = Loop(carries, self._equations(body), self._in_order(wanted))
-            return [loop if segment.schedule == "sequential" else newton(loop, self._taken())]
+            match segment.schedule:
+                case "newton":
+                    return [newton(loop, self._taken())]
+                case "chunk-frozen":
+                    return [self._frozen(loop)]
+                case _:
+                    return [loop]
         (group,) = segment.groups
         if segment.schedule == "convolution":
             return self._convolution(group, carries, index)
@@ -345,6 +434,21 @@ class _Lowering:
         inside = {*segment.states, *pre, *targets}
         post = targets | self._gather(targets.values(), index, inside)
         return [Scan(carries, monoid, self._equations(pre), self._equations(post), self._in_order(wanted))]
+
+    def _frozen(self, loop: Loop) -> Frozen:
+        """The chunks of a loop, and the plan inside one: everything there goes step by step but what needs no state."""
+        members = tuple(c.name for c in loop.carries)
+        found = chunks(Forms(self.rec, self.dep, frozenset(members)), members)
+        if not isinstance(found, Chunks):
+            raise CompilerBug(f"{', '.join(members)} has no chunks: {found}")
+        steady = {*self.hoisted.once, *(p.name for p in self.rec.params)}
+        taken = {*self._taken(), *(s.name for s in self.rec.states)}
+        rec = inside(loop, found, self.rec, steady, taken)
+        analysis, clock = classify(rec), found.clock
+        runs = tuple((group, "sequential") for group in analysis.groups)
+        choice = Choice(tuple(schedule for _, schedule in runs), (), (), runs)
+        plan = lower(rec, analysis, choice, self.shape, apart=True)
+        return Frozen(loop, clock.every, clock.first, clock.start, found.held, plan)
 
     def _convolution(self, group: Group, carries: tuple[Carry, ...], index: int) -> list[Stage]:
         """What enters, as a map; the stage; and, as a map, what is made of what leaves it."""
@@ -410,7 +514,7 @@ class _Lowering:
                 state = self.states.get(name)
                 dims, dtype = (state.dims, state.dtype) if state else kinds[name]
                 made[name] = (dims, dtype, over_time)
-            kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution) else ()
+            kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution | Frozen) else ()
             own = {c.name for c in kept}
             for expr in stage_reads(stage):
                 read[expr.name] = None

@@ -8,21 +8,26 @@ from dataclasses import replace
 from recurc.facts import NONLINEAR, Group, Reason
 from recurc.ir import Contract, Expr, Gather, Linalg, Reaxis, Reduce, Unfold, reads, walk
 from recurc.passes.affine import Forms, Free, Nonlinear, reorders_only, shown
+from recurc.passes.frozen import chunks
 from recurc.passes.newton import refusal
 from recurc.passes.polynomial import degree
-from recurc.passes.scene import BY_STRUCTURE, LOOP, Scene
+from recurc.passes.scene import BY_STRUCTURE, CHUNKS, LOOP, Scene
 from recurc.source import Span
 from recurc.types import Dims, Kind
 
 
-def frozen_group(scene: Scene, members: tuple[str, ...], held: tuple[str, ...], inside: list[Group]) -> Group | None:
+def frozen_group(
+    scene: Scene, members: tuple[str, ...], forms: Forms, held: tuple[str, ...], inside: list[Group]
+) -> Group | None:
     """CF, if the groups that remain when the `held` states are known have a class of their own."""
     if any(g.cls in NONLINEAR for g in inside):
         return None
     names, rest = ", ".join(held), ", ".join(f"{', '.join(g.states)} is {g.cls}" for g in inside)
     text = f"{names} changes only at the start of a chunk of steps; within one, where it is known, {rest}"
     reasons = [Reason(text, scene.span(held[0])), *(r for g in inside for r in g.reasons)]
-    return Group(members, "CF", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    group = Group(members, "CF", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    found = chunks(forms, members)
+    return replace(group, refused=(found,)) if isinstance(found, Reason) else replace(group, schedules=CHUNKS)
 
 
 def nonlinear_group(scene: Scene, members: tuple[str, ...], forms: Forms, why: Nonlinear) -> Group:

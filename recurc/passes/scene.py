@@ -18,6 +18,7 @@ DECIDED = Certificate(
 BY_STRUCTURE = Certificate("syntactic", "decided", ("a rule of this class fits the equations as they are written",))
 LOOP = ("sequential",)
 BOTH = ("sequential", "scan")
+CHUNKS = ("sequential", "chunk-frozen")
 
 Summands = tuple[frozenset[frozenset[str]], ...]
 _MOST_SUMMANDS = 16

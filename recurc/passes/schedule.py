@@ -23,8 +23,8 @@ from recurc.passes.cost import (
 )
 from recurc.passes.linear_parts import depending
 from recurc.passes.newton import refusal
-from recurc.passes.work import Work, group_work, needed
-from recurc.plan import Candidate, Map, Matmul, Plan, candidate_name
+from recurc.passes.work import Work, frozen_work, group_work, needed
+from recurc.plan import NO_FROZEN, Candidate, Map, Matmul, Plan, candidate_name
 from recurc.targets import Target
 from recurc.types import DType
 
@@ -44,7 +44,7 @@ class Choice:
     runs: tuple[tuple[Group, str], ...]
 
 
-KNOWN = ("sequential", "scan", "chunkwise", "convolution", "newton")
+KNOWN = ("sequential", "scan", "chunkwise", "convolution", "chunk-frozen", "newton")
 
 
 def choose(
@@ -127,7 +127,7 @@ def _refusal(rec: Recurrence, group: Group, schedule: str) -> str:
     """Why a group cannot have a schedule."""
     if schedule == "newton" and (why := refusal(rec, group)) is not None:
         return str(why)
-    more = "".join(f"; {r}" for r in group.refused) if schedule == "convolution" else ""
+    more = "".join(f"; {r}" for r in group.refused) if schedule in ("convolution", "chunk-frozen") else ""
     return f"{schedule} is not legal for class {group.cls}{more}"
 
 
@@ -156,6 +156,8 @@ def _estimate(name: str, rec: Recurrence, work: Work, group: Group, shape: Shape
             return costs.chunkwise(work, group, shape, target)
         case "newton":
             return costs.newton(work, len(group.states), shape, target)
+        case "chunk-frozen":
+            return costs.frozen(work, frozen_work(rec, group, shape), shape, target)
         case _:
             return costs.sequential(work, shape, target)
 
@@ -214,6 +216,8 @@ def _wanted(rec: Recurrence, group: Group) -> tuple[str, ...]:
 
 def _held_back(rec: Recurrence, group: Group, shape: Shape, target: Target) -> dict[str, str]:
     """Legal schedules that are taken only when they are asked for, and why."""
+    if "chunk-frozen" in group.schedules and target.kind == "gpu":
+        return {"chunk-frozen": NO_FROZEN}
     if "convolution" not in group.schedules:
         return {}
     if not target.fft_flops:
@@ -264,9 +268,13 @@ def _reasons(group: Group, chosen: str, forced: str | None, work: Work, shape: S
         return [Reason(f"{side_by_side} keep {place} busy ({room}), so splitting time would only add work")]
     if chosen == "sequential":
         ways = {"scan": "a scan", "chunkwise": "chunks", "convolution": "the response to an impulse"}
+        ways["chunk-frozen"] = "chunks with frozen states"
         others = " or ".join(ways[s] for s in group.schedules if s != chosen)
         text = f"{side_by_side} ({room}) leave some idle, but {others} over T = {shape.steps:,} steps would not pay"
         return [Reason(text)]
+    if chosen == "chunk-frozen":
+        text = f"{states}: products with what is frozen are made for all steps of a chunk together"
+        return [Reason(f"{text}, and nothing keeps it from step to step")]
     if chosen == "chunkwise":
         forms = [g.low_rank for g in (group, *group.parts) if g.low_rank is not None]
         over = ", ".join(dict.fromkeys(d for f in forms for d in (*f.rows, *f.columns)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recurc.errors import CompilerBug
 from recurc.ir import Contract, Expr, Read, reads
-from recurc.plan import Buffer, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan
+from recurc.plan import Buffer, Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Role, Scan, held_name
 from recurc.types import Dims, DType, show_dims
 
 _MADE = (Role.ONCE, Role.SEQUENCE, Role.OUTPUT, Role.FINAL)
@@ -19,7 +19,7 @@ def verify_plan(plan: Plan) -> None:
     carried: set[str] = set()
     for index, stage in enumerate(plan.stages):
         where = f"stage {index} ({type(stage).__name__})"
-        kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution) else ()
+        kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution | Frozen) else ()
         carries = {c.name: (c.dims, c.dtype) for c in kept}
         for name in carries:
             if name in carried or f"{name}@initial" not in buffers:
@@ -48,6 +48,11 @@ def verify_plan(plan: Plan) -> None:
                 check.convolution(stage)
             case Chunk():
                 check.chunk(stage)
+            case Frozen():
+                missing = set(carries) - set(check.equations(stage.body, {}))
+                if missing:
+                    _bug(plan, f"{where}: no equation for {', '.join(sorted(missing))}")
+                check.frozen(stage)
         for name in stage.writes:
             role = buffers[name].role if name in buffers else None
             allowed = (Role.ONCE,) if isinstance(stage, Map) and not stage.over_time else (Role.SEQUENCE, Role.OUTPUT)
@@ -215,6 +220,34 @@ class _Stage:
                     fits = False
             if not fits:
                 _bug(self.plan, f"{self.where}: {equation.name} is no sum of {carry.name} over its rows")
+
+    def frozen(self, stage: Frozen) -> None:
+        """What the plan inside (which has been checked by itself) takes from this one and gives to it."""
+        held = dict(stage.held)
+        if not held or set(held) & set(held.values()) or not {*held, *held.values()} <= set(self.carries):
+            _bug(self.plan, f"{self.where}: a held state takes over none of the others")
+        known = {held_name(h): self.carries[h] for h in held}
+        if stage.start is not None and stage.start not in self.ready:
+            _bug(self.plan, f"{self.where}: nothing says at which step it starts")
+        for buffer in stage.inside.buffers:
+            mine = buffer.name in self.buffers
+            if buffer.role in (Role.ONCE, Role.SEQUENCE):
+                fits = not mine
+            elif buffer.role is Role.OUTPUT:
+                fits = buffer.name in stage.writes
+            elif buffer.name in known:
+                fits = known[buffer.name] == (buffer.dims, buffer.dtype)
+            else:
+                outer = self.buffers.get(buffer.name)
+                fits = outer is not None and (outer.dims, outer.dtype) == (buffer.dims, buffer.dtype)
+                ready = buffer.role is Role.FINAL or buffer.name in self.ready
+                fits = fits and ready and (buffer.role is Role.INPUT) == (mine and self.buffers[buffer.name].has_time)
+            if not fits:
+                _bug(self.plan, f"{self.where}: {buffer.name} inside is not what it is outside")
+        if {s.name for s in stage.inside.recurrence.states} != set(self.carries) - set(held):
+            _bug(self.plan, f"{self.where}: the states inside are not the carries")
+        if not all(isinstance(s, Map | Matmul | Loop) for s in stage.inside.stages):
+            _bug(self.plan, f"{self.where}: a stage inside is none of maps, matmuls and loops")
 
     def _only(self, expr: Expr, names: dict[str, tuple[Dims, DType]], what: str, lag: int | None = None) -> None:
         for read in reads(expr):

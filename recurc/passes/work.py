@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from recurc.facts import Group
-from recurc.ir import Contract, Equation, Expr, Linalg, Read, Recurrence, Reduce, Step, children, reads, walk
-from recurc.passes.cost import Shape, contract_flops, costly, function_depth, node_flops, read_elements
+from recurc.ir import Contract, Equation, Expr, Linalg, Read, Recurrence, Reduce, Size, Step, children, reads, walk
+from recurc.passes.affine import Forms
+from recurc.passes.cost import Shape, contract_flops, costly, expr_flops, function_depth, node_flops, read_elements
+from recurc.passes.dependence import dependence
+from recurc.passes.frozen import Chunks, chunks
 from recurc.passes.linear_parts import depending
 from recurc.passes.nonlinear_rules import crossed
 
@@ -171,6 +174,33 @@ def _reads(node: Expr, names: Iterable[str]) -> bool:
     return isinstance(node, Read) and node.name in names
 
 
+@dataclass(frozen=True)
+class FrozenWork:
+    """What a step spares where some states change at the start of a chunk only: of its operations, `known` are products
+    with these, which are made for all `chunk` steps together, and `spared` would keep them from step to step."""
+
+    known: float
+    spared: float
+    chunk: int
+
+
+def frozen_work(rec: Recurrence, group: Group, shape: Shape) -> FrozenWork:
+    """`rec` is in core form; the group can run by chunks with frozen states."""
+    found = chunks(Forms(rec, dependence(rec), frozenset(group.states)), group.states)
+    assert isinstance(found, Chunks)
+    held = {h for h, _ in found.held}
+    equations = {e.name: e for e in rec.equations}
+    others = {s.name for s in rec.states} - set(group.states)
+    outputs = [o for o in rec.outputs if o in equations and o not in others and reaches(equations, o, held)]
+    steps = [e for e in needed(equations, (*group.states, *outputs), others) if e.name not in held]
+    counter, changing = _Counter(rec, _moving(steps, held), shape), _moving(steps, set(group.states) - held)
+    products = [n for e in steps for n in counter.recurrent(e.expr) if not any(r.name in changing for r in reads(n))]
+    every = found.clock.every
+    chunk = shape.elements((every.dim,)) if isinstance(every, Size) else int(every.value.real)
+    spared = sum(expr_flops(equations[h].expr, shape) for h in held)
+    return FrozenWork(sum(contract_flops(n, shape) for n in products), spared, chunk)
+
+
 def _moving(equations: Iterable[Equation], members: set[str]) -> set[str]:
     """The group's states and the equations that read them, directly or through others."""
     moving = set(members)
@@ -197,4 +227,4 @@ def reaches(equations: Mapping[str, Equation], name: str, members: set[str]) -> 
     return any(r.name in members for e in needed(equations, (name,), set()) for r in reads(e.expr))
 
 
-__all__ = ["Work", "group_work", "needed", "reaches"]
+__all__ = ["FrozenWork", "Work", "frozen_work", "group_work", "needed", "reaches"]

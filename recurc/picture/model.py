@@ -9,7 +9,7 @@ from enum import Enum
 from recurc.facts import CLASSES, NONLINEAR, Group
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Equation, Expr, Recurrence, reads
-from recurc.plan import Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
 from recurc.types import Dims, show_dims
 
 
@@ -69,6 +69,7 @@ SCHEDULES = {
     "scan": "parallel scan over t",
     "chunkwise": "chunks of steps as matrix products",
     "convolution": "one convolution over t",
+    "chunk-frozen": "chunks of steps with frozen states",
     "newton": "Newton iterations over all t",
     "map": "all t at once",
     "matmul": "all t at once",
@@ -140,6 +141,8 @@ def _parts(plan: Plan, stage: Stage, number: int) -> list[_Part]:
             return _split(plan, number, body, "stage", {})
         case Chunk(body=body):
             return _split(plan, number, body, "chunk", {})
+        case Frozen(body=body):
+            return _split(plan, number, body, "stage", {})
         case Scan(pre=pre, post=post, monoid=monoid):
             own = {e.name: e for e in plan.recurrence.equations if e.name in monoid.states}
             lifted: dict[str, Equation] = dict(own)

@@ -19,7 +19,8 @@ STEPS = 5
 LIMITATIONS = {("dnc", "triton"): "elements held at once in every step"}
 # The same of one schedule.
 BY_SCHEDULE = {("gated_delta_product", "chunkwise", "triton"): "several corrections of S in one step"}
-BY_SCHEDULE |= {(n, s, "cuda"): "no CUDA kernel yet" for n, s in PAIRS if s in LACKING["cuda"]}
+_WORDS = {"chunkwise": "no CUDA kernel yet", "chunk-frozen": "no GPU kernels"}
+BY_SCHEDULE |= {(n, s, b): _WORDS[s] for n, s in PAIRS for b, lacks in LACKING.items() if s in lacks}
 
 
 def agree(name: str, schedule: str, backend: str, seed: int) -> None:

@@ -21,7 +21,7 @@ from recurc.targets import CHUNK_STEPS
 from recurc.types import Dims
 
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long first, long last"
-_LARGEST = 1 << 20  # bytes a thread keeps on its stack
+LARGEST = 1 << 20  # bytes a thread keeps on its stack
 _ALONG = {"none": 0, "rows": 1, "columns": 2}
 
 
@@ -38,7 +38,7 @@ def chunk_problems(stage: Chunk, spec: Specialization) -> list[str]:
     if spec.dtype(carry.dtype).accumulator is not real:
         return [f"the chunkwise state {carry.name} is {carry.dtype.value}, unlike the reals around it"]
     size = prod(spec.size(d) for d in (*stage.form.rows, *stage.form.columns)) * real.itemsize
-    if 4 * size > _LARGEST:
+    if 4 * size > LARGEST:
         return [f"the chunkwise state {carry.name} is too large to be kept close: {size:,} bytes for each sequence"]
     return []
 

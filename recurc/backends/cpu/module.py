@@ -12,6 +12,8 @@ from recurc.backends.cpu.blas import Product, hoisted_products
 from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.chunk import call_chunk, print_chunk
 from recurc.backends.cpu.chunk import helpers as chunk_helpers
+from recurc.backends.cpu.frozen import FrozenParts, call_frozen, call_part, frozen_parts, print_frozen, share_steps
+from recurc.backends.cpu.held_product import held_product, print_held_product
 from recurc.backends.cpu.loop import print_loop, thread_rooms
 from recurc.backends.cpu.names import RESERVED, STORED, Spelling
 from recurc.backends.cpu.newton import NewtonLoops, call_newton, newton_loops, parts, rounds_function, take_rounds
@@ -22,8 +24,8 @@ from recurc.backends.cpu.scan_calls import call_scan
 from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, kind_of, scan_loops, sequence_lagged
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import Var, dim_of
-from recurc.backends.emit.text import Text, commented
-from recurc.plan import Buffer, Carry, Chunk, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.backends.emit.text import Text, commented, wrapped_names
+from recurc.plan import Buffer, Carry, Chunk, Frozen, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 _CACHED = 1 << 20  # bytes of weights that stay in a core's own cache beside everything else
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
@@ -50,6 +52,7 @@ class StageCode:
     whole: Unit | None = None  # a loop with the products before it computed inside
     newton: NewtonLoops | None = None
     chunk: tuple[str, str] | None = None  # of a `Chunk`, which has no units: its function and text
+    frozen: tuple[str, str] | None = None  # of a `Frozen`: the function that calls the units, and its text
 
 
 @dataclass
@@ -92,13 +95,13 @@ class _ModulePrinter:
             k: newton_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Newton)
         }
         extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
-        extra += [b for s in self.newtons.values() for b in s.buffers]
+        self.frozen = {k: frozen_parts(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Frozen)}
+        extra += [b for s in (*self.newtons.values(), *self.frozen.values()) for b in s.buffers]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
         self.spell = Spelling(self.names, spec, self.buffers)
         for dim in self.sizes:
             self.spell.size(dim)
-        sequences = any(b.role is Role.SEQUENCE for b in plan.buffers)
-        self.chunked = sequences and not self.loops and not self.newtons and not sequence_lagged(plan)
+        self.chunked = bool(self._sequences()) and not self.loops and not self.newtons and not sequence_lagged(plan)
         self.absorbed: set[int] = set()  # stages that fall away where the loop behind them runs whole
         self.stages = [self._stage(k, s) for k, s in enumerate(plan.stages)]
 
@@ -123,6 +126,8 @@ class _ModulePrinter:
         if isinstance(stage, Chunk):
             function = self.names.fresh(title).removesuffix("_1")
             return StageCode(stage, [], chunk=(function, print_chunk(stage, self.plan, self.spell, function)))
+        if isinstance(stage, Frozen):
+            return self._frozen(stage, self.frozen[number], title)
         match stage:
             case Map():
                 what = "No feedback: every step by itself."
@@ -140,6 +145,22 @@ class _ModulePrinter:
                 self.absorbed |= set(taken[1])
         return code
 
+    def _frozen(self, stage: Frozen, found: FrozenParts, title: str) -> StageCode:
+        units, products, calls = list[Unit](), list[str](), list[Text]()
+        for part, made in found.parts:
+            hint = f"{title}_{kind_of(part)}"
+            product = held_product(part, stage, self.spell) if isinstance(part, Matmul) else None
+            if product is None:
+                units.append(self._unit(made, hint, "The steps of a chunk."))
+                calls.append(call_part(self, part, units[-1]))
+            else:
+                function = self.names.fresh(hint).removesuffix("_1")
+                products.append(print_held_product(product, self.spell, function))
+                calls.append(share_steps(function, ""))
+        function = self.names.fresh(title).removesuffix("_1")
+        whole = print_frozen(self, found, calls, function)
+        return StageCode(stage, units, frozen=(function, "\n\n".join([*products, whole])))
+
     def _unit(self, stage: StageInput, hint: str, what: str) -> Unit:
         program = analyse(stage, self.buffers, self.spec)
         body = Body(program, self.spell)
@@ -154,8 +175,8 @@ class _ModulePrinter:
     # --- the file ---------------------------------------------------------------------------------------------
 
     def file(self) -> str:
-        texts = [t for s in self.stages for t in ([s.chunk[1]] if s.chunk else [u.text for u in _all_units(s)])]
-        if any(s.chunk for s in self.stages):
+        texts = [t for s in self.stages for t in _texts(s)]
+        if any("rc_product(" in t for t in texts):
             texts.insert(0, chunk_helpers())
         functions = "\n\n".join(texts)
         entry = self._entry()
@@ -165,7 +186,7 @@ class _ModulePrinter:
         struct("// Every array a stage reads or writes.")
         with struct.braces("struct call", "};"):
             struct("int64_t batch, steps;")
-            struct(*_wrapped("rc_array ", fields, ";"))
+            struct(*wrapped_names("rc_array ", fields, ";"))
         real = self.real.value
         dims = "\n".join(f"enum {{ {self.spell.size(d)} = {n} }};" for d, n in self.spec.sizes)
         types = (
@@ -326,6 +347,9 @@ class _ModulePrinter:
             self._ends(code.stage.carries, False, text)
             call_chunk(code.stage, self.spell, code.chunk[0], text)
             return
+        if code.frozen is not None:
+            call_frozen(code.frozen[0], text)
+            return
         unit = code.units[0]
         self._ends(unit.program.stage.carries, unit.program.tiled, text)
         lane_end = self.lane_end(unit)
@@ -415,7 +439,8 @@ class _ModulePrinter:
     # --- memory -----------------------------------------------------------------------------------------------
 
     def _sequences(self) -> list[Buffer]:
-        return [b for b in self.plan.buffers if b.role is Role.SEQUENCE]
+        own = [b for found in self.frozen.values() for b in found.per_step]
+        return [*(b for b in self.plan.buffers if b.role is Role.SEQUENCE), *own]
 
     def stored(self, buffer: Buffer) -> str:
         return STORED[self.spec.dtype(buffer.dtype).accumulator]
@@ -490,8 +515,10 @@ class _ModulePrinter:
             for b in self.plan.buffers:
                 if b.role is Role.ONCE:
                     self._take(b, "1", None, text)
-                elif b.role is Role.SEQUENCE:
-                    self._take(b, "batch", "chunk" if self.chunked else "steps", text)
+            for b in sequences:
+                self._take(b, "batch", "chunk" if self.chunked else "steps", text)
+            for b in (b for found in self.frozen.values() for b in found.per_chunk):
+                self._take(b, "batch", None, text)
             for number, code in enumerate(self.stages):
                 if code.scan is not None:
                     text(f"const int64_t segments_{number} = scan_segments(batch, steps, threads);")
@@ -535,6 +562,8 @@ class _ModulePrinter:
             return ()
         if isinstance(code.stage, Chunk):
             return code.stage.carries
+        if isinstance(code.stage, Frozen):
+            return ()  # they wait between its chunks
         program = code.units[0].program
         return () if program.tiled else program.stage.carries
 
@@ -546,6 +575,12 @@ class _ModulePrinter:
         time = count if steps else "0"
         room = f"rc_take(base, &used, {product} * (int64_t)sizeof({kind}))"
         text(f"call->{self.spell(buffer.name)} = (rc_array){{{room}, {batch}, {time}, 0}};")
+
+
+def _texts(code: StageCode) -> list[str]:
+    """The C functions of a stage, each behind those it calls."""
+    whole = [made[1] for made in (code.chunk, code.frozen) if made is not None]
+    return [*(u.text for u in _all_units(code)), *whole]
 
 
 def _all_units(code: StageCode) -> list[Unit]:
@@ -567,20 +602,6 @@ def _describe(program: Program) -> str:
         return f"SIMD lanes along {dim}; several rows share each packed matrix product."
     apart = "which never meet" if program.lanes_apart else "which meet within a step"
     return f"SIMD lanes along {dim}, {apart}; each step runs over whole rows, which stream through memory in order."
-
-
-def _wrapped(head: str, names: list[str], tail: str, width: int = 112) -> list[str]:
-    lines: list[str] = []
-    line = head
-    for k, name in enumerate(names):
-        word = name + (tail if k == len(names) - 1 else ",")
-        if len(line) + len(word) + 1 > width:
-            lines.append(line.rstrip())
-            line = "    "
-        line += word + " "
-    if names:
-        lines.append(line.rstrip())
-    return lines
 
 
 __all__ = ["EXTERNAL", "Module", "external_buffers", "print_module"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from recurc.backends.cpu.program import StageInput
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.ir import Equation, Expr, Read, reads, rewrite
-from recurc.plan import Buffer, Carry, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Carry, Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def as_input(stage: Stage, name: str) -> StageInput:
             raise TypeError("a Newton stage is a map, a scan and a loop")
         case Convolution():
             raise TypeError("a Convolution is none of this backend's stages")
-        case Chunk():
-            raise TypeError("a Chunk is printed by itself")
+        case Chunk() | Frozen():
+            raise TypeError(f"a {type(stage).__name__} is printed by itself")
 
 
 def scan_loops(stage: Scan, name: str, plan: Plan) -> ScanLoops:
@@ -126,6 +126,8 @@ def _renamed(expr: Expr, table: Mapping[str, tuple[str, int, tuple[str, ...]]]) 
 def sequence_lagged(plan: Plan) -> bool:
     """Whether a stage reads a buffer made inside the plan one step back."""
     inside = {b.name for b in plan.buffers if b.role is Role.SEQUENCE}
+    if any(sequence_lagged(s.inside) for s in plan.stages if isinstance(s, Frozen)):
+        return True
     return any(
         r.lag and r.name in inside
         for stage in plan.stages

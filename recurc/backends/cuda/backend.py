@@ -11,7 +11,7 @@ from recurc import ir
 from recurc.backends.base import Kernel, Specialization
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.ops import OPS
-from recurc.plan import NO_TRANSFORM, Chunk, Convolution, Newton, Plan
+from recurc.plan import NO_FROZEN, NO_TRANSFORM, Chunk, Convolution, Frozen, Newton, Plan
 from recurc.types import Kind
 
 
@@ -38,6 +38,8 @@ class CudaBackend:
                 found[f"Newton's method over time (for {names}) has no CUDA kernels"] = None
             if isinstance(stage, Convolution):
                 found[NO_TRANSFORM] = None
+            if isinstance(stage, Frozen):
+                found[NO_FROZEN] = None
             if isinstance(stage, Chunk):
                 found[f"the chunkwise schedule, which {stage.form.state} has, has no CUDA kernel yet"] = None
             for expr in stage_exprs(stage):

@@ -12,7 +12,21 @@ from recurc.backends.cuda.scope import Scope, sizes_of, storage_dtype
 from recurc.backends.emit.names import safe_name
 from recurc.backends.emit.text import commented
 from recurc.errors import UnsupportedError
-from recurc.plan import NO_TRANSFORM, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    NO_FROZEN,
+    NO_TRANSFORM,
+    Chunk,
+    Convolution,
+    Frozen,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+)
 
 
 def emit(plan: Plan, spec: Specialization) -> Program:
@@ -62,6 +76,8 @@ def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple
             raise UnsupportedError(NO_TRANSFORM)
         case Chunk():
             raise UnsupportedError("the chunkwise schedule has no CUDA kernel yet")
+        case Frozen():
+            raise UnsupportedError(NO_FROZEN)
     return step, _kernels(step, [scope], written, [step.stage])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recurc.ir import Contract, Expr, Gather, Linalg, Reaxis, Reduce, Unfold, walk
-from recurc.plan import Chunk, Convolution, Loop, Map, Matmul, Newton, Scan, Stage
+from recurc.plan import Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Scan, Stage
 from recurc.types import Dims
 
 
@@ -21,6 +21,8 @@ def stage_exprs(stage: Stage) -> list[Expr]:
             return [*(e.expr for e in stage.body), *monoid.lift, *monoid.combine, *monoid.apply]
         case Newton():
             return [e for part in (stage.loop, stage.first, stage.step) for e in stage_exprs(part)]
+        case Frozen():
+            return [e for part in stage.inside.stages for e in stage_exprs(part)]
 
 
 def crossed_dims(expr: Expr) -> set[str]:

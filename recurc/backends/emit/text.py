@@ -47,3 +47,18 @@ class Text:
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+
+def wrapped_names(head: str, names: list[str], tail: str, width: int = 112) -> list[str]:
+    """A list of names behind `head`, in lines of about `width` characters."""
+    lines: list[str] = []
+    line = head
+    for k, name in enumerate(names):
+        word = name + (tail if k == len(names) - 1 else ",")
+        if len(line) + len(word) + 1 > width:
+            lines.append(line.rstrip())
+            line = "    "
+        line += word + " "
+    if names:
+        lines.append(line.rstrip())
+    return lines

@@ -13,7 +13,7 @@ from recurc.backends.triton.module import Module, emit_module
 from recurc.backends.triton.scan import scan_problems
 from recurc.errors import UnsupportedError
 from recurc.ops import OPS
-from recurc.plan import NO_TRANSFORM, Convolution, Newton, Plan, Scan
+from recurc.plan import NO_FROZEN, NO_TRANSFORM, Convolution, Frozen, Newton, Plan, Scan
 from recurc.types import Kind
 
 
@@ -75,6 +75,8 @@ def _plan_problems(plan: Plan) -> list[str]:
             problems.append(f"Newton's method over time (for {', '.join(c.name for c in stage.carries)})")
         if isinstance(stage, Convolution):
             problems.append(NO_TRANSFORM)
+        if isinstance(stage, Frozen):
+            problems.append(NO_FROZEN)
         for expr in stage_exprs(stage):
             for node in ir.walk(expr):
                 if isinstance(node, ir.Apply) and OPS[node.op].triton is None:

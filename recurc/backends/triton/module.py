@@ -28,7 +28,21 @@ from recurc.backends.triton.scope import Scope, plain
 from recurc.backends.triton.values import Context
 from recurc.errors import UnsupportedError
 from recurc.ir import Equation
-from recurc.plan import NO_TRANSFORM, Chunk, Convolution, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    NO_FROZEN,
+    NO_TRANSFORM,
+    Chunk,
+    Convolution,
+    Frozen,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+)
 from recurc.types import Kind
 
 _IN_REGISTERS = 4096  # elements of recurrent weights a program can keep in registers
@@ -97,6 +111,8 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
             if problems:
                 raise UnsupportedError("the Triton backend does not do: " + "; ".join(problems))
             return emit_chunk(context, stage, name, options)
+        case Frozen():
+            raise UnsupportedError(NO_FROZEN)
 
 
 def _made(context: Context, stage: Stage) -> list[Scratch]:
@@ -128,6 +144,8 @@ def _headline(stage: Stage) -> str:
             return f"{', '.join(c.name for c in carries)}: convolution over t"
         case Chunk(form=form):
             return f"{form.state}: chunks of steps by products of matrices"
+        case Frozen():
+            raise UnsupportedError(NO_FROZEN)
 
 
 def _header(plan: Plan, spec: Specialization) -> str:
