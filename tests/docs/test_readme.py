@@ -99,7 +99,7 @@ def test_what_is_said_to_be_parallel_over_time_is(kind: str) -> None:
 
 
 def test_delta_rules_go_in_chunks_where_no_step_needs_all_of_the_memory() -> None:
-    assert "those of delta rules too, may go in chunks of steps" in " ".join(README.split())
+    assert "those of delta rules and of mLSTM too, may go in chunks of steps" in " ".join(README.split())
     update = "s = s[t-1] + b * k * (v - k @ s[t-1])"
     for output, chunkwise in (("o = g @ s", True), ("s", False)):
         text = f"recurrence R(K, V):\n    input  k[K], g[K], v[V], b\n    state s[K, V] = 0\n    {update}\n"

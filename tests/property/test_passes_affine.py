@@ -79,7 +79,9 @@ spoiled = st.one_of(
     st.builds(lambda a: apply("tanh", a), affine),
     st.builds(lambda a: apply("abs", a), affine),
     st.builds(lambda a, b: mul(a, b), affine, affine),
-    st.builds(lambda a, c: div(c, add(number(2.0), a)), affine, free),
+    st.builds(
+        lambda a, c: div(c, add(number(2.0), mul(a, a))), affine, free
+    ),  # without the square it is linear fractional
     st.builds(lambda a, c: select(apply("gt", a, c), a, neg(a)), affine, free),
     st.builds(lambda a: apply("floor", a), affine),
 )

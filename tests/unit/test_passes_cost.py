@@ -187,7 +187,7 @@ def test_a_gpu_sustains_less_than_its_data_sheet_says() -> None:
 
 @pytest.mark.parametrize("name", ["mlstm", "mlstm_unstabilised"])
 def test_a_loop_over_a_matrix_state_counts_what_its_reads_take(name: str) -> None:
-    batch, steps, heads, size = 3, 100, 2, 16
+    batch, steps, heads, size = 3, 100, 2, 64
     sizes = {"H": heads, "K": size, "V": size}
     rec = recurc.zoo.load(name).ir
     plan = make_plan(rec, sizes, batch, steps, DType.F32, targets.named("cpu"), "sequential")
