@@ -23,7 +23,7 @@ def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
     flops, moved = (work.flops + work.matmul_flops) * steps, work.bytes_per_step * steps
     used = _busy(shape.batch * _parts(work, shape, target), _threads(flops, target))
     products = _seconds(work.matmul_flops, 0.0, work, shape, target)
-    arithmetic = steps * (_seconds(work.flops, work.single, work, shape, target) + 2 * products) / used
+    arithmetic = steps * (_run(work, shape, target) + 2 * products) / used
     latency = steps * _latency(work, shape, target) / used
     setup = _setup(flops, 1, target)
     return largest(
@@ -42,9 +42,8 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     used = _busy(shape.batch * segments * _parts(work, shape, target), threads)
     flops = (work.flops + part * work.fold) * steps
     moved = work.bytes_per_step * (1 + part) * steps
-    run = _seconds(work.flops, work.single, work, shape, target)
     fold = _seconds(work.fold, work.fold_single, work, shape, target)
-    arithmetic = steps * (run + part * fold) / used
+    arithmetic = steps * (_run(work, shape, target) + part * fold) / used
     latency = steps * (1 + part) * _latency(work, shape, target) / used
     depth = math.ceil(shape.steps / segments) * 2 + segments
     setup = _setup(flops, 4, target)
@@ -158,6 +157,12 @@ def _seconds(flops: float, single: float, work: Work, shape: Shape, target: Targ
     return (flops - single) * filled / (target.flops / target.cores) + single * (
         vectors if _alone(work) else 1
     ) / target.single_flops
+
+
+def _run(work: Work, shape: Shape, target: Target) -> float:
+    """One step of one sequence on one core, as a loop runs it."""
+    plain = _seconds(work.flops - work.dense, work.single, work, shape, target)
+    return plain + work.dense / (target.flops / target.cores)
 
 
 def _latency(work: Work, shape: Shape, target: Target) -> float:

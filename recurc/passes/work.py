@@ -21,9 +21,9 @@ class Work:
     the products with params that leave the loop.
 
     SIMD runs along one dim of the states, of `row` elements; `apart` says that positions along it never meet. Of
-    `flops`, `single` are of costly functions of values without that dim, which have nothing beside them. `fold` and
-    `fold_single` are what folding a step into a segment's element takes; `outside` is what a schedule by chunks
-    computes before and after."""
+    `flops`, `single` are of costly functions of values without that dim, which have nothing beside them, and
+    `dense` of matrices that are solved with, which run along dims of their own. `fold` and `fold_single` are what
+    folding a step into a segment's element takes; `outside` is what a schedule by chunks computes before and after."""
 
     lanes: int  # elements of the states: independent positions
     row: int
@@ -31,6 +31,7 @@ class Work:
     bytes_per_step: float  # in and out
     flops: float
     single: float
+    dense: float
     fold: float
     fold_single: float
     outside: float
@@ -76,6 +77,7 @@ def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
         float((read + written) * shape.itemsize),
         whole.flops,
         whole.single,
+        whole.dense,
         fold.flops,
         fold.single,
         outside,
@@ -98,6 +100,7 @@ def _chain(group: Group, update: Iterable[Equation], shape: Shape) -> int:
 class _Count:
     flops: float = 0.0
     single: float = 0.0
+    dense: float = 0.0
 
     def add(self, flops: float, single: bool) -> None:
         self.flops += flops
@@ -155,7 +158,9 @@ class _Counter:
     def count(self, exprs: Iterable[Expr], row: str | None, without: set[int]) -> _Count:
         found = _Count()
         for node in self.nodes(exprs, without):
-            found.add(node_flops(node, self.shape), costly(node) and row not in _dims(node))
+            flops = node_flops(node, self.shape)
+            found.add(flops, costly(node) and row not in _dims(node))
+            found.dense += flops if isinstance(node, Linalg) else 0.0
         return found
 
 

@@ -19,7 +19,7 @@ from recurc.backends.cpu.names import RESERVED, STORED, Spelling
 from recurc.backends.cpu.newton import NewtonLoops, call_newton, newton_loops, parts, rounds_function, take_rounds
 from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params, panel_room, weight_bytes
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
-from recurc.backends.cpu.program import Program, StageInput, analyse
+from recurc.backends.cpu.program import Program, StageInput, analyse, describe
 from recurc.backends.cpu.scan_calls import call_scan
 from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, kind_of, scan_loops, sequence_lagged
 from recurc.backends.emit.names import Names
@@ -166,7 +166,7 @@ class _ModulePrinter:
         body = Body(program, self.spell)
         body.lanes = self.lanes
         function = body.function = self.names.fresh(hint).removesuffix("_1")
-        why = f"{what}\n{_describe(program)}"
+        why = f"{what}\n{describe(program)}"
         text = tiles.print_tiled(body, function, why) if program.tiled else print_loop(body, function, why)
         if program.weights and not program.tiled:
             text = f"{pack_function(body)}\n\n{text}"
@@ -590,18 +590,6 @@ def _all_units(code: StageCode) -> list[Unit]:
 def _lane(unit: Unit) -> Var:
     assert unit.program.lane is not None  # a tiled program has lanes
     return unit.program.lane
-
-
-def _describe(program: Program) -> str:
-    if program.lane is None:
-        return "Scalar code: no dim serves as SIMD lanes."
-    dim = dim_of(program.lane)
-    if program.lanes_outside:
-        return f"SIMD lanes along {dim}, which never meet: one vector goes through all steps, its states close by."
-    if program.tiled:
-        return f"SIMD lanes along {dim}; several rows share each packed matrix product."
-    apart = "which never meet" if program.lanes_apart else "which meet within a step"
-    return f"SIMD lanes along {dim}, {apart}; each step runs over whole rows, which stream through memory in order."
 
 
 __all__ = ["EXTERNAL", "Module", "external_buffers", "print_module"]

@@ -118,6 +118,19 @@ def analyse(stage: StageInput, buffers: Mapping[str, Buffer], spec: Specializati
     return program
 
 
+def describe(program: Program) -> str:
+    """Along which dim the SIMD lanes of a stage lie, for a reader of its code."""
+    if program.lane is None:
+        return "Scalar code: no dim serves as SIMD lanes."
+    dim = dim_of(program.lane)
+    if program.lanes_outside:
+        return f"SIMD lanes along {dim}, which never meet: one vector goes through all steps, its states close by."
+    if program.tiled:
+        return f"SIMD lanes along {dim}; several rows share each packed matrix product."
+    apart = "which never meet" if program.lanes_apart else "which meet within a step"
+    return f"SIMD lanes along {dim}, {apart}; each step runs over whole rows, which stream through memory in order."
+
+
 def _by_variables(node: Node) -> Node:
     """Products of three and more with the factors of the same variables together, so that the compiler can take what
     an inner loop does not change out of it: `(dt[D] * B[N]) * x[D]` as `(dt[D] * x[D]) * B[N]`."""
