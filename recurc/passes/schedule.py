@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Group, LowRank, Reason
-from recurc.ir import Expr, Read, Recurrence, reads
+from recurc.ir import Expr, Recurrence, reads
 from recurc.passes import cost_cpu, cost_gpu
-from recurc.passes.convolution import respond, system_of
+from recurc.passes.convolution import System, respond, system_of
 from recurc.passes.cost import (
     TYPICAL_ROUNDS,
     Estimate,
@@ -21,9 +22,8 @@ from recurc.passes.cost import (
     matmul_seconds,
     one_after_another,
 )
-from recurc.passes.linear_parts import depending
 from recurc.passes.newton import refusal
-from recurc.passes.work import Work, frozen_work, group_work, needed
+from recurc.passes.work import Steps, Work
 from recurc.plan import NO_FROZEN, Candidate, Map, Matmul, Plan, candidate_name
 from recurc.targets import Target
 from recurc.types import DType
@@ -64,16 +64,17 @@ def choose(
     candidates: list[Candidate] = []
     reasons: list[Reason] = []
     runs: list[tuple[Group, str]] = []
+    weighing = _Weighing(rec, shape, target)
     for group in analysis.groups:
-        work = group_work(rec, group, shape)
+        work = weighing.steps.work(group)
         legal = (*group.schedules, *group.on_request)
-        weighed = {name: _estimate(name, rec, work, group, shape, target) for name in legal}
+        weighed = {name: weighing.estimate(name, work, group) for name in legal}
         held_back = _held_back(rec, group, shape, target)
         free = [n for n in group.schedules if n not in held_back and n not in without]
         best = min(free, key=lambda name: weighed[name].seconds)
         chosen = forced.get(group.states) or best
         schedules.append(chosen)
-        parts = _parts(rec, work, group, shape, target) if chosen == "chunkwise" else ()
+        parts = weighing.parts(work, group) if chosen == "chunkwise" else ()
         runs += [(part, name) for part, name, _ in parts] or [(group, chosen)]
         for name, estimate in weighed.items():
             why = _why(name, chosen, bool(forced.get(group.states)), weighed, group, held_back.get(name))
@@ -142,47 +143,56 @@ def _legal(analysis: Analysis) -> str:
     return "legal: " + ". ".join(parts)
 
 
-def _estimate(name: str, rec: Recurrence, work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
-    if name == "convolution":
-        found = respond(system_of(rec), group, _wanted(rec, group), shape)
-        return convolution(found.flops, found.elements, shape, target)
-    costs = cost_cpu if target.kind == "cpu" else cost_gpu
-    match name:
-        case "scan":
-            return costs.scan(work, group, shape, target)
-        case "chunkwise" if group.parts:
-            return one_after_another([e for _, _, e in _parts(rec, work, group, shape, target)])
-        case "chunkwise":
-            return costs.chunkwise(work, group, shape, target)
-        case "newton":
-            return costs.newton(work, len(group.states), shape, target)
-        case "chunk-frozen":
-            return costs.frozen(work, frozen_work(rec, group, shape), shape, target)
-        case _:
-            return costs.sequential(work, shape, target)
+class _Weighing:
+    """Estimates of the schedules of a recurrence's groups."""
 
+    def __init__(self, rec: Recurrence, shape: Shape, target: Target) -> None:
+        self.rec, self.shape, self.target = rec, shape, target
+        self.steps = Steps(rec, shape)
+        self.costs = cost_cpu if target.kind == "cpu" else cost_gpu
 
-def _parts(
-    rec: Recurrence, work: Work, group: Group, shape: Shape, target: Target
-) -> tuple[tuple[Group, str, Estimate], ...]:
-    """The parts of a group that is taken apart, the cheapest schedule of each, and its estimate. `work` is that of the
-    whole group, whose inputs and outputs are counted with the chunks; decays, keys and values go through memory between
-    the parts."""
-    between = {
-        part.states: shape.itemsize * sum(shape.elements(e.dims) for e in _taken_in(part.low_rank))
-        for part in group.parts
-        if part.low_rank is not None
-    }
-    found: list[tuple[Group, str, Estimate]] = []
-    for part in group.parts:
-        moved = sum(between.values())
-        if part.states in between:
-            moved = between[part.states] + work.bytes_per_step / len(between)
-        own = replace(group_work(rec, part, shape), bytes_per_step=moved)
-        weighed = {name: _estimate(name, rec, own, part, shape, target) for name in part.schedules}
-        best = min(weighed, key=lambda name: weighed[name].seconds)
-        found.append((part, best, weighed[best]))
-    return tuple(found)
+    @cached_property
+    def system(self) -> System:
+        return system_of(self.rec)
+
+    def estimate(self, name: str, work: Work, group: Group) -> Estimate:
+        shape, target = self.shape, self.target
+        match name:
+            case "convolution":
+                found = respond(self.system, group, self.steps.wanted(group), shape)
+                return convolution(found.flops, found.elements, shape, target)
+            case "scan":
+                return self.costs.scan(work, group, shape, target)
+            case "chunkwise" if group.parts:
+                return one_after_another([e for _, _, e in self.parts(work, group)])
+            case "chunkwise":
+                return self.costs.chunkwise(work, group, shape, target)
+            case "newton":
+                return self.costs.newton(work, len(group.states), shape, target)
+            case "chunk-frozen":
+                return self.costs.frozen(work, self.steps.frozen(group), shape, target)
+            case _:
+                return self.costs.sequential(work, shape, target)
+
+    def parts(self, work: Work, group: Group) -> tuple[tuple[Group, str, Estimate], ...]:
+        """The parts of a group that is taken apart, the cheapest schedule of each, and its estimate. `work` is that of
+        the whole group, whose inputs and outputs are counted with the chunks; decays, keys and values go through memory
+        between the parts."""
+        between = {
+            part.states: self.shape.itemsize * sum(self.shape.elements(e.dims) for e in _taken_in(part.low_rank))
+            for part in group.parts
+            if part.low_rank is not None
+        }
+        found: list[tuple[Group, str, Estimate]] = []
+        for part in group.parts:
+            moved = sum(between.values())
+            if part.states in between:
+                moved = between[part.states] + work.bytes_per_step / len(between)
+            own = replace(self.steps.work(part), bytes_per_step=moved)
+            weighed = {name: self.estimate(name, own, part) for name in part.schedules}
+            best = min(weighed, key=lambda name: weighed[name].seconds)
+            found.append((part, best, weighed[best]))
+        return tuple(found)
 
 
 def _taken_in(form: LowRank) -> list[Expr]:
@@ -194,24 +204,6 @@ def _order(parts: Sequence[tuple[Group, str, Estimate]]) -> str:
     ways = {"sequential": "in a loop", "scan": "by a scan", "chunkwise": "by products of matrices over chunks of steps"}
     said = [f"{', '.join(part.states)} {ways[name]}" for part, name, _ in parts]
     return f"{said[0]} first, then {', '.join(said[1:])}"
-
-
-def _wanted(rec: Recurrence, group: Group) -> tuple[str, ...]:
-    """What others read of a group: outputs that see its states and no later one's, and states that later ones read."""
-    equations, members = {e.name: e for e in rec.equations}, set(group.states)
-    others = {s.name for s in rec.states} - members
-    plain = [o for o in rec.outputs if o in equations and o not in members | others]
-    behind = needed(equations, tuple(plain), others)
-    later = needed(equations, tuple(others), others)
-    read = {r.name for e in (*behind, *later) for r in reads(e.expr)}
-    direct = depending(
-        {n: e.expr for n, e in equations.items() if n not in members | others},
-        lambda n: isinstance(n, Read) and n.name in members,
-    )
-    return (
-        *(s for s in group.states if s in rec.outputs or (others and s in read)),
-        *(o for o in plain if o in direct),
-    )
 
 
 def _held_back(rec: Recurrence, group: Group, shape: Shape, target: Target) -> dict[str, str]:

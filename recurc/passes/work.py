@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from recurc.facts import Group
@@ -41,51 +41,118 @@ class Work:
     sums: int  # sums that the next state waits for; of a matrix memory all, since its rows lie apart
 
 
-def group_work(rec: Recurrence, group: Group, shape: Shape) -> Work:
-    """What one step of the group takes; `rec` is in core form."""
-    states = {s.name: s for s in rec.states}
-    equations = {e.name: e for e in rec.equations}
-    members = set(group.states)
-    others = set(states) - members
-    update = needed(equations, group.states, others)
-    outputs = [o for o in rec.outputs if o in equations and (o in members or reaches(equations, o, members))]
-    emit = [e for e in needed(equations, tuple(outputs), others | members) if e not in update]
-    moving = _moving([*update, *emit], members)
-    counter = _Counter(rec, moving, shape)
-    exprs = [e.expr for e in (*update, *emit)]
-    recurrent = [] if group.low_rank is not None else [c for e in update for c in counter.recurrent(e.expr)]
-    state = max((states[m].dims for m in group.states), key=shape.elements)
-    row, apart = counter.row(exprs, state)
-    whole = counter.count(exprs, row, set(map(id, recurrent)))
-    fold = _Count()
-    if group.monoid is not None:
-        lifted = needed(equations, tuple(r.name for e in group.monoid.lift for r in reads(e)), set(states))
-        fold = counter.count([*(e.expr for e in lifted), *group.monoid.lift], row, set())
-        for node in (n for e in group.monoid.combine for n in walk(e)):
-            fold.add(node_flops(node, shape), costly(node) and row not in _dims(node))
-    outside = 0.0
-    if group.low_rank is not None:
-        inner = {*group.low_rank.rows, *group.low_rank.columns}
-        outside = sum(node_flops(n, shape) for n in counter.nodes(exprs, set()) if not inner <= _dims(n))
-    written = sum(shape.elements(states[o].dims if o in states else equations[o].expr.dims) for o in outputs)
-    inputs = {i.name for i in rec.inputs} | others
-    read = read_elements(exprs, inputs, shape)
-    return Work(
-        max(1, sum(shape.elements(states[m].dims) for m in group.states)),
-        shape.elements((row,)) if row else 1,
-        apart,
-        float((read + written) * shape.itemsize),
-        whole.flops,
-        whole.single,
-        whole.dense,
-        fold.flops,
-        fold.single,
-        outside,
-        sum(contract_flops(c, shape) for c in recurrent),
-        float(read_elements(recurrent, {p.name for p in rec.params}, shape) * shape.itemsize),
-        _chain(group, update, shape),
-        counter.sums(exprs if group.low_rank is not None else [e.expr for e in update]),
-    )
+@dataclass(frozen=True)
+class FrozenWork:
+    """What a step spares where some states change at the start of a chunk only: of its operations, `known` are products
+    with these, which are made for all `chunk` steps together, and `spared` would keep them from step to step."""
+
+    known: float
+    spared: float
+    chunk: int
+
+
+class Steps:
+    """The steps of a recurrence in core form, of which the work of every group is counted."""
+
+    def __init__(self, rec: Recurrence, shape: Shape) -> None:
+        self.rec, self.shape = rec, shape
+        self.states = {s.name: s for s in rec.states}
+        self.equations = {e.name: e for e in rec.equations}
+        self.on_states = dependence(rec).on_states
+        self._order = {name: i for i, name in enumerate(self.equations)}
+        given = {i.name for i in rec.inputs} | self.states.keys()
+        exprs = {e.name: e.expr for e in rec.equations}
+        self.varying = given | depending(exprs, lambda n: isinstance(n, Step) or _reads(n, given))
+        self._readers: dict[str, set[str]] = {s: set() for s in self.states}  # states and outputs that read a state
+        for name in {*self.states, *(o for o in rec.outputs if o in self.equations)}:
+            for state in self.on_states[name]:
+                self._readers[state].add(name)
+
+    def work(self, group: Group) -> Work:
+        """What one step of the group takes."""
+        shape, members = self.shape, set(group.states)
+        others = self.states.keys() - members
+        update = self._needed(group.states, others)
+        outputs = [o for o in self.rec.outputs if o in members or self._sees(o, members)]
+        emit = [e for e in self._needed(outputs, self.states.keys()) if e not in update]
+        counter = _Counter(self.varying, _moving([*update, *emit], members), shape)
+        exprs = [e.expr for e in (*update, *emit)]
+        recurrent = [] if group.low_rank is not None else [c for e in update for c in counter.recurrent(e.expr)]
+        state = max((self.states[m].dims for m in group.states), key=shape.elements)
+        row, apart = counter.row(exprs, state)
+        whole = counter.count(exprs, row, set(map(id, recurrent)))
+        fold = _Count()
+        if group.monoid is not None:
+            lifted = self._needed([r.name for e in group.monoid.lift for r in reads(e)], self.states.keys())
+            fold = counter.count([*(e.expr for e in lifted), *group.monoid.lift], row, set())
+            for node in (n for e in group.monoid.combine for n in walk(e)):
+                fold.add(node_flops(node, shape), costly(node) and row not in _dims(node))
+        outside = 0.0
+        if group.low_rank is not None:
+            inner = {*group.low_rank.rows, *group.low_rank.columns}
+            outside = sum(node_flops(n, shape) for n in counter.nodes(exprs, set()) if not inner <= _dims(n))
+        values = [self.states[o].dims if o in self.states else self.equations[o].expr.dims for o in outputs]
+        written = sum(shape.elements(dims) for dims in values)
+        read = read_elements(exprs, {i.name for i in self.rec.inputs} | others, shape)
+        return Work(
+            max(1, sum(shape.elements(self.states[m].dims) for m in group.states)),
+            shape.elements((row,)) if row else 1,
+            apart,
+            float((read + written) * shape.itemsize),
+            whole.flops,
+            whole.single,
+            whole.dense,
+            fold.flops,
+            fold.single,
+            outside,
+            sum(contract_flops(c, shape) for c in recurrent),
+            float(read_elements(recurrent, {p.name for p in self.rec.params}, shape) * shape.itemsize),
+            _chain(group, update, shape),
+            counter.sums(exprs if group.low_rank is not None else [e.expr for e in update]),
+        )
+
+    def frozen(self, group: Group) -> FrozenWork:
+        """What the group spares that can run by chunks with frozen states."""
+        found = chunks(Forms(self.rec, dependence(self.rec), frozenset(group.states)), group.states)
+        assert isinstance(found, Chunks)
+        held = {h for h, _ in found.held}
+        others = self.states.keys() - set(group.states)
+        outputs = [o for o in self.rec.outputs if self._sees(o, held)]
+        steps = [e for e in self._needed([*group.states, *outputs], others) if e.name not in held]
+        changing = _moving(steps, set(group.states) - held)
+        counter = _Counter(self.varying, _moving(steps, held), self.shape)
+        products = [
+            n for e in steps for n in counter.recurrent(e.expr) if not any(r.name in changing for r in reads(n))
+        ]
+        every = found.clock.every
+        chunk = self.shape.elements((every.dim,)) if isinstance(every, Size) else int(every.value.real)
+        spared = sum(expr_flops(self.equations[h].expr, self.shape) for h in held)
+        return FrozenWork(sum(contract_flops(n, self.shape) for n in products), spared, chunk)
+
+    def wanted(self, group: Group) -> tuple[str, ...]:
+        """What others read of a group: its outputs and what later groups and outputs read of it, as states or sums."""
+        members = set(group.states)
+        alone = len(members) == len(self.states)
+        return (
+            *(s for s in group.states if s in self.rec.outputs or not (alone or self._readers[s] <= members)),
+            *(o for o in self.rec.outputs if self._sees(o, members)),
+        )
+
+    def _sees(self, output: str, members: Set[str]) -> bool:
+        """Whether an output that is no state is made of some of `members`, and not only of what was made of them."""
+        return output in self.equations and output not in self.states and bool(self.on_states[output] & members)
+
+    def _needed(self, roots: Iterable[str], known: Set[str]) -> list[Equation]:
+        """The equations of `roots` and those they read at the same step, in order; what is `known` is not looked
+        into."""
+        pending = [r for r in roots if r in self.equations]
+        seen = set(pending)
+        while pending:
+            for read in reads(self.equations[pending.pop()].expr):
+                if read.lag == 0 and read.name in self.equations and read.name not in seen and read.name not in known:
+                    seen.add(read.name)
+                    pending.append(read.name)
+        return [self.equations[n] for n in sorted(seen, key=self._order.__getitem__)]
 
 
 def _chain(group: Group, update: Iterable[Equation], shape: Shape) -> int:
@@ -108,13 +175,11 @@ class _Count:
 
 
 class _Counter:
-    """Counts operations of a group's equations. `moving`: its states and what reads them."""
+    """Counts operations of a group's equations. `varying`: what may differ from step to step; `moving`: the group's
+    states and what reads them."""
 
-    def __init__(self, rec: Recurrence, moving: set[str], shape: Shape) -> None:
-        self.moving, self.shape = moving, shape
-        given = {i.name for i in rec.inputs} | {s.name for s in rec.states}
-        equations = {e.name: e.expr for e in rec.equations}
-        self.varying = given | depending(equations, lambda n: isinstance(n, Step) or _reads(n, given))
+    def __init__(self, varying: Set[str], moving: set[str], shape: Shape) -> None:
+        self.varying, self.moving, self.shape = varying, moving, shape
 
     def steady(self, expr: Expr) -> bool:
         """Whether a value is the same at every step."""
@@ -179,33 +244,6 @@ def _reads(node: Expr, names: Iterable[str]) -> bool:
     return isinstance(node, Read) and node.name in names
 
 
-@dataclass(frozen=True)
-class FrozenWork:
-    """What a step spares where some states change at the start of a chunk only: of its operations, `known` are products
-    with these, which are made for all `chunk` steps together, and `spared` would keep them from step to step."""
-
-    known: float
-    spared: float
-    chunk: int
-
-
-def frozen_work(rec: Recurrence, group: Group, shape: Shape) -> FrozenWork:
-    """`rec` is in core form; the group can run by chunks with frozen states."""
-    found = chunks(Forms(rec, dependence(rec), frozenset(group.states)), group.states)
-    assert isinstance(found, Chunks)
-    held = {h for h, _ in found.held}
-    equations = {e.name: e for e in rec.equations}
-    others = {s.name for s in rec.states} - set(group.states)
-    outputs = [o for o in rec.outputs if o in equations and o not in others and reaches(equations, o, held)]
-    steps = [e for e in needed(equations, (*group.states, *outputs), others) if e.name not in held]
-    counter, changing = _Counter(rec, _moving(steps, held), shape), _moving(steps, set(group.states) - held)
-    products = [n for e in steps for n in counter.recurrent(e.expr) if not any(r.name in changing for r in reads(n))]
-    every = found.clock.every
-    chunk = shape.elements((every.dim,)) if isinstance(every, Size) else int(every.value.real)
-    spared = sum(expr_flops(equations[h].expr, shape) for h in held)
-    return FrozenWork(sum(contract_flops(n, shape) for n in products), spared, chunk)
-
-
 def _moving(equations: Iterable[Equation], members: set[str]) -> set[str]:
     """The group's states and the equations that read them, directly or through others."""
     moving = set(members)
@@ -215,21 +253,4 @@ def _moving(equations: Iterable[Equation], members: set[str]) -> set[str]:
     return moving
 
 
-def needed(equations: Mapping[str, Equation], roots: tuple[str, ...], known: set[str]) -> list[Equation]:
-    """The equations of `roots` and those they read at the same step, in order; what is `known` is not looked into."""
-    pending, seen = list(roots), dict.fromkeys(roots)
-    while pending:
-        name = pending.pop()
-        for read in reads(equations[name].expr) if name in equations else ():
-            if read.lag == 0 and read.name in equations and read.name not in seen and read.name not in known:
-                seen[read.name] = None
-                pending.append(read.name)
-    return [e for name, e in equations.items() if name in seen]
-
-
-def reaches(equations: Mapping[str, Equation], name: str, members: set[str]) -> bool:
-    """Whether a state of `members` reaches the value, directly or through others."""
-    return any(r.name in members for e in needed(equations, (name,), set()) for r in reads(e.expr))
-
-
-__all__ = ["FrozenWork", "Work", "frozen_work", "group_work", "needed", "reaches"]
+__all__ = ["FrozenWork", "Steps", "Work"]

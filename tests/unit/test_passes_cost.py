@@ -11,7 +11,7 @@ from recurc import targets
 from recurc.ops import OPS
 from recurc.passes import analyze, core_form, cost_cpu, make_plan
 from recurc.passes.cost import Shape, expr_flops
-from recurc.passes.work import group_work
+from recurc.passes.work import Steps
 from recurc.plan import Candidate, Plan
 from recurc.types import DType
 
@@ -124,7 +124,7 @@ def test_one_head_goes_in_chunks_on_one_core_and_over_its_columns_on_many() -> N
 def test_what_has_no_place_along_the_row_is_computed_again_for_every_vector() -> None:
     rec = core_form(recurc.load(text=GATED).ir)
     (group,) = analyze(rec).groups
-    work = group_work(rec, group, Shape({"K": 3, "V": 32}, 1, 1, 4))
+    work = Steps(rec, Shape({"K": 3, "V": 32}, 1, 1, 4)).work(group)
     assert (work.lanes, work.row, work.apart) == (96, 32, True)
     assert work.single == 3 * OPS["exp"].flops  # of each row; the decay is no value of a column
     assert work.flops - work.single == 3 * 32 * 3 + 2 * 3 * 32  # decay, key times value and their sum; the read
@@ -153,7 +153,7 @@ def test_params_alone_and_products_with_them_are_no_work_of_a_step() -> None:
     output h
 """
     rec = core_form(recurc.load(text=text).ir)
-    work = group_work(rec, analyze(rec).groups[0], Shape({"D": 64, "H": 48}, 1, 1, 4))
+    work = Steps(rec, Shape({"D": 64, "H": 48}, 1, 1, 4)).work(analyze(rec).groups[0])
     assert work.flops == 2 * 48 and work.matmul_flops == 0
 
 
