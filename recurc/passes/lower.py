@@ -8,8 +8,8 @@ computed inside each stage that uses it, what a later stage reads of a state is 
 Stages are filled from the last to the first, so that when a stage is filled, everything later stages want from it is
 known. What reads a final state, `S[T]`, is a map behind all other stages, which reads the buffer `S@final`. A `Chunk`
 reads and writes buffers only: the recurrence is restated first, so that its operands and what is read of its state
-have names, and a `Map` before it makes the operands that no buffer holds. Sums over other states get names too, since
-what is made of a chunk's reads is a map.
+have names, and a `Map` before it makes the operands that no buffer holds. Sums over states of loops get names too: what
+is made of a chunk's reads is a map.
 
 Names of buffers: `STATE@initial`, `STATE@final`; `INPUT@initial` for an input read one step late; an output that is an
 input is stored as `NAME@out`.
@@ -94,8 +94,8 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape, apa
             chunks[group.states[0]], named, lifts = found, found.rec, iter(found.others)
             monoids = {n: replace(m, lift=tuple(next(lifts) for _ in m.lift)) for n, m in monoids.items()}
     if chunks:
-        before = (g for g, schedule in choice.runs if schedule in ("sequential", "scan"))
-        named = name_sums(named, {s for g in before for s in g.states})
+        loops = (g for g, schedule in choice.runs if schedule == "sequential")
+        named = name_sums(named, {s for g in loops for s in g.states})
     dep = dependence(named)
     hoisted = hoist(named, runs, dep, shape, {r for c in chunks.values() for r in c.reads})
     stages, buffers = _Lowering(named, choice, shape, hoisted, dep, chunks, monoids, apart).run()

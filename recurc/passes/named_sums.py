@@ -1,8 +1,9 @@
 """Names for sums over states that only a later stage takes.
 
 Where a matrix state goes in chunks, what is made of it stands in a map behind its stage. If that map also sums over a
-state of an earlier stage, as `abs(sum(n * q, K))` does, the sum gets a name: then the stage that has the state stores
-the sum, which is smaller, and not the whole state at every step.
+state of an earlier loop, as `abs(sum(n * q, K))` does, the sum gets a name: then the loop that has the state stores
+the sum, which is smaller, and not the whole state at every step. A scan keeps its places apart, and a sum over them
+would need all of them, for a tile of steps, in the registers of one program.
 """
 
 from __future__ import annotations

@@ -87,9 +87,9 @@ def test_the_restated_recurrence_names_all_that_a_chunk_takes_in() -> None:
 
 
 def test_a_scan_behind_chunks_takes_what_they_read_by_name(rng: np.random.Generator) -> None:
-    body = "S = a * S[t-1] + k * v\n    y = 0.5 * y[t-1] + tanh(q @ S)\n    output y"
     head = "recurrence R(K, V):\n    input k[K], q[K], v[V], a\n    state S[K, V] = 0\n    state y[V] = 0\n"
-    rec = recurc.load(text=f"{head}    {body}\n")
+    body = "    S = a * S[t-1] + k * v\n    y = 0.5 * y[t-1] + tanh(q @ S)\n    output y\n"
+    rec = recurc.load(text=head + body)
     given = {n: rng.uniform(-1, 1, (2, 70, *shape)) for n, shape in {"k": (3,), "q": (3,), "v": (5,), "a": ()}.items()}
     chunks, loop = (rec.compile(backend="numpy", schedule=s)(**given) for s in ("S=chunkwise,y=scan", "sequential"))
     np.testing.assert_allclose(chunks, loop, rtol=1e-12, atol=1e-12)
