@@ -181,7 +181,8 @@ def describe(stage: Stage) -> tuple[str, str, list[str]]:
         case Chunk(form=form, body=body):
             over = f"rows {', '.join(form.rows)}, columns {', '.join(form.columns)}"
             what = "a triangular system and products of matrices" if form.corrects else "products of matrices"
-            return "chunk", f"chunks of steps by {what}, keeping {form.state} ({over})", equation_lines(body, 96)
+            kept = ", ".join(form.states)
+            return "chunk", f"chunks of steps by {what}, keeping {kept} ({over})", equation_lines(body, 96)
 
 
 def memory(plan: Plan, case: Case) -> dict[str, int]:

@@ -176,22 +176,28 @@ def convolution(flops: float, elements: float, shape: Shape, target: Target) -> 
 def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     """Products of matrices over chunks of steps, one chunk after another for each sequence and shared place (a head).
 
-    Per step and head: each write adds to the next chunk's state, each probe and read sums over it (2 K V each), and
-    pairs of steps of one chunk meet along K and V. Decays by row or column and what puts operands in order are ordinary
-    arithmetic. The loop's own
-    updates, of which the products take the place, are not counted; what is computed before the chunks is written and
-    read once more."""
+    Per step and head: each row that is written adds to the next chunk's states, each probe and read sums over those it
+    sees (2 K V each), and pairs of rows of one chunk meet along K and V. Decays by row or column and what puts operands
+    in order are ordinary arithmetic. The loop's own updates, of which the products take the place, are not counted;
+    what is computed before the chunks is written and read once more."""
     form = group.low_rank
     assert form is not None
     cpu = target.kind == "cpu"
     heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
     rows, columns = max(rows, 16), max(columns, 16)  # what a tile is filled up to
-    probes = sum(w.probe is not None for w in form.writes)
+    ranks = [shape.elements(w.rank) for w in form.writes]
+    into = sum(r * sum(k is not None for k in w.keys) for r, w in zip(ranks, form.writes, strict=True))
+    seen = {a: sum(b == a for b, _ in form.paths) for a, _ in enumerate(form.states)}
+    out_of = sum(
+        r * sum(seen[a] for a, p in enumerate(w.probes) if p is not None)
+        for r, w in zip(ranks, form.writes, strict=True)
+    )
+    probes = sum(r for r, w in zip(ranks, form.writes, strict=True) if w.corrects)
     chunk = 16 if cpu else min(64, max(16, shape.steps))
-    products = 2.0 * rows * columns * (len(form.writes) + probes + 1)
-    products += chunk * (rows + columns) * len(form.writes) * (probes + 1)
+    products = 2.0 * rows * columns * (into + out_of + max(seen.values()))
+    products += chunk * (rows + columns) * sum(ranks) * (probes + 1)
     others = {"none": 0, "rows": 3 * rows * chunk, "columns": 3 * columns * chunk}[form.decay_along]
-    others += 10 * (rows + columns)  # operands are put in order
+    others += 10 * (rows + columns) * max(ranks)  # operands are put in order
     blocks = 1 if cpu else math.ceil(columns / 64)
     steps, used = shape.batch * heads * shape.steps, min(1.0, shape.batch * heads * blocks / target.cores)
     moved = work.bytes_per_step * shape.batch * shape.steps

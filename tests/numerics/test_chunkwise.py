@@ -20,12 +20,14 @@ from recurc.types import Dims
 
 Arrays = dict[str, np.ndarray]
 STEPS = (0, 1, 2, 3, 7, 64, 257, 4096)
-SIZES = {"H": 3, "K": 5, "V": 4, "M": 2, "N": 6, "P": 4, "J": 5}
+SIZES = {"H": 3, "K": 5, "V": 4, "M": 2, "N": 6, "P": 4, "J": 5, "C": 3, "R": 2}
 
 SYSTEMS = (
     "simple_gla", "retnet", "mamba2", "mamba3", "linear_attention", "based", "mesa_net", "mlstm_unstabilised",  # SR1
     "gla", "hgrn2", "rwkv5", "rwkv6", "gsa", "abc",  # DR1
     "delta_net", "gated_delta_net", "gated_delta_product", "kda", "gdn2", "comba", "dplr", "rwkv7",  # GH
+    "mamba3_mimo", "omega_net_linear", "omega_net", "omega_net_powers",  # several rows per step
+    "titans_linear",  # two states
 )  # fmt: skip
 
 # One state S[H, K, V] each, with inputs q, k, p (rows), v, w (columns), a (a number), r (rows), c (columns), h (heads).
@@ -80,6 +82,8 @@ def own(body: str) -> recurc.Recurrence:
 
 
 def sizes_of(rec: recurc.Recurrence) -> dict[str, int]:
+    if rec.ir.name == "OmegaNet":  # all monomials of degree 2 or less of K coordinates
+        return {"K": 3, "V": 4, "C": 3, "P": 10}
     return {d.name: SIZES.get(d.same_as or d.name, 7) for d in rec.ir.dims}
 
 
@@ -94,8 +98,11 @@ def drawn(rec: recurc.Recurrence, rng: np.random.Generator, batch: int, steps: i
     for name in ("k", "p", "a", "b"):
         if name in arrays and arrays[name].ndim > 3 - (rec.ir.name not in ("Own", "RWKV7")):
             arrays[name] /= 1e-3 + np.sqrt((arrays[name] ** 2).sum(axis=-1, keepdims=True))
+    for name, most in (("alpha", 1.0), ("eta", 1.0), ("theta", 0.5), ("gamma", 0.15)):
+        if name in arrays and rec.ir.name.startswith(("Titans", "Omega")):
+            arrays[name] = rng.uniform(0.0, most, arrays[name].shape)
     for name in ("alpha", "g", "rate"):
-        if name in arrays:
+        if name in arrays and not rec.ir.name.startswith(("Titans", "Omega")):
             arrays[name] = (1 if name == "rate" else -1) * np.abs(arrays[name])
     arrays |= {p.name: rng.uniform(0.1, 0.9, shape(p.dims)) for p in rec.ir.params}
     arrays |= {f"{s.name}@initial": np.abs(rng.normal(0, 0.5, (batch, *shape(s.dims)))) for s in rec.ir.states}
