@@ -61,7 +61,8 @@ class LowRank:
     """The update of a matrix state, or of several of equal shape, under products of matrices, in IR expressions that
     read no value of the states:
 
-        S_a = sum over b of factors[a][b] o S_b[t-1] + sum over writes of keys[a] (x) (sum of probes[b] . S_b[t-1] + value)
+        S_a = sum over b of factors[a][b] o S_b[t-1]
+              + sum over writes of keys[a] (x) (sum over b of probes[b] . S_b[t-1] + value)
 
     The dims of the states are shared ones, rows and columns (any number of each, in the states' order). A key and a
     probe have the shared dims and the rows, a value the shared dims and the columns, or some of them, and besides them

@@ -44,7 +44,7 @@ class Lines:
 @dataclass(frozen=True)
 class Operands:
     """Values of all steps, or of those of one chunk; the axes are the sequences and shared dims, steps, the rank of a
-    write or query, then rows (K) or columns (V). An axis a value lacks has size 1, but those of steps and rank have not.
+    write or query, then rows (K) or columns (V). An axis a value lacks has size 1, except those of steps and rank.
     Factors are (..., T, 1); of a state alone also (..., T, K) or (..., T, V); None is the number 1."""
 
     factors: Mapping[Pair, Array | None]
@@ -126,9 +126,7 @@ def _steps_of(a: Array, rank: int) -> Array:
 
 def _seen(query: Array, x: Operands, a: int) -> list[tuple[int, Array]]:
     """What a query of state a after a step sees of the states before it, besides what that step writes."""
-    return [
-        (c, query if f is None else query * f[..., np.newaxis, :]) for (b, c), f in x.factors.items() if b == a
-    ]
+    return [(c, query if f is None else query * f[..., np.newaxis, :]) for (b, c), f in x.factors.items() if b == a]
 
 
 def _moved_on(x: Operands, states: list[Array], kernel: _Kernel, rows: list[Array], a: int) -> Array:
@@ -267,7 +265,7 @@ def _by_columns(query: Array, x: Operands, rows: Sequence[Array]) -> Array:
 
 
 def _rows(x: Operands, states: list[Array], kernel: _Kernel) -> list[Array]:
-    """The rows each write adds, (..., T R, V): as given, or the solution of the triangular system, from the top down."""
+    """The rows each write adds, (..., T R, V): as given, or by the unit lower triangular system, from the top down."""
     if all(p is None for w in x.writes for p in w.probes):
         return [_flat(w.value) for w in x.writes if w.value is not None]
     operands = [a for w in x.writes for a in (*w.keys, *w.probes, w.value) if a is not None]

@@ -222,13 +222,13 @@ class _Reader(Values):
         columns = tuple(d for d in self.dims if d not in rows | shared)
         if not columns:
             over = ", ".join(self.rows)
-            return Reason(
-                f"beside {over}, no dim of {self.who} is free of the vectors it is read and written by", span
-            )
+            return Reason(f"beside {over}, no dim of {self.who} is free of the vectors it is read and written by", span)
         form = LowRank(self.members, tuple(d for d in self.dims if d in shared), self.rows, columns, factors, writes)
         if len(self.members) > 1 and form.decay_along != "none":
             place = ", ".join(form.rows if form.decay_along == "rows" else form.columns)
-            return Reason(f"{self.who} feed each other by factors that differ along {place}, not by plain numbers", span)
+            return Reason(
+                f"{self.who} feed each other by factors that differ along {place}, not by plain numbers", span
+            )
         return form
 
     # --- who reads the state ------------------------------------------------------------------------------------------

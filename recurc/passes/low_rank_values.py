@@ -182,7 +182,9 @@ class Values:
             case Free(expr=expr):
                 return Free(scale(expr))
             case Matrix(factors=factors):
-                return replace(value, factors=_each(factors, scale), writes=tuple(w.beside(scale) for w in value.writes))
+                return replace(
+                    value, factors=_each(factors, scale), writes=tuple(w.beside(scale) for w in value.writes)
+                )
             case Row(lag=lag, probes=probes, value=offset):
                 return Row(lag, _each(probes, scale), None if offset is None else scale(offset))
             case Other():
