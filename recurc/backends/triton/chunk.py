@@ -162,14 +162,15 @@ class ChunkCode(TileCode):
         address = self._state_pointer(buffer)
         return f"tl.load({address}, mask=in_k[:, None] & in_v[None, :], other=0).to({triton_type(self.dtype)})"
 
-    def _tile(self, expr: ir.Expr | None, dims: Dims, shift: int = 0, other: int = 0) -> str:
-        """A load of an operand: steps by places along `dims` (or steps alone), `shift` steps away within the chunk."""
+    def _tile(self, expr: ir.Expr | None, dims: Dims, shift: int = 0, other: int = 0, inside: str = "") -> str:
+        """A load of an operand: steps by places along `dims` (or steps alone), `shift` steps away within the chunk,
+        where `inside` holds or, without it, where the step and the one read are in the chunk."""
         assert isinstance(expr, ir.Read)
         buffer, form = self.context.plan.buffer(expr.name), self.form
         letter = "k" if dims == form.rows else "v"
         two = bool(dims)
         steps = "t[:, None]" if two else "t"
-        inside = {0: "in_t", -1: "in_t & (r > 0)", 1: "(t + 1 < steps) & (r < BLOCK_T - 1)"}[shift]
+        inside = inside or {0: "in_t", -1: "in_t & (r > 0)", 1: "(t + 1 < steps) & (r < BLOCK_T - 1)"}[shift]
         inside = f"({inside})[:, None] & in_{letter}[None, :]" if two else inside
         time = f"({steps} {'+' if shift > 0 else '-'} {abs(shift)})" if shift else steps
         address = self._address(buffer, dict.fromkeys(dims, (dims, letter, "[None, :]")), time)

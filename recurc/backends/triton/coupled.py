@@ -82,9 +82,9 @@ class CoupledCode(ChunkCode):
         """A factor of each step, or of the one before: the identity where there is no such step."""
         factor = self.form.decays.get(pair)
         other = int(pair[0] == pair[1])
+        inside = "(step <= steps) & (r > 0)" if shift else "in_t"  # what counts for the first step behind the last one
         if isinstance(factor, ir.Read):
-            return self._tile(factor, (), shift, other)
-        inside = "in_t & (r > 0)" if shift else "in_t"
+            return self._tile(factor, (), shift, other, inside)
         value = 0.0 if factor is None else 1.0
         return f"tl.where({inside}, {value}, {float(other)}).to({triton_type(self.dtype)})"
 
