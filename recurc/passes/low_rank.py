@@ -38,6 +38,7 @@ from recurc.types import Dims, DType, Kind
 
 _MOST_CHOICES = 12  # choices of rows that are tried
 _AFFINE = ("EA", "SR1", "DR1", "GH", "DA")
+_COUPLED = ("BA", "CA")  # of several real states; those of CA are the two parts of complex numbers
 _MOST_STATES = 4  # each pair of them has its own products of factors
 
 
@@ -63,7 +64,7 @@ def with_products(rec: Recurrence, analysis: Analysis) -> Analysis:
     def weighed(group: Group) -> Group:
         name = group.states[0]
         alone = len(group.states) == 1
-        if len(states[name].dims) < 2 or not (group.cls in _AFFINE if alone else group.cls == "BA"):
+        if len(states[name].dims) < 2 or group.cls not in (_AFFINE if alone else _COUPLED):
             return group
         form = low_rank(rec, group.states)
         if isinstance(form, LowRank):
@@ -85,8 +86,9 @@ def _in_words(form: LowRank) -> str:
     per_place = f" for every place along {', '.join(rank)}" if rank else ""
     takes, is_ = ("takes", "is") if len(form.states) == 1 else ("take", "are")
     text = f"{who} {takes} {writes} of {rows} and {columns} per step{per_place} and {is_} read along {rows} only"
-    kernel = f", and their factors of {len(form.states)} by {len(form.states)} numbers a kernel between the steps"
-    return f"{text}: chunks of steps are matrix products{kernel if len(form.states) > 1 else ''}"
+    size = len(form.states)
+    between = f", weighed by products of the {size} by {size} factors of the steps in between" if size > 1 else ""
+    return f"{text}: chunks of steps are matrix products{between}"
 
 
 def low_rank(rec: Recurrence, group: tuple[str, ...]) -> LowRank | Reason:
