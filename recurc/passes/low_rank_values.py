@@ -251,7 +251,8 @@ class Values:
                 return value
 
     def _quotient(self, value: Value, by: Expr, node: Expr) -> Value:
-        if not set(by.dims) & set(self.rows):
+        ranks = {d for w in value.writes for d in w.rank} if isinstance(value, Matrix) else set[str]()
+        if not set(by.dims) & {*self.rows, *ranks}:
             return self._scaled(value, lambda e: apply("div", e, by))
         return self._product(value, apply("div", one(self.dtype), by), node)
 

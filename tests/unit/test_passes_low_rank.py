@@ -93,9 +93,18 @@ def test_rows_of_one_step_are_the_rank_of_a_write_or_a_read(body: str, ranks: li
     assert equation.expr.dims == (*read, "V")
 
 
-def test_a_name_for_two_dims_is_no_rank() -> None:
-    """The sum over J inside must not catch the J of what multiplies it."""
-    found = form("S = a * S[t-1] + sum(Q * sum(Q * U, J), J)\n    output o = q @ S", "S[K, V] = 0\n    input U[J, V]")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "S = a * S[t-1] + sum(Q * sum(Q * U, J), J)",
+        "P = S[t-1] + sum(Q * (U - Q @ S[t-1]), J)\n    S = sum(y * P, J)",
+        "P = S[t-1] + sum(Q * (U - Q @ S[t-1]), J)\n    S = sum(P / y, J)",
+        "P = S[t-1] + sum(Q * (U - Q @ S[t-1]), J)\n    S = sum(if y > 0 then P else S[t-1], J)",
+    ],
+)
+def test_a_name_for_two_dims_is_no_rank(body: str) -> None:
+    """A sum over J inside must not catch the J of what multiplies it outside."""
+    found = form(f"{body}\n    output o = q @ S", "S[K, V] = 0\n    input U[J, V], y[J]")
     assert isinstance(found, Reason)
 
 

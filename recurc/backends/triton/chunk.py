@@ -147,8 +147,10 @@ class ChunkCode(TileCode):
         for dim in buffer.dims:
             if dim in flat:
                 ids.append(self._place(dim, *flat[dim]))
-            else:
+            elif dim in self.form.shared:
                 ids.append(Place(f"place_{self.form.shared.index(dim)}", frozenset()))
+            else:  # the rank of a write or read, which has one place
+                ids.append(Place("0", frozenset()))
         return self.pointer(buffer, tuple(ids), time)
 
     def _state_pointer(self, buffer: Buffer) -> str:
