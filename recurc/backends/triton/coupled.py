@@ -75,8 +75,6 @@ class CoupledCode(ChunkCode):
         for name, a in self.probes:
             assert self.probe is not None
             lines.append(f"{name} = {self._tile(form.writes[self.probe].probes[a], form.rows)}")
-        for n, read in enumerate(self.reads):
-            lines.append(f"query_{n} = {self._tile(read.query, form.rows)}")
 
     def _factor(self, pair: Pair, shift: int) -> str:
         """A factor of each step, or of the one before: the identity where there is no such step."""
@@ -124,18 +122,29 @@ class CoupledCode(ChunkCode):
         """The values behind a left side, each with the state it meets."""
         return self.probes if left == "probe" else [(left, self.reads[int(left.removeprefix("query_"))].state)]
 
-    def _weights(self) -> None:
-        for left, now in self.lefts:
-            kernel = "until" if now else "pairs"
-            for n, _ in enumerate(self.form.writes):
-                terms: list[str] = []
-                for name, a in self._lefts(left):
-                    for m, (_, into) in enumerate(self.keys[n]):
-                        ways = " + ".join(f"{kernel}_{a}_{b}" for b in self._reaching(a, into))
-                        if ways:
-                            terms.append(f"{self._dot(name, f'tl.trans(keys_{n}_{m})')} * ({ways})")
-                none = f"tl.zeros((BLOCK_T, BLOCK_T), {triton_type(self.dtype)})"
-                self.lines.append(f"{left}_by_{n} = {' + '.join(terms) or none}")
+    def _products(self) -> None:
+        """Queries are loaded when their turn comes: with two states there is no room in registers for all at once."""
+        if self.probe is not None:
+            self._weights_of("probe", False)
+            self._system(self.probe)
+        for n, read in enumerate(self.reads):
+            self.lines.append(f"query_{n} = {self._tile(read.query, self.form.rows)}")
+            self._weights_of(f"query_{n}", read.now)
+            self._read_out(n, read.name)
+        self._next_state()
+
+    def _weights_of(self, left: str, now: bool) -> None:
+        """What each earlier step of the chunk counts for in a probe or read: `LEFT_by_N`."""
+        kernel = "until" if now else "pairs"
+        for n, _ in enumerate(self.form.writes):
+            terms: list[str] = []
+            for name, a in self._lefts(left):
+                for m, (_, into) in enumerate(self.keys[n]):
+                    ways = " + ".join(f"{kernel}_{a}_{b}" for b in self._reaching(a, into))
+                    if ways:
+                        terms.append(f"{self._dot(name, f'tl.trans(keys_{n}_{m})')} * ({ways})")
+            none = f"tl.zeros((BLOCK_T, BLOCK_T), {triton_type(self.dtype)})"
+            self.lines.append(f"{left}_by_{n} = {' + '.join(terms) or none}")
 
     def _from_state(self, left: str, now: bool) -> str:
         before = "past" if now else "before"
