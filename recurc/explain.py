@@ -134,31 +134,44 @@ def _operator(group: Group) -> list[tuple[str, list[str]]]:
             found[2][1].append("(where exp(-∞ - …) is 0)")
     if group.low_rank is not None:
         whole, parts = low_rank_formulas(group.low_rank)
-        found.append(("in chunks", [whole, *(f"{name} = {text}" for name, text in parts.items() if name != text)]))
+        found.append(("in chunks", [*whole, *(f"{name} = {text}" for name, text in parts.items() if name != text)]))
     return found
 
 
-def low_rank_formulas(form: LowRank) -> tuple[str, dict[str, str]]:
-    """`S = decay ∘ S[t-1] + key ⊗ (value + probe · S[t-1])`, and what decay, keys, probes and values are. `·` sums over
-    the rows; several writes have a number each."""
+def low_rank_formulas(form: LowRank) -> tuple[list[str], dict[str, str]]:
+    """`S = decay ∘ S[t-1] + key ⊗ (value + probe · S[t-1])` for each state, and what decays, keys, probes and values
+    are. `·` sums over the rows; several writes have a number each, what several states have is named by them."""
     parts: dict[str, str] = {}
-    old = f"{form.state}[t-1]"
-    terms = [old]
-    if not (isinstance(form.decay, Const) and form.decay.value == 1):
-        parts["decay"], terms = formula(form.decay), [f"decay ∘ {old}"]
-    for i, write in enumerate(form.writes):
-        number = _SUBSCRIPTS[i + 1] if len(form.writes) > 1 else ""
-        key, probe, value = (f"{word}{number}" for word in ("key", "probe", "value"))
-        parts[key] = formula(write.key)
-        inner: list[str] = []
-        if write.value is not None:
-            parts[value] = formula(write.value)
-            inner.append(value)
-        if write.probe is not None:
-            parts[probe] = formula(write.probe)
-            inner.append(f"{probe} · {old}")
-        terms.append(f"{key} ⊗ " + (f"({' + '.join(inner)})" if write.probe is not None else value))
-    return f"{form.state} = {' + '.join(terms)}", parts
+    alone = len(form.states) == 1
+
+    def part(word: str, expr: Expr, *states: str) -> str:
+        name = word if alone else "_".join([word, *states])
+        parts[name] = formula(expr)
+        return name
+
+    lines: list[str] = []
+    for place, state in enumerate(form.states):
+        terms: list[str] = []
+        for other, factor in zip(form.states, form.factors[place], strict=True):
+            if factor is not None:
+                one = isinstance(factor, Const) and factor.value == 1
+                word = "decay" if alone else "factor"
+                terms.append(f"{other}[t-1]" if one else f"{part(word, factor, state, other)} ∘ {other}[t-1]")
+        for i, write in enumerate(form.writes):
+            key, number = write.keys[place], _SUBSCRIPTS[i + 1] if len(form.writes) > 1 else ""
+            if key is None:
+                continue
+            inner: list[str] = []
+            if write.value is not None:
+                parts[f"value{number}"] = formula(write.value)
+                inner.append(f"value{number}")
+            probes = [(s, p) for s, p in zip(form.states, write.probes, strict=True) if p is not None]
+            inner += [f"{part(f'probe{number}', p, s)} · {s}[t-1]" for s, p in probes]
+            row = " + ".join(inner)
+            product = f"{part(f'key{number}', key, state)} ⊗ {f'({row})' if probes else row}"
+            terms.append(f"sum({product}, {', '.join(write.rank)})" if write.rank else product)
+        lines.append(f"{state} = {' + '.join(terms)}")
+    return lines, parts
 
 
 def _formulas(names: Sequence[str], exprs: Sequence[Expr]) -> list[str]:
@@ -261,7 +274,8 @@ def describe(stage: Stage, width: int = 96) -> tuple[str, str, list[str]]:
         case Chunk(form=form, body=body):
             over = f"rows {', '.join(form.rows)}, columns {', '.join(form.columns)}"
             what = "a triangular system and products of matrices" if form.corrects else "products of matrices"
-            return "chunk", f"chunks of steps by {what}, keeping {form.state} ({over})", equation_lines(body, width)
+            kept = ", ".join(form.states)
+            return "chunk", f"chunks of steps by {what}, keeping {kept} ({over})", equation_lines(body, width)
         case Frozen(carries=carries, held=held, inside=inside):
             kept, known = ", ".join(c.name for c in carries), ", ".join(h for h, _ in held)
             what = f"one chunk of {stage.spelled} steps after another, keeping {kept}; {known} known in each"
@@ -393,7 +407,7 @@ def _low_rank_json(group: Group) -> dict[str, Any] | None:
         return None
     whole, parts = low_rank_formulas(form)
     dims = {"shared": list(form.shared), "rows": list(form.rows), "columns": list(form.columns)}
-    return {"state": form.state, **dims, "formula": whole, "where": parts}
+    return {"states": list(form.states), **dims, "formulas": whole, "where": parts}
 
 
 def _stage_json(stage: Stage) -> dict[str, Any]:

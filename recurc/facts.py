@@ -40,44 +40,71 @@ class Monoid:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One write of low rank: `key` (x) (`probe` . S[t-1] + `value`). Without a probe the value stands alone, without a
-    value the row that was read."""
+    """One write of low rank: into each state a that has a key, `keys[a]` (x) row, where the row is the sum of
+    `probes[b]` . S_b[t-1] over the states b that have a probe, plus `value`. Without probes the value stands alone,
+    without a value what was read. `rank`: dims no state has, over which the products are summed, so that one step
+    writes several rows, all of them from the states before it."""
 
-    key: Expr
-    probe: Expr | None = None
+    keys: tuple[Expr | None, ...]
+    probes: tuple[Expr | None, ...]
     value: Expr | None = None
+    rank: Dims = ()
+
+    @property
+    def corrects(self) -> bool:
+        """Whether its row depends on what the states hold."""
+        return any(p is not None for p in self.probes)
 
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """The update of a matrix state under products of matrices, in IR expressions that read no value of the state:
+    """The update of a matrix state, or of several of equal shape, under products of matrices, in IR expressions that
+    read no value of the states:
 
-        S = decay o S[t-1] + sum over writes of key (x) (probe . S[t-1] + value)
+        S_a = sum over b of factors[a][b] o S_b[t-1]
+              + sum over writes of keys[a] (x) (sum over b of probes[b] . S_b[t-1] + value)
 
-    The dims of the state are shared ones, rows and columns (any number of each, in the state's order). A key and a
-    probe have the shared dims and the rows, a value the shared dims and the columns, or some of them; `.` sums over
-    the rows. The decay has the shared dims and besides them nothing, rows, or columns; not columns if there are
-    probes. Whoever reads the state takes a sum over the rows too.
+    The dims of the states are shared ones, rows and columns (any number of each, in the states' order). A key and a
+    probe have the shared dims and the rows, a value the shared dims and the columns, or some of them, and besides them
+    the rank of their write; `.` sums over the rows. The factor of a state alone, its decay, has the shared dims and
+    besides them nothing, rows, or columns; not columns if there are probes. Factors of several states have shared dims
+    only; None is no factor. Whoever reads a state takes a sum over the rows too.
 
     This holds linear attention and its gated kin (no probes), the delta rule (one write with a probe), products of
-    Householder matrices (several) and a diagonal plus low rank. Yang et al. (2024), arXiv 2406.06484, B.5."""
+    Householder matrices (several), a diagonal plus low rank, a correction on a window of steps (a write with a rank)
+    and a delta rule with momentum (two states: what decays between two steps is a semiseparable kernel of order two).
+    Yang et al. (2024), arXiv 2406.06484; Behrouz et al. (2025), arXiv 2501.00663 and 2505.23735."""
 
-    state: str
+    states: tuple[str, ...]
     shared: Dims
     rows: Dims
     columns: Dims
-    decay: Expr
+    factors: tuple[tuple[Expr | None, ...], ...]
     writes: tuple[Write, ...]
 
     @property
     def corrects(self) -> bool:
-        """Whether a write depends on what the state holds."""
-        return any(w.probe is not None for w in self.writes)
+        """Whether a write depends on what the states hold."""
+        return any(w.corrects for w in self.writes)
+
+    @property
+    def decays(self) -> dict[tuple[int, int], Expr]:
+        """The factors there are, by the places of the state they go into and of the one they scale."""
+        places = ((a, b, f) for a, row in enumerate(self.factors) for b, f in enumerate(row))
+        return {(a, b): f for a, b, f in places if f is not None}
+
+    @property
+    def paths(self) -> tuple[tuple[int, int], ...]:
+        """The pairs (a, b) of states for which some number of steps, or none, brings b into a."""
+        found = {(a, a) for a, _ in enumerate(self.states)} | set(self.decays)
+        while more := {(a, d) for a, b in found for c, d in found if b == c} - found:
+            found |= more
+        return tuple(sorted(found))
 
     @property
     def decay_along(self) -> str:
         """Which dims the decay tells apart beside the shared ones: "none", "rows" or "columns"."""
-        inside = set(self.decay.dims)
+        inside = {d for f in self.decays.values() for d in f.dims}
         return "rows" if inside & set(self.rows) else "columns" if inside & set(self.columns) else "none"
 
 

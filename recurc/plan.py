@@ -208,34 +208,59 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The same meaning as a `Loop` over one matrix state whose new value is `update`, which has the form `form`: by
+    """The same meaning as a `Loop` over matrix states whose new values are `updates`, which have the form `form`: by
     products of matrices over chunks of steps (chunkwise form).
 
-    The operands of `form` and of the reads are `Read`s of buffers at lag 0, with or without a time axis; the decay may
-    be the number 1 instead. Keys, probes and queries have all rows, values all columns, each may lack shared dims. A
-    read is `name = query . S` (this step) or `query . S[t-1]` (the step before), a `Contract` of `query` and the state
-    over the rows; all of them are stored. Products of decays are formed inside a chunk and never divided by."""
+    The operands of `form` and of the reads are `Read`s of buffers at lag 0, with or without a time axis; a factor may
+    be the number 1 instead. Keys, probes and queries have all rows, values all columns, all of them the whole rank of
+    their write; each may lack shared dims. A read is `name = query . S` (this step) or `query . S[t-1]` (the step
+    before), a `Contract` of `query` and one state over the rows; further dims of a query stand first in what is read.
+    All of them are stored. Products of factors are formed inside a chunk and never divided by."""
 
-    carries: tuple[Carry, ...]  # that one state
+    carries: tuple[Carry, ...]  # the states of the form
     form: LowRank
-    update: Expr
+    updates: tuple[Expr, ...]
     reads: tuple[Equation, ...]
 
     @property
     def body(self) -> tuple[Equation, ...]:
-        return (Equation(self.form.state, self.update), *self.reads)
+        updates = (Equation(s, e) for s, e in zip(self.form.states, self.updates, strict=True))
+        return (*updates, *self.reads)
 
     @property
     def writes(self) -> tuple[str, ...]:
         return tuple(e.name for e in self.reads)
 
     @property
+    def readouts(self) -> tuple[Readout, ...]:
+        found: list[Readout] = []
+        for equation in self.reads:
+            assert isinstance(equation.expr, Contract)
+            query, state = equation.expr.left, equation.expr.right
+            assert isinstance(query, Read) and isinstance(state, Read)
+            known = {*self.form.shared, *self.form.rows}
+            rank = tuple(d for d in query.dims if d not in known)
+            found.append(Readout(equation.name, query, rank, self.form.states.index(state.name), not state.lag))
+        return tuple(found)
+
+    @property
     def operands(self) -> tuple[Read, ...]:
         """The buffers it takes in, each once."""
         form = self.form
-        exprs = [form.decay, *(e for w in form.writes for e in (w.key, w.probe, w.value) if e is not None)]
-        queries = [e.expr.left for e in self.reads if isinstance(e.expr, Contract)]
+        exprs = [*form.decays.values(), *(e for w in form.writes for e in (*w.keys, *w.probes, w.value))]
+        queries = [r.query for r in self.readouts]
         return tuple(dict.fromkeys(e for e in (*exprs, *queries) if isinstance(e, Read)))
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """One read of a `Chunk`: `name = query . S`."""
+
+    name: str
+    query: Read
+    rank: Dims  # what the query has beside shared dims and rows
+    state: int  # its place among the states of the form
+    now: bool  # of the state after the step, not before it
 
 
 NO_FROZEN = "chunks with frozen states have no GPU kernels"

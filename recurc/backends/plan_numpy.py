@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from recurc import ir
 from recurc.backends.base import Arrays, Kernel, Specialization
-from recurc.backends.chunk_numpy import Operands, chunkwise
+from recurc.backends.chunk_numpy import Lines, Operands, chunkwise
 from recurc.backends.convolve import Convolver, Values
 from recurc.backends.evaluator import Array, Evaluate, Evaluator, Frame, arrangement
 from recurc.backends.storage import loaded, store
+from recurc.facts import LowRank
 from recurc.plan import (
     Buffer,
     Carry,
@@ -454,58 +455,69 @@ class PlanKernel:
         return _Call(frame, arrays, rows, end - begin)
 
     def _chunk(self, stage: Chunk) -> Run:
-        form, (carry,) = stage.form, stage.carries
-        lead = len(form.shared)
+        form, lead = stage.form, len(stage.form.shared)
         kept = {"rows": form.rows, "columns": form.columns, "none": ()}[form.decay_along]
         whole = (*form.shared, *form.rows, *form.columns)
-        values = {(e, d): self._of_steps(e, form.shared, d) for e, d in _chunk_operands(stage)}
-        writers = [self._writer(e.name, (*form.shared, *form.columns)) for e in stage.reads]
-        arrange, back = arrangement(carry.dims, whole), arrangement(whole, carry.dims)
+        dims = stage.carries[0].dims
+        factors = {p: None if isinstance(f, ir.Const) else self._of_steps(f, form.shared, (), kept)
+                   for p, f in form.decays.items()}  # fmt: skip
+        writes = [
+            (
+                [self._operand(k, form, w.rank, form.rows) for k in w.keys],
+                [self._operand(p, form, w.rank, form.rows) for p in w.probes],
+                self._operand(w.value, form, w.rank, form.columns),
+            )
+            for w in form.writes
+        ]
+        reads = [(self._of_steps(r.query, form.shared, r.rank, form.rows), r.state, r.now) for r in stage.readouts]
+        writers = [(self._writer(r.name, (*form.shared, *r.rank, *form.columns)), r.rank) for r in stage.readouts]
+        arrange, back = arrangement(dims, whole), arrangement(whole, dims)
         shape, columns = self._evaluator.shape(whole), self._evaluator.shape(form.columns)
-        finals = self._finals(stage.carries)
+        finals = dict(self._finals(stage.carries))
 
         def run(call: _Call) -> None:
-            def of(expr: ir.Expr | None, dims: Dims) -> Array | None:
-                return None if expr is None else values[expr, dims](call)
+            def of(value: Callable[[_Call], Array] | None) -> Array | None:
+                return None if value is None else value(call)
 
-            def some(expr: ir.Expr | None, dims: Dims) -> Array:
-                found = of(expr, dims)
-                assert found is not None
-                return found
+            def each(values: Sequence[Callable[[_Call], Array] | None]) -> tuple[Array | None, ...]:
+                return tuple(of(v) for v in values)
 
             operands = Operands(
-                None if isinstance(form.decay, ir.Const) else of(form.decay, kept),
+                {p: None if f is None else f(call)[..., 0, :] for p, f in factors.items()},
+                form.paths,
                 form.decay_along == "columns",
-                tuple((some(w.key, form.rows), of(w.probe, form.rows), of(w.value, form.columns)) for w in form.writes),
-                tuple(
-                    (some(e.expr.left, form.rows), _is_now(e.expr))
-                    for e in stage.reads
-                    if isinstance(e.expr, ir.Contract)
-                ),
+                tuple(Lines(each(keys), each(probes), of(value)) for keys, probes, value in writes),
+                tuple((query(call), state, now) for query, state, now in reads),
             )
-            state = arrange(call.frame.values[f"{carry.name}@initial", 0])[:, 0]
-            state = np.broadcast_to(state, (call.batch, *shape))
-            found, state = chunkwise(
-                operands, state.reshape(*state.shape[: 1 + lead], -1, math.prod(columns)), call.steps
-            )
-            for write, value in zip(writers, found, strict=True):
-                value = np.moveaxis(value, -2, 1)
-                write(call, value.reshape(*value.shape[:-1], *columns))
-            last = back(state.reshape(call.batch, 1, *shape))
-            for _, target in finals:
-                call.frame.values[target, 0] = last
-                store(call.arrays[target], last[:, 0])
+            starts: list[Array] = []
+            for carry in stage.carries:
+                state = arrange(call.frame.values[f"{carry.name}@initial", 0])[:, 0]
+                state = np.broadcast_to(state, (call.batch, *shape))
+                starts.append(state.reshape(*state.shape[: 1 + lead], -1, math.prod(columns)))
+            found, states = chunkwise(operands, starts, call.steps)
+            for (write, rank), value in zip(writers, found, strict=True):
+                value = np.moveaxis(value, -3, 1)
+                write(call, value.reshape(*value.shape[:-2], *self._evaluator.shape(rank), *columns))
+            for carry, state in zip(stage.carries, states, strict=True):
+                last = back(np.broadcast_to(state, starts[0].shape).reshape(call.batch, 1, *shape))
+                if carry.name in finals:
+                    call.frame.values[finals[carry.name], 0] = last
+                    store(call.arrays[finals[carry.name]], last[:, 0])
 
         return run
 
-    def _of_steps(self, expr: ir.Expr, shared: Dims, dims: Dims) -> Callable[[_Call], Array]:
-        """An operand of a chunk, `(B or 1, *shared or 1, T, places along dims)`."""
-        value, size = self._evaluator.aligned(expr, (*shared, *dims)), math.prod(self._evaluator.shape(dims))
+    def _operand(self, expr: ir.Expr | None, form: LowRank, rank: Dims, dims: Dims) -> Callable[[_Call], Array] | None:
+        return None if expr is None else self._of_steps(expr, form.shared, rank, dims)
+
+    def _of_steps(self, expr: ir.Expr, shared: Dims, rank: Dims, dims: Dims) -> Callable[[_Call], Array]:
+        """An operand of a chunk, `(B or 1, *shared or 1, T, places along rank, places along dims)`."""
+        value = self._evaluator.aligned(expr, (*shared, *rank, *dims))
+        sizes = tuple(math.prod(self._evaluator.shape(d)) for d in (rank, dims))
 
         def of(call: _Call) -> Array:
             array = value(call.frame)
             array = np.broadcast_to(array, (array.shape[0], call.steps, *array.shape[2:]))
-            return np.moveaxis(array.reshape(*array.shape[: 2 + len(shared)], size), 1, -2)
+            return np.moveaxis(array.reshape(*array.shape[: 2 + len(shared)], *sizes), 1, -3)
 
         return of
 
@@ -516,21 +528,6 @@ _GUESSES = ("guess", "next")
 def _rows(which: NDArray[np.bool_], yes: Array, no: Array | None) -> Array:
     """`(B, T, *dims)`: for sequences that are among `which` those of `yes`, else those of `no`."""
     return yes if no is None else np.where(which.reshape(-1, *(1,) * (yes.ndim - 1)), yes, no)
-
-
-def _chunk_operands(stage: Chunk) -> list[tuple[ir.Expr, Dims]]:
-    """Every operand of a chunk with the dims its last axis stands for."""
-    form = stage.form
-    kept = {"rows": form.rows, "columns": form.columns, "none": ()}[form.decay_along]
-    found: list[tuple[ir.Expr | None, Dims]] = [(form.decay, kept)]
-    for w in form.writes:
-        found += [(w.key, form.rows), (w.probe, form.rows), (w.value, form.columns)]
-    found += [(e.expr.left, form.rows) for e in stage.reads if isinstance(e.expr, ir.Contract)]
-    return [(e, d) for e, d in found if e is not None]
-
-
-def _is_now(read: ir.Contract) -> bool:
-    return isinstance(read.right, ir.Read) and not read.right.lag
 
 
 def _delayed(body: Sequence[ir.Equation], carried: set[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import math
 
 from recurc.facts import Group
 from recurc.passes.cost import TYPICAL_ROUNDS, Estimate, Shape, largest
-from recurc.passes.work import FrozenWork, Work
+from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import CHUNK_STEPS, WORTH_A_THREAD, Target
 
 _SEGMENTS = 2  # of a scan, for each thread
@@ -73,20 +73,24 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     """Products of matrices over chunks of steps, one chunk after another for each sequence and shared place (a head),
     of which each goes to one thread. The columns are filled up to whole vectors. Of one chunk:
 
-    each probe and read sums over the state and meets each write's keys; each read takes its weights of the written
-    rows; rows with a probe are found one after another; each write adds to the state, which decays. Decays of each row
-    or column go through the pairs of steps."""
+    each probe and read sums over the states it sees and meets each write's keys; each read takes its weights of the
+    written rows; rows with a probe are found one after another; each write adds to the states, which decay. Decays of
+    each row or column go through the pairs of steps."""
     form = group.low_rank
     assert form is not None
     heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
     wide = math.ceil(columns / _vector(shape, target)) * _vector(shape, target)
-    writes, probes, reads = len(form.writes), sum(w.probe is not None for w in form.writes), 1
-    left = probes + reads
-    tiles = 2.0 * CHUNK_STEPS * rows * wide * (left + writes) + 2.0 * CHUNK_STEPS**2 * wide * writes * reads
+    found, reads = rows_of(form, shape), 1
+    writes, probes = found.writes, found.probes
+    left, states = probes + reads, len(form.states)
+    tiles = (
+        2.0 * CHUNK_STEPS * rows * wide * (found.out_of + reads * found.seen + found.into)
+        + 2.0 * CHUNK_STEPS**2 * wide * writes * reads
+    )
     one_row = 1.0 * CHUNK_STEPS**2 * wide * writes * probes
     pairs = 2.0 * CHUNK_STEPS**2 * rows * writes * left
     decays = {
-        "none": 1.0 * rows * wide,
+        "none": 1.0 * rows * wide * states,
         "rows": 3.0 * CHUNK_STEPS**2 * rows * writes,
         "columns": 1.5 * CHUNK_STEPS**2 * wide,
     }
@@ -97,7 +101,7 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     turned = CHUNK_STEPS * rows * writes
     chunks = shape.batch * heads * math.ceil(shape.steps / CHUNK_STEPS)
     core, products = target.flops / target.cores, target.matmul_flops / target.cores
-    products /= 1.0 if 8 * rows * wide <= target.l1_bytes else 1.5
+    products /= 1.0 if 8 * rows * wide * states <= target.l1_bytes else 1.5
     each = (tiles + _ROW_BY_ROW * one_row) / products + decays[form.decay_along] / core
     each += turned / target.single_flops + CHUNK_STEPS * (rows * left + wide * (writes + reads)) / core
     each += 100 * target.step_latency

@@ -6,7 +6,7 @@ import math
 
 from recurc.facts import Group
 from recurc.passes.cost import TYPICAL_ROUNDS, Estimate, Shape, expr_flops, largest
-from recurc.passes.work import FrozenWork, Work
+from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import Target
 
 _REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
@@ -84,23 +84,24 @@ def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
 def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     """Products of matrices over chunks of steps, one chunk after another for each sequence and shared place (a head).
 
-    Per step and head: each write adds to the next chunk's state, each probe and read sums over it (2 K V each), and
-    pairs of steps of one chunk meet along K and V. Decays by row or column and what puts operands in order are ordinary
-    arithmetic, and so is what is computed before and after; that is written and read once more."""
+    Per step and head: each row that is written adds to the next chunk's states, each probe and read sums over those
+    it sees (2 K V each), and pairs of rows of one chunk meet along K and V. Decays by row or column and what puts
+    operands in order are ordinary arithmetic, and so is what is computed before and after; that is written and read
+    once more."""
     form = group.low_rank
     assert form is not None
     heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
     rows, columns = max(rows, 16), max(columns, 16)  # what a tile is filled up to
-    probes = sum(w.probe is not None for w in form.writes)
+    found = rows_of(form, shape)
     chunk = min(64, max(16, shape.steps))
-    products = 2.0 * rows * columns * (len(form.writes) + probes + 1)
-    products += chunk * (rows + columns) * len(form.writes) * (probes + 1)
+    products = 2.0 * rows * columns * (found.into + found.out_of + found.seen)
+    products += chunk * (rows + columns) * found.writes * (found.probes + 1)
     others = {"none": 0, "rows": 3 * rows * chunk, "columns": 3 * columns * chunk}[form.decay_along]
-    others += 10 * (rows + columns)  # operands are put in order
+    others += 10 * (rows + columns) * found.writes / len(form.writes)  # operands are put in order
     steps, places = shape.batch * heads * shape.steps, shape.batch * heads * math.ceil(columns / 64)
     used = min(1.0, places / target.cores)
     moved = work.bytes_per_step * shape.batch * shape.steps
-    moved += 2.0 * probes * (rows + columns) * shape.itemsize * steps
+    moved += 2.0 * found.probes * (rows + columns) * shape.itemsize * steps
     rate = target.matmul_flops if shape.itemsize < 4 else target.flops  # no tensor cores for full f32
     arithmetic = steps * (products / (rate * _REACHED) + others / target.flops) / used
     arithmetic += work.outside * shape.batch * shape.steps / target.flops

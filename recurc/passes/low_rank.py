@@ -1,5 +1,5 @@
 """Matrix states under products of matrices: is an update a decay plus writes of low rank, and is the state only read
-through sums over its rows?
+through sums over its rows? Several states of equal shape that feed each other are taken together.
 
 The rows are the dims that the sums go over; the choices that the equations suggest are tried in turn. Names in between
 are looked through (`low_rank_values`), so `error = v - k @ S[t-1]` and `S = S[t-1] + outer(k, error)` are the same as
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import combinations
 
 from recurc.build import broadcast
@@ -30,8 +31,8 @@ from recurc.ir import (
     with_children,
 )
 from recurc.ops import apply, convert
-from recurc.passes.affine import is_number, shown, zero
-from recurc.passes.low_rank_values import MOST_WRITES, Free, Matrix, Other, Row, Values, moving, reaches, spread
+from recurc.passes.affine import is_number, sum_over, zero
+from recurc.passes.low_rank_values import MOST_WRITES, Matrix, Other, Row, Values, moving, reaches
 from recurc.passes.monoid import restricted
 from recurc.passes.terms import fresh, too_large
 from recurc.passes.verify import used_names
@@ -40,19 +41,21 @@ from recurc.types import Dims, DType, Kind
 
 _MOST_CHOICES = 12  # choices of rows that are tried
 _AFFINE = ("EA", "SR1", "DR1", "GH", "DA")
+_COUPLED = ("BA", "CA")  # of several real states; those of CA are the two parts of complex numbers
+_MOST_STATES = 4  # each pair of them has its own products of factors
 
 
 @dataclass(frozen=True)
 class Restated:
     """A recurrence that says the same with every operand of the form and every sum over the state named.
 
-    `form` reads names only (its decay may be the number 1), and so does `update`, which says the same. `reads` are the
-    equations `name = query . S` or `query . S[t-1]`, contractions of a name and the state. `others` are expressions
-    beside the equations, in the same names."""
+    `form` reads names only (a factor may be the number 1), and so do `updates`, which say the same. `reads` are the
+    equations `name = query . S` or `query . S[t-1]`, contractions of a name and a state. `others` are
+    expressions beside the equations, in the same names."""
 
     rec: Recurrence
     form: LowRank
-    update: Expr
+    updates: tuple[Expr, ...]
     reads: tuple[str, ...]
     operands: tuple[str, ...]
     others: tuple[Expr, ...]
@@ -67,25 +70,33 @@ def with_products(rec: Recurrence, analysis: Analysis) -> Analysis:
         name = group.states[0]
         if group.cls == "OS":
             return _taken_apart(rec, group)
-        if len(group.states) > 1 or len(states[name].dims) < 2 or group.cls not in _AFFINE:
+        alone = len(group.states) == 1
+        if len(states[name].dims) < 2 or group.cls not in (_AFFINE if alone else _COUPLED):
             return group
-        form = low_rank(rec, name)
+        form = low_rank(rec, group.states)
         if isinstance(form, LowRank):
-            reason = Reason(f"{_in_words(form)}: chunks of steps are matrix products", spans[name])
             schedules = (*group.schedules, "chunkwise")
+            reason = Reason(_in_words(form), spans[name])
             return replace(group, schedules=schedules, reasons=(*group.reasons, reason), low_rank=form)
-        if group.cls in ("SR1", "DR1", "GH"):
+        if group.cls in ("SR1", "DR1", "GH", "BA"):
             return replace(group, reasons=(*group.reasons, Reason(f"not chunkwise: {form.text}", form.span)))
         return group
 
     return replace(analysis, groups=tuple(weighed(g) for g in analysis.groups))
 
 
-def _in_words(form: LowRank) -> str:
-    rows, columns = (", ".join(d) for d in (form.rows, form.columns))
+def _in_words(form: LowRank, after: str = "") -> str:
+    rows, columns, who = (", ".join(d) for d in (form.rows, form.columns, form.states))
     many = len(form.writes)
     writes = "one outer product" if many == 1 else f"{many} outer products"
-    return f"{form.state} takes {writes} of {rows} and {columns} per step and is read along {rows} only"
+    rank = tuple(dict.fromkeys(d for w in form.writes for d in w.rank))
+    per_place = f" for every place along {', '.join(rank)}" if rank else ""
+    takes, is_ = ("takes", "is") if len(form.states) == 1 else ("take", "are")
+    text = f"{who} {takes} {writes} of {rows} and {columns} per step{per_place} and {is_} read along {rows} only"
+    size = len(form.states)
+    between = f", weighed by products of the {size} by {size} factors of the steps in between" if size > 1 else ""
+    behind = f"after {after}, " if after else ""
+    return f"{text}: {behind}chunks of steps are matrix products{between}"
 
 
 def _taken_apart(rec: Recurrence, group: Group) -> Group:
@@ -97,32 +108,33 @@ def _taken_apart(rec: Recurrence, group: Group) -> Group:
     assert group.monoid is not None
     states, spans = {s.name: s for s in rec.states}, {e.name: e.span or e.expr.span for e in rec.equations}
     top, *sums = group.states
-    found = {s: low_rank(rec, s) for s in sums}
+    found = {s: low_rank(rec, (s,)) for s in sums}
     forms = [f for f in found.values() if isinstance(f, LowRank)]
     if not forms:
         whole = {n: r for n, r in found.items() if len(set(states[n].dims) - set(states[top].dims)) > 1}
         refused = [Reason(f"{n} is not chunkwise: {r.text}", r.span) for n, r in whole.items() if isinstance(r, Reason)]
         return replace(group, reasons=(*group.reasons, *refused))
-    chunked = {f.state for f in forms}
+    chunked = {s for f in forms for s in f.states}
     first = tuple(s for s in group.states if s not in chunked)
     cls = "OS" if len(first) > 1 else "SL"
     rest = Group(first, cls, ("sequential", "scan"), monoid=restricted(replace(group.monoid, cls=cls), first))
-    matrices = (
-        Group((f.state,), "SR1" if f.decay_along == "none" else "DR1", ("chunkwise",), low_rank=f) for f in forms
-    )
+    matrices = (Group(f.states, "SR1" if f.decay_along == "none" else "DR1", ("chunkwise",), low_rank=f) for f in forms)
     after = " and ".join(first)
-    reasons = (
-        Reason(f"given {top}, {_in_words(f)}: after {after}, chunks of steps are matrix products", spans[f.state])
-        for f in forms
-    )
+    reasons = (Reason(f"given {top}, {_in_words(f, after)}", spans[f.states[0]]) for f in forms)
     return replace(
         group, schedules=(*group.schedules, "chunkwise"), reasons=(*group.reasons, *reasons), parts=(rest, *matrices)
     )
 
 
-def low_rank(rec: Recurrence, state: str) -> LowRank | Reason:
-    """The form of the update of `state`, or the first reason why it has none. `rec` is in core form."""
-    found = next(s for s in rec.states if s.name == state)
+def low_rank(rec: Recurrence, group: tuple[str, ...]) -> LowRank | Reason:
+    """The form of the updates of the states `group`, which feed each other, or the first reason why they have none.
+    `rec` is in core form."""
+    state, states = ", ".join(group), {s.name: s for s in rec.states}
+    found = states[group[0]]
+    if any((states[s].dims, states[s].dtype) != (found.dims, found.dtype) for s in group):
+        return Reason(f"{state} differ in shape or type")
+    if len(group) > _MOST_STATES:
+        return Reason(f"{len(group)} states feed each other")
     if found.dtype.kind is not Kind.REAL or found.dtype in (DType.F16, DType.BF16):
         return Reason(f"{state} is {found.dtype.value}; products of matrices take reals of full precision")
     if len(found.dims) < 2 or len(set(found.dims)) < len(found.dims):
@@ -130,10 +142,10 @@ def low_rank(rec: Recurrence, state: str) -> LowRank | Reason:
     if any(too_large(e.expr) for e in rec.equations):
         return Reason("an equation is too large to take apart")
     refused: list[tuple[int, Reason]] = []
-    for rows in _choices(rec, state, found.dims):
-        result = _Reader(rec, state, rows).form()
+    for rows in _choices(rec, group, found.dims):
+        result = _Reader(rec, group, rows).form()
         if isinstance(result, LowRank):
-            known = _Reader(rec, state, rows, result.columns).form()  # now keys need not be taken apart further
+            known = _Reader(rec, group, rows, result.columns).form()  # now keys need not be taken apart further
             return known if isinstance(known, LowRank) and known.columns == result.columns else result
         refused.append((len(rows), result))
     return min(refused, key=lambda r: r[0])[1]  # what speaks against the simplest choice
@@ -143,22 +155,22 @@ def restated(rec: Recurrence, form: LowRank, others: Sequence[Expr] = ()) -> Res
     """`rec` (in core form, of which `form` was found) with names for all that a chunk of steps needs. `others`: what
     else is made of its values, such as elements of a scan."""
     try:
-        return _Reader(rec, form.state, form.rows, form.columns).restated(form, others)
+        return _Reader(rec, form.states, form.rows, form.columns).restated(form, others)
     except _Whole as whole:
-        raise CompilerBug(f"{form.state} is chunkwise, but not everywhere: {whole.reason}") from whole
+        raise CompilerBug(f"{', '.join(form.states)} is chunkwise, but not everywhere: {whole.reason}") from whole
 
 
-def _choices(rec: Recurrence, state: str, dims: Dims) -> list[Dims]:
+def _choices(rec: Recurrence, group: tuple[str, ...], dims: Dims) -> list[Dims]:
     """What may be rows: the dims that sums go over, unions of those first (a sum may be taken in two steps)."""
-    through = moving(rec, state)
+    through = moving(rec, group)
     single: dict[frozenset[str], None] = {}
     for equation in rec.equations:
         for node in walk(equation.expr):
             over: set[str] = set()
             match node:
-                case Reduce(arg=arg) if reaches(arg, state, through):
+                case Reduce(arg=arg) if reaches(arg, group, through):
                     over = set(node.over)
-                case Contract() if reaches(node, state, through):
+                case Contract() if reaches(node, group, through):
                     names = dict(zip(node.left_axes, node.left.dims, strict=True))
                     over = {d for k, d in names.items() if k not in node.out_axes}
                 case _:
@@ -180,84 +192,111 @@ class _Whole(Exception):
 
 
 class _Reader(Values):
-    """What the state's update and its readers come to."""
+    """What the updates of the states and their readers come to."""
 
-    def __init__(self, rec: Recurrence, state: str, rows: Dims, columns: Dims = ()) -> None:
-        super().__init__(rec, state, rows, columns)
+    def __init__(self, rec: Recurrence, members: tuple[str, ...], rows: Dims, columns: Dims = ()) -> None:
+        super().__init__(rec, members, rows, columns)
         self.taken = used_names(rec)
-        self.queries: dict[tuple[Expr, int], str] = {}  # reads, by what they sum: the query and the lag of the state
+        self.queries: dict[tuple[Expr, str, int], str] = {}  # reads, by what they sum: the query, the state and its lag
         self.made: dict[str, Expr] = {}  # new equations
 
     # --- what the analysis asks -------------------------------------------------------------------------------------
 
     def form(self) -> LowRank | Reason:
-        update = self.value(self.equations[self.state].expr)
-        span = self.equations[self.state].span
-        if isinstance(update, Row):
-            update = spread(update, self.rows)
-        if isinstance(update, Other):
-            return Reason(update.text, update.span or span)
-        if isinstance(update, Free) or update.left != self.rows or update.lag != 1:
-            return Reason(f"the update of {self.state} is no decay of {shown(self.state)} plus writes", span)
-        if len(update.writes) > MOST_WRITES:
-            return Reason(f"{self.state} takes {len(update.writes)} writes per step", span)
+        updates: list[Matrix] = []
+        for state in self.members:
+            update, span = self.update(state), self.equations[state].span
+            if isinstance(update, Other):
+                return Reason(update.text, update.span or span)
+            if not isinstance(update, Matrix) or update.left != self.rows or update.lag != 1:
+                return Reason(f"the update of {state} is no decay of {self.old} plus writes", span)
+            updates.append(update)
+        span = self.equations[self.members[0]].span
+        writes = self._joined(updates)
+        if len(writes) > MOST_WRITES:
+            return Reason(f"{self.who} takes {len(writes)} writes per step", span)
         try:
             self._read_everywhere()
         except _Whole as whole:
             return whole.reason
-        decay = convert(update.factor or zero(self.dtype), self.dtype)
-        writes = tuple(self._typed(w) for w in update.writes)
-        return self._with_dims(decay, writes, span)
+        factors = [tuple(None if f is None else convert(f, self.dtype) for f in u.factors) for u in updates]
+        if factors == [(None,)]:
+            factors = [(zero(self.dtype),)]
+        return self._with_dims(tuple(factors), writes, span)
 
-    def _typed(self, write: Write) -> Write:
-        probe, value = (None if e is None else convert(e, self.dtype) for e in (write.probe, write.value))
-        return Write(convert(write.key, self.dtype), probe, value)
+    def _joined(self, updates: list[Matrix]) -> tuple[Write, ...]:
+        """The writes of all states; equal rows that go into different ones are one write."""
+        found: list[Write] = []
+        for place, update in enumerate(updates):
+            for term in update.writes:
+                key = tuple(convert(term.key, self.dtype) if n == place else None for n, _ in enumerate(updates))
+                probes = tuple(None if p is None else convert(p, self.dtype) for p in term.probes)
+                new = Write(key, probes, None if term.value is None else convert(term.value, self.dtype), term.rank)
+                for n, old in enumerate(found):
+                    if old.keys[place] is None and replace(new, keys=old.keys) == old:
+                        keys = tuple(b if a is None else a for a, b in zip(old.keys, key, strict=True))
+                        found[n] = replace(old, keys=keys)
+                        break
+                else:
+                    found.append(new)
+        return tuple(found)
 
-    def _with_dims(self, decay: Expr, writes: tuple[Write, ...], span: Span | None) -> LowRank | Reason:
+    def _with_dims(
+        self, factors: tuple[tuple[Expr | None, ...], ...], writes: tuple[Write, ...], span: Span | None
+    ) -> LowRank | Reason:
         """Which dims are shared: those on the side of the rows. The rest are columns."""
         rows, dims = set(self.rows), set(self.dims)
-        along = [e for w in writes for e in (w.key, w.probe) if e is not None] + [q for q, _ in self.queries]
-        aside = [w.value for w in writes if w.value is not None]
-        if not all(set(e.dims) <= dims for e in (*along, *aside, decay)) or any(set(e.dims) & rows for e in aside):
-            return Reason(f"{self.state} meets values along dims that it does not have", span)
-        if set(decay.dims) & rows:
-            along.append(decay)
-        shared = {d for e in along for d in e.dims} - rows
-        more = set(decay.dims) - rows - shared
-        if any(w.probe is not None for w in writes) or (dims - rows - shared) > more:
+        decays = [f for row in factors for f in row if f is not None]
+        keyed = [(set(e.dims), set(w.rank)) for w in writes for e in (*w.keys, *w.probes) if e is not None]
+        keyed += [(set(q.dims), set(q.dims) - dims) for q, _, _ in self.queries]
+        valued = [(set(w.value.dims), set(w.rank)) for w in writes if w.value is not None]
+        along, aside = [d - rank for d, rank in keyed], [d - rank for d, rank in valued]
+        outside = [set(e.dims) for e in decays]
+        if not all(d <= dims for d in (*along, *aside, *outside)) or any(d & rows for d in aside):
+            return Reason(f"{self.who} meets values along dims that it does not have", span)
+        inside = [d for d in outside if d & rows]
+        along += inside
+        shared = {d for e in along for d in e} - rows
+        more = {d for e in outside for d in e} - rows - shared
+        if any(w.corrects for w in writes) or (dims - rows - shared) > more:
             shared |= more
         columns = tuple(d for d in self.dims if d not in rows | shared)
         if not columns:
             over = ", ".join(self.rows)
+            return Reason(f"beside {over}, no dim of {self.who} is free of the vectors it is read and written by", span)
+        form = LowRank(self.members, tuple(d for d in self.dims if d in shared), self.rows, columns, factors, writes)
+        if len(self.members) > 1 and form.decay_along != "none":
+            place = ", ".join(form.rows if form.decay_along == "rows" else form.columns)
             return Reason(
-                f"beside {over}, no dim of {self.state} is free of the vectors it is read and written by", span
+                f"{self.who} feed each other by factors that differ along {place}, not by plain numbers", span
             )
-        return LowRank(self.state, tuple(d for d in self.dims if d in shared), self.rows, columns, decay, writes)
+        return form
 
     # --- who reads the state ------------------------------------------------------------------------------------------
 
     def _read_everywhere(self) -> dict[str, Expr]:
-        """The equations behind outputs and other states, with reads of the state by name. Raises `_Whole`."""
-        if self.state in self.rec.outputs:
-            raise _Whole(Reason(f"{self.state} is an output, so every step needs all of it", self._span(self.state)))
+        """The equations behind outputs and other states, with reads of the states by name. Raises `_Whole`."""
+        for state in self.members:
+            if state in self.rec.outputs:
+                raise _Whole(Reason(f"{state} is an output, so every step needs all of it", self._span(state)))
         found: dict[str, Expr] = {}
         pending = [o for o in self.rec.outputs if o in self.equations]
-        pending += [s for s in self.states if s != self.state]
+        pending += [s for s in self.states if s not in self.members]
         while pending:
             name = pending.pop()
-            if name in found or name == self.state:
+            if name in found or name in self.members:
                 continue
             found[name] = self._read(self.equations[name].expr, name)
             pending += [r.name for r in reads(found[name]) if r.name in self.equations]
         return found
 
     def _read(self, expr: Expr, owner: str | None) -> Expr:
-        """`expr` with every sum over the state's rows replaced by a name (`owner`, if it is all there is)."""
-        if isinstance(expr, Final) or not reaches(expr, self.state, self.moving):
+        """`expr` with every sum over rows of a state replaced by a name (`owner`, if it is all there is)."""
+        if isinstance(expr, Final) or not reaches(expr, self.members, self.moving):
             return expr
         value = self.value(expr)
         if isinstance(value, Matrix):
-            raise _Whole(Reason(f"{self.state} is needed whole at every step", expr.span or self._span(owner)))
+            raise _Whole(Reason(f"{self.who} is needed whole at every step", expr.span or self._span(owner)))
         if isinstance(expr, Read):
             return expr  # an equation that is rewritten itself
         if isinstance(value, Row) and any(isinstance(self.value(c), Matrix) for c in children(expr)):
@@ -265,22 +304,26 @@ class _Reader(Values):
         return with_children(expr, tuple(self._read(c, None) for c in children(expr)))
 
     def _named_read(self, row: Row, expr: Expr, owner: str | None) -> Expr:
-        if row.probe is None or set(row.probe.dims) - set(self.dims):
-            raise _Whole(Reason(f"{self.state} is read along several vectors at once", expr.span))
-        query = convert(row.probe, self.dtype)
         whole = tuple(d for d in self.dims if d not in self.rows)
-        key = (query, row.lag)
-        if key not in self.queries:
-            alone = row.value is None and expr.dims == whole and expr.dtype is self.dtype
-            name = owner if owner and alone and owner not in self.states else self._fresh(f"{self.state}_read")
-            self.queries[key] = name
-        name = self.queries[key]
-        read: Expr = Read(name, 0, whole, self.dtype, expr.span)
+        found = [(m, convert(p, self.dtype)) for m, p in zip(self.members, row.probes, strict=True) if p is not None]
+        if not found:
+            raise _Whole(Reason(f"{self.who} is read as what it does not hold", expr.span))
+        read: Expr | None = None
+        for member, query in found:
+            dims = (*(d for d in query.dims if d not in self.dims), *whole)
+            key = (query, member, row.lag)
+            if key not in self.queries:
+                alone = len(found) == 1 and row.value is None and expr.dims == dims and expr.dtype is self.dtype
+                name = owner if owner and alone and owner not in self.states else self._fresh(f"{member}_read")
+                self.queries[key] = name
+            part = Read(self.queries[key], 0, dims, self.dtype, expr.span)
+            read = part if read is None else apply("add", read, part, span=expr.span)
+        assert read is not None
         if row.value is not None:
             read = apply("add", read, row.value, span=expr.span)
         if read.dims != expr.dims:
             if set(read.dims) != set(expr.dims):
-                raise _Whole(Reason(f"{self.state} is read into dims that it does not have", expr.span))
+                raise _Whole(Reason(f"{self.who} is read into dims that it does not have", expr.span))
             axes = tuple(read.dims.index(d) for d in expr.dims)
             read = Reaxis(read, axes, expr.dims, read.dtype, span=expr.span)
         return convert(read, expr.dtype)
@@ -293,42 +336,66 @@ class _Reader(Values):
     def restated(self, form: LowRank, others: Sequence[Expr]) -> Restated:
         found = self._read_everywhere()
         renamed = tuple(self._read(e, None) for e in others)
-        state = self.states[self.state]
+        along = {"none": (), "rows": form.rows, "columns": form.columns}[form.decay_along]
+
+        def named(expr: Expr | None, role: str, dims: Dims) -> Expr | None:
+            return None if expr is None else self._operand(expr, role, dims)
+
         writes = tuple(
             Write(
-                self._operand(w.key, "key", form.rows),
-                None if w.probe is None else self._operand(w.probe, "probe", form.rows),
-                None if w.value is None else self._operand(w.value, "value", form.columns),
+                tuple(named(k, "key", (*w.rank, *form.rows)) for k in w.keys),
+                tuple(named(p, "probe", (*w.rank, *form.rows)) for p in w.probes),
+                named(w.value, "value", (*w.rank, *form.columns)),
+                w.rank,
             )
             for w in form.writes
         )
-        along = {"none": (), "rows": form.rows, "columns": form.columns}[form.decay_along]
-        decay = form.decay if is_number(form.decay, 1) else self._operand(form.decay, "decay", along)
+        role = "decay" if len(form.states) == 1 else "factor"
+        factors = tuple(
+            tuple(f if f is None or is_number(f, 1) else self._operand(f, role, along) for f in row)
+            for row in form.factors
+        )
         queries: list[Expr] = []
-        for (query, lag), name in self.queries.items():
+        for (query, member, lag), name in self.queries.items():
             queries.append(self._operand(query, "query", form.rows))
-            found[name] = self._sum(queries[-1], Read(self.state, lag, self.dims, self.dtype), form)
-        old = Read(self.state, 1, self.dims, self.dtype)
-        update: Expr = old if is_number(decay, 1) else apply("mul", decay, old)
-        for write in writes:
-            row = None if write.probe is None else self._sum(write.probe, old, form)
-            parts = [p for p in (row, write.value) if p is not None]
-            update = apply("add", update, apply("mul", write.key, apply("add", *parts) if len(parts) > 1 else parts[0]))
+            found[name] = self._sum(queries[-1], Read(member, lag, self.dims, self.dtype), form)
+        new = replace(form, factors=factors, writes=writes)
+        updates = tuple(self._updated(new, place) for place, _ in enumerate(form.states))
+        taken_in = [*new.decays.values(), *(e for w in writes for e in (*w.keys, *w.probes, w.value)), *queries]
+        operands = tuple(dict.fromkeys(r.name for e in taken_in if e is not None for r in reads(e)))
+        rec = self._rebuilt(found, dict(zip(form.states, updates, strict=True)))
+        return Restated(rec, new, updates, tuple(self.queries.values()), operands, renamed)
+
+    def _updated(self, form: LowRank, place: int) -> Expr:
+        """What `form` says of the new value of one state."""
+        state = self.states[form.states[place]]
+        old = [Read(s, 1, self.dims, self.dtype) for s in form.states]
+        terms: list[Expr] = []
+        for factor, value in zip(form.factors[place], old, strict=True):
+            if factor is not None:
+                terms.append(value if is_number(factor, 1) else apply("mul", factor, value))
+        for write in form.writes:
+            key = write.keys[place]
+            if key is None:
+                continue
+            parts: list[Expr] = [
+                self._sum(p, value, form) for p, value in zip(write.probes, old, strict=True) if p is not None
+            ]
+            parts += [] if write.value is None else [write.value]
+            product = apply("mul", key, reduce(lambda a, b: apply("add", a, b), parts))
+            terms.append(sum_over(product, write.rank))
+        update = reduce(lambda a, b: apply("add", a, b), terms)
         if update.dims != state.dims:
             axes = tuple(update.dims.index(d) for d in state.dims)
             update = Reaxis(update, axes, state.dims, update.dtype)
-        named = replace(form, decay=decay, writes=writes)
-        taken_in = [decay, *(e for w in writes for e in (w.key, w.probe, w.value) if e is not None), *queries]
-        operands = tuple(dict.fromkeys(r.name for e in taken_in for r in reads(e)))
-        rec = self._rebuilt(found, update)
-        return Restated(rec, named, update, tuple(self.queries.values()), operands, renamed)
+        return update
 
-    def _rebuilt(self, found: dict[str, Expr], update: Expr) -> Recurrence:
+    def _rebuilt(self, found: dict[str, Expr], updates: dict[str, Expr]) -> Recurrence:
         """The equations in an order in which each reads only earlier ones."""
         from recurc.passes.dependence import topological
 
         free = {e.name: e.expr for e in self.rec.equations if e.name not in self.moving and e.name not in self.states}
-        everything = free | self.made | found | {self.state: update}
+        everything = free | self.made | found | updates
         spans = {e.name: e.span for e in self.rec.equations}
         order = [e.name for e in self.rec.equations if e.name in everything]
         order = [*(n for n in everything if n not in spans), *order]
@@ -343,17 +410,18 @@ class _Reader(Values):
             return full
         name = next((n for n, e in self.made.items() if e == full), None)
         if name is None:
-            name = self._fresh(f"{self.state}_{role}")
+            name = self._fresh(f"{self.members[0]}_{role}")
             self.made[name] = full
         return Read(name, 0, full.dims, full.dtype, full.span)
 
     def _sum(self, operand: Expr, state: Read, form: LowRank) -> Contract:
         """`operand . state`: a contraction over the rows, the shared dims side by side."""
-        axes = {d: i for i, d in enumerate(state.dims)}
-        kept = tuple(d for d in state.dims if d not in form.rows)
+        more = tuple(d for d in operand.dims if d not in state.dims)
+        axes = {d: i for i, d in enumerate((*state.dims, *more))}
+        kept = (*more, *(d for d in state.dims if d not in form.rows))
         return Contract(
-            operand, state, tuple(axes[d] for d in operand.dims), tuple(axes.values()), tuple(axes[d] for d in kept),
-            kept, self.dtype, operand.span,
+            operand, state, tuple(axes[d] for d in operand.dims), tuple(axes[d] for d in state.dims),
+            tuple(axes[d] for d in kept), kept, self.dtype, operand.span,
         )  # fmt: skip
 
     def _fresh(self, hint: str) -> str:

@@ -1,17 +1,16 @@
-"""The values an equation takes in a matrix state under products of matrices: an abstract interpretation.
+"""The values an equation takes in matrix states under products of matrices: an abstract interpretation.
 
-For one state and one choice of its rows, a value is `Free` (the state does not reach it), a `Matrix` (the state times a
-factor plus writes of low rank), a `Row` (a sum of the state over its rows, with weights, plus an offset) or `Other`,
-with the operator and the place that made it so. Names are looked through. A matrix that was written to and is summed
-over its rows gives a row of the old state, since `q . (S + k (x) u) = q . S + (q . k) u`.
+For one state or several of equal shape and one choice of their rows, a value is `Free` (no state reaches it), a
+`Matrix` (the states times factors plus writes of low rank), a `Row` (a sum of the states over their rows, with weights,
+plus an offset) or `Other`, with the operator and the place that made it so. Names are looked through. A matrix that was
+written to and is summed over its rows gives a row of the old states, since `q . (S + k (x) u) = q . S + (q . k) u`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from recurc.facts import Write
 from recurc.ir import Apply, Broadcast, Contract, Expr, Read, Reaxis, Recurrence, Reduce, reads
 from recurc.ops import apply, convert
 from recurc.passes.affine import is_number, one, reorders_only, shown, sum_over, zero
@@ -19,6 +18,7 @@ from recurc.source import Span
 from recurc.types import Dims, DType, Kind
 
 MOST_WRITES = 4  # a product of more Householder matrices than these is left to the loop
+Parts = tuple[Expr | None, ...]  # one for each state; None where it does not take part
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,41 @@ class Free:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A write in the making: `key` (x) (`probes` . states + `value`), summed over `rank`. The row of a `settled` one is
+    written to another state as it is, so that factors go to the key."""
+
+    key: Expr
+    probes: Parts
+    value: Expr | None
+    rank: Dims = ()
+    settled: bool = False
+
+    def beside(self, scale: Callable[[Expr], Expr]) -> Term:
+        """`scale` on what is linear in the write once."""
+        if self.settled:
+            return replace(self, key=scale(self.key))
+        return replace(self, probes=_each(self.probes, scale), value=None if self.value is None else scale(self.value))
+
+
+@dataclass(frozen=True)
 class Matrix:
-    """`factor` o state + writes, at lag `lag` of the state, summed over the rows that `left` lacks (the factor still
-    has those: its sum with the state is taken at the end). No factor: the state is only read by the writes."""
+    """The sum of `factors` o states + writes, at lag `lag` of the states, summed over the rows that `left` lacks (the
+    factors still have those: their sum with the states is taken at the end). No factor: the state is only read by the
+    writes."""
 
     lag: int
-    factor: Expr | None
-    writes: tuple[Write, ...]
+    factors: Parts
+    writes: tuple[Term, ...]
     left: Dims
 
 
 @dataclass(frozen=True)
 class Row:
-    """`probe` . state + value."""
+    """The sum of `probes` . states, plus the value."""
 
     lag: int
-    probe: Expr | None
+    probes: Parts
     value: Expr | None
 
 
@@ -55,48 +74,64 @@ class Other:
 Value = Free | Matrix | Row | Other
 
 
-def moving(rec: Recurrence, state: str) -> frozenset[str]:
-    """The equations that read the state, directly or through others that are not states."""
-    states, found = {s.name for s in rec.states}, set[str]()
+def moving(rec: Recurrence, states: Iterable[str]) -> frozenset[str]:
+    """The equations that read one of the states, directly or through others that are not states."""
+    known, found = {s.name for s in rec.states}, set[str]()
     for equation in rec.equations:
-        if equation.name not in states and reaches(equation.expr, state, found):
+        if equation.name not in known and reaches(equation.expr, states, found):
             found.add(equation.name)
     return frozenset(found)
 
 
-def reaches(expr: Expr, state: str, moving: frozenset[str] | set[str]) -> bool:
-    return any(r.name == state or (r.name in moving and not r.lag) for r in reads(expr))
+def reaches(expr: Expr, states: Iterable[str], moving: frozenset[str] | set[str]) -> bool:
+    return any(r.name in states or (r.name in moving and not r.lag) for r in reads(expr))
 
 
 class Values:
-    """One state with one choice of its rows, and of its columns once they are known."""
+    """Some states of equal shape with one choice of their rows, and of their columns once they are known."""
 
-    def __init__(self, rec: Recurrence, state: str, rows: Dims, columns: Dims = ()) -> None:
-        self.rec, self.state, self.rows = rec, state, rows
-        self.moving = moving(rec, state)
+    def __init__(self, rec: Recurrence, members: tuple[str, ...], rows: Dims, columns: Dims = ()) -> None:
+        self.rec, self.members, self.rows = rec, members, rows
+        self.who, self.old = ", ".join(members), " or ".join(shown(m) for m in members)
+        self.moving = moving(rec, members)
         self.equations = {e.name: e for e in rec.equations}
         self.states = {s.name: s for s in rec.states}
-        self.dims, self.dtype = self.states[state].dims, self.states[state].dtype
+        self.dims, self.dtype = self.states[members[0]].dims, self.states[members[0]].dtype
         self.columns = columns or tuple(d for d in self.dims if d not in rows)
-        self._named: dict[str, Value] = {}
-        self._seen: dict[int, Value] = {}
+        self.inside = False  # an update: new values of the states are looked through as well
+        self._named: dict[tuple[str, bool], Value] = {}
+        self._seen: dict[tuple[int, bool], Value] = {}
 
     def value(self, expr: Expr) -> Value:
-        if not reaches(expr, self.state, self.moving):
+        if not reaches(expr, self.members, self.moving):
             return Free(expr)
-        known = self._seen.get(id(expr))
+        known = self._seen.get((id(expr), self.inside))
         if known is None:
-            known = self._seen[id(expr)] = self._value(expr)
+            known = self._seen[id(expr), self.inside] = self._value(expr)
         return known
+
+    def update(self, state: str) -> Value:
+        """The new value of a state by the old ones."""
+        self.inside = True
+        value = self._of_equation(state)
+        self.inside = False
+        return spread(value, self.rows) if isinstance(value, Row) else value
+
+    def _of_equation(self, name: str) -> Value:
+        key = (name, self.inside)
+        if key not in self._named:
+            self._named[key] = self.value(self.equations[name].expr)
+        return self._named[key]
 
     def _value(self, expr: Expr) -> Value:
         match expr:
-            case Read(name=self.state):
-                return Matrix(expr.lag, one(self.dtype), (), self.rows)
+            case Read(name=name, lag=0) if name in self.members and self.inside:
+                return _settled(self._of_equation(name), self.rows)
+            case Read(name=name) if name in self.members:
+                factors = tuple(one(self.dtype) if m == name else None for m in self.members)
+                return Matrix(expr.lag, factors, (), self.rows)
             case Read(name=name):
-                if name not in self._named:
-                    self._named[name] = self.value(self.equations[name].expr)
-                return self._named[name]
+                return self._of_equation(name)
             case Apply():
                 return self._apply(expr, [self.value(a) for a in expr.args])
             case Contract():
@@ -108,11 +143,11 @@ class Values:
                 new = set(expr.dims) - set(arg.dims)
                 if isinstance(value, Row) and new & set(self.rows):
                     return spread(value, self.rows)
-                return value if new <= set(self.dims) else Other(f"{self.state} is repeated along new dims", expr.span)
+                return value if new <= set(self.dims) else Other(f"{self.who} is repeated along new dims", expr.span)
             case Reaxis(arg=arg) if reorders_only(expr):
                 return self.value(arg)
             case _:
-                return Other(f"{self.state} meets what is no sum over its rows", expr.span)
+                return Other(f"{self.who} meets what is no sum over its rows", expr.span)
 
     def _apply(self, node: Apply, values: list[Value]) -> Value:
         other = next((v for v in values if isinstance(v, Other)), None)
@@ -139,18 +174,19 @@ class Values:
                 return self._scaled(values[0], lambda e: convert(e, node.dtype))
             case _:
                 pass
-        return Other(f"{shown(self.state)} reaches `{node.op}`", node.span)
+        return Other(f"{self.old} reaches `{node.op}`", node.span)
 
     def _scaled(self, value: Value, scale: Callable[[Expr], Expr]) -> Value:
         """`scale` on what is linear in the value once: on the factor and beside the keys."""
         match value:
             case Free(expr=expr):
                 return Free(scale(expr))
-            case Matrix():
-                factor = None if value.factor is None else scale(value.factor)
-                return replace(value, factor=factor, writes=tuple(_beside(w, scale) for w in value.writes))
-            case Row(lag=lag, probe=probe, value=offset):
-                return Row(lag, None if probe is None else scale(probe), None if offset is None else scale(offset))
+            case Matrix(factors=factors):
+                return replace(
+                    value, factors=_each(factors, scale), writes=tuple(w.beside(scale) for w in value.writes)
+                )
+            case Row(lag=lag, probes=probes, value=offset):
+                return Row(lag, _each(probes, scale), None if offset is None else scale(offset))
             case Other():
                 return value
 
@@ -167,19 +203,24 @@ class Values:
                 return replace(a, value=_plus(a.value, b.expr))
             a = spread(a, self.rows) if isinstance(a, Row) else a
             if a.left != self.rows:
-                return Other(f"{self.state} meets what is no sum over its rows", node.span)
+                return Other(f"{self.who} meets what is no sum over its rows", node.span)
             if is_number(b.expr, 0):
                 return a
-            new = tuple(Write(k or one(self.dtype), None, v or one(self.dtype)) for k, v in self._split(b.expr))
+            new = tuple(self._write(p) for p in self._split(b.expr))
             return replace(a, writes=a.writes + new)
         if a.lag != b.lag:
-            return Other(f"{self.state} is read before and after its update in one term", node.span)
+            return Other(f"{self.who} is read before and after its update in one term", node.span)
         if isinstance(a, Row) and isinstance(b, Row):
-            return Row(a.lag, _plus(a.probe, b.probe), _plus(a.value, b.value))
+            return Row(a.lag, _pairwise(_plus, a.probes, b.probes), _plus(a.value, b.value))
         a, b = (spread(v, self.rows) if isinstance(v, Row) else v for v in (a, b))
         if a.left != b.left:
-            return Other(f"{self.state} meets what is no sum over its rows", node.span)
-        return Matrix(a.lag, _plus(a.factor, b.factor), a.writes + b.writes, a.left)
+            return Other(f"{self.who} meets what is no sum over its rows", node.span)
+        return Matrix(a.lag, _pairwise(_plus, a.factors, b.factors), a.writes + b.writes, a.left)
+
+    def _write(self, product: Product) -> Term:
+        key, aside, rank = product
+        none = (None,) * len(self.members)
+        return Term(key or one(self.dtype), none, aside or one(self.dtype), rank)
 
     def _product(self, value: Value, factor: Expr, node: Expr) -> Value:
         match value:
@@ -187,29 +228,31 @@ class Values:
                 return Free(apply("mul", factor, expr))
             case Matrix():
                 if set(factor.dims) & (set(self.rows) - set(value.left)):
-                    return Other(f"{self.state} is spread again along a dim that was summed over", node.span)
+                    return Other(f"{self.who} is spread again along a dim that was summed over", node.span)
+                if any(set(factor.dims) & set(w.rank) for w in value.writes):
+                    return Other(f"{self.who} meets a dim again that its writes were summed over", node.span)
                 parts = self._split(factor)
-                key, aside = parts[0] if len(parts) == 1 else (factor, None)
+                key, aside, _ = parts[0] if len(parts) == 1 and not parts[0][2] else (factor, None, ())
                 scaled = tuple(
-                    _beside(w if key is None else replace(w, key=apply("mul", key, w.key)), _times(aside))
+                    (w if key is None else replace(w, key=apply("mul", key, w.key))).beside(_times(aside))
                     for w in value.writes
                 )
-                return replace(
-                    value, factor=None if value.factor is None else _times(factor)(value.factor), writes=scaled
-                )
-            case Row(lag=lag, probe=probe, value=offset):
+                return replace(value, factors=_each(value.factors, _times(factor)), writes=scaled)
+            case Row(lag=lag, probes=probes, value=offset):
                 if not set(factor.dims) & set(self.rows):
                     return self._scaled(value, _times(factor))
+                parts = self._split(factor)
+                parts = [(factor, None, ())] if any(rank for _, _, rank in parts) else parts
                 writes = tuple(
-                    _beside(Write(key or one(self.dtype), probe, offset), _times(aside))
-                    for key, aside in self._split(factor)
+                    Term(key or one(self.dtype), probes, offset).beside(_times(aside)) for key, aside, _ in parts
                 )
-                return Matrix(lag, None, writes, self.rows)
+                return Matrix(lag, (None,) * len(self.members), writes, self.rows)
             case Other():
                 return value
 
     def _quotient(self, value: Value, by: Expr, node: Expr) -> Value:
-        if not set(by.dims) & set(self.rows):
+        ranks = {d for w in value.writes for d in w.rank} if isinstance(value, Matrix) else set[str]()
+        if not set(by.dims) & {*self.rows, *ranks}:
             return self._scaled(value, lambda e: apply("div", e, by))
         return self._product(value, apply("div", one(self.dtype), by), node)
 
@@ -217,7 +260,7 @@ class Values:
         """Each branch where it holds, zero where it does not. A branch without the state would drop it, which a product
         with zero does not do to an infinity: that is left to the loop."""
         if isinstance(yes, Free) or isinstance(no, Free):
-            return Other(f"a choice drops {shown(self.state)} where its condition holds", node.span)
+            return Other(f"a choice drops {self.old} where its condition holds", node.span)
         nothing = zero(self.dtype)
 
         def where(e: Expr | None, holds: bool) -> Expr | None:
@@ -229,23 +272,25 @@ class Values:
             return None if a is None and b is None else apply("select", condition, a or nothing, b or nothing)
 
         if isinstance(yes, Row) and isinstance(no, Row) and yes.lag == no.lag:
-            return Row(yes.lag, either(yes.probe, no.probe), either(yes.value, no.value))
+            return Row(yes.lag, _pairwise(either, yes.probes, no.probes), either(yes.value, no.value))
         if not (isinstance(yes, Matrix) and isinstance(no, Matrix)) or yes.lag != no.lag or yes.left != no.left:
-            return Other(f"the branches of a choice read {self.state} in different ways", node.span)
+            return Other(f"the branches of a choice read {self.who} in different ways", node.span)
         inside, aside = not set(condition.dims) - set(self.rows), not set(condition.dims) & set(self.rows)
 
-        def gated(write: Write, holds: bool) -> Write:
-            key = where(write.key, holds) if inside else write.key
+        def gated(write: Term, holds: bool) -> Term:
+            key = where(write.key, holds) if inside or write.settled else write.key
             assert key is not None
-            return replace(
-                write, key=key, probe=where(write.probe, holds) if aside else write.probe,
-                value=where(write.value, holds) if aside else write.value,
-            )  # fmt: skip
+            if not aside or write.settled:
+                return replace(write, key=key)
+            probes = tuple(where(p, holds) for p in write.probes)
+            return replace(write, key=key, probes=probes, value=where(write.value, holds))
 
         if not inside and not aside:
-            return Other(f"a condition tells rows and columns of {self.state} apart at once", node.span)
+            return Other(f"a condition tells rows and columns of {self.who} apart at once", node.span)
+        if any(set(condition.dims) & set(w.rank) for w in (*yes.writes, *no.writes)):
+            return Other(f"a condition meets a dim that writes of {self.who} were summed over", node.span)
         writes = (*(gated(w, True) for w in yes.writes), *(gated(w, False) for w in no.writes))
-        return Matrix(yes.lag, either(yes.factor, no.factor), writes, yes.left)
+        return Matrix(yes.lag, _pairwise(either, yes.factors, no.factors), writes, yes.left)
 
     def _contract(self, node: Contract) -> Value:
         left, right = self.value(node.left), self.value(node.right)
@@ -254,7 +299,7 @@ class Values:
             *zip(node.right_axes, node.right.dims, strict=True),
         ]
         if len({k for k, _ in labels}) != len(set(labels)) or len({d for _, d in labels}) != len(set(labels)):
-            return Other(f"{self.state} is contracted along dims of other names", node.span)
+            return Other(f"{self.who} is contracted along dims of other names", node.span)
         match left, right:
             case (Free(expr=factor), moving) | (moving, Free(expr=factor)):
                 over = tuple(dict.fromkeys(d for k, d in labels if k not in node.out_axes))
@@ -264,69 +309,105 @@ class Values:
             case (_, Other()):
                 return right
             case _:
-                return Other(f"{shown(self.state)} is contracted with a value that also depends on it", node.span)
+                return Other(f"{self.old} is contracted with a value that also depends on it", node.span)
 
     def _summed(self, value: Value, over: Dims, node: Expr) -> Value:
         if isinstance(value, Other | Free) or not over:
             return value
-        if isinstance(value, Row) or set(over) - set(value.left):
-            return Other(f"{self.state} is summed over {', '.join(over)}", node.span)
-        left = tuple(d for d in value.left if d not in over)
-        writes = tuple(replace(w, key=sum_over(w.key, over)) for w in value.writes)
+        rows = tuple(d for d in over if d in self.rows)
+        rest = tuple(d for d in over if d not in rows)
+        if set(rest) & set(self.dims) or (rows and (isinstance(value, Row) or set(rows) - set(value.left))):
+            return Other(f"{self.who} is summed over {', '.join(over)}", node.span)
+        if isinstance(value, Row):
+            return self._scaled(value, lambda e: sum_over(e, rest))
+        if rest:
+            value = self._ranked(value, rest)
+        if not rows:
+            return value
+        left = tuple(d for d in value.left if d not in rows)
+        writes = tuple(replace(w, key=sum_over(w.key, rows)) for w in value.writes)
         if left:
             return replace(value, writes=writes, left=left)
-        probe, offset = value.factor, None
+        probes, offset = value.factors, None
         for w in writes:
-            if w.probe is not None:
-                probe = _plus(probe, _times(w.key)(w.probe))
+
+            def met(part: Expr, w: Term = w) -> Expr:
+                return sum_over(_times(w.key)(part), w.rank)
+
+            probes = _pairwise(_plus, probes, _each(w.probes, met))
             if w.value is not None:
-                offset = _plus(offset, _times(w.key)(w.value))
-        return Row(value.lag, probe, offset)
+                offset = _plus(offset, met(w.value))
+        return Row(value.lag, probes, offset)
 
-    # --- values without the state -------------------------------------------------------------------------------------
+    def _ranked(self, value: Matrix, over: Dims) -> Matrix:
+        """The sum of a matrix over dims the states do not have, which its writes keep as their rank."""
 
-    def _split(self, expr: Expr) -> list[tuple[Expr | None, Expr | None]]:
+        def summed(w: Term) -> Term:
+            rows = [e for e in (*w.probes, w.value) if e is not None]
+            both = tuple(d for d in over if d in w.key.dims and any(d in e.dims for e in rows))
+            on_key = tuple(d for d in over if d not in both and d in w.key.dims)
+            aside = tuple(d for d in over if d not in (*both, *on_key))
+            term = replace(w, key=sum_over(w.key, on_key), rank=(*w.rank, *both))
+            return term.beside(lambda e: sum_over(e, aside))
+
+        factors = _each(value.factors, lambda e: sum_over(e, over))
+        return replace(value, factors=factors, writes=tuple(summed(w) for w in value.writes))
+
+    # --- values without the states ------------------------------------------------------------------------------------
+
+    def _split(self, expr: Expr) -> list[Product]:
         """`expr` as a sum of products of a value along the rows and one beside them (None: the number one)."""
         if not set(expr.dims) & set(self.rows):
-            return [(None, expr)]
+            return [(None, expr, ())]
         if not set(expr.dims) & set(self.columns):
-            return [(expr, None)]
+            return [(expr, None, ())]
         found = list(self._factored(expr))
         split = 1 < len(found) <= MOST_WRITES or (len(found) == 1 and found[0][1] is not None)
-        return found if split else [(expr, None)]
+        return found if split else [(expr, None, ())]
 
-    def _factored(self, expr: Expr) -> Iterator[tuple[Expr | None, Expr | None]]:
+    def _factored(self, expr: Expr) -> Iterator[Product]:
         match expr:
             case Apply(op="mul", args=(a, b)):
                 yield from self._pairs(a, b)
-            case Contract() if set(expr.left_axes) | set(expr.right_axes) == set(expr.out_axes):
-                dims = expr.left.dims + expr.right.dims
-                labels = {*zip(expr.left_axes + expr.right_axes, dims, strict=True)}
-                if len(labels) == len(set(dims)) == len(expr.out_axes):
-                    yield from self._pairs(expr.left, expr.right)
+            case Contract(left=left, right=right):
+                labels = {
+                    *zip(expr.left_axes, left.dims, strict=True),
+                    *zip(expr.right_axes, right.dims, strict=True),
+                }
+                over = tuple(d for k, d in sorted(labels) if k not in expr.out_axes)
+                one_each = len(labels) == len({d for _, d in labels}) == len({k for k, _ in labels})
+                if one_each and not set(over) & set(self.dims):
+                    yield from self._sums(list(self._pairs(left, right)), over, expr)
                 else:
-                    yield expr, None
+                    yield expr, None, ()
+            case Reduce(op="sum", arg=a, over=over) if not set(over) & set(self.dims):
+                yield from self._sums(self._split(a), over, expr)
             case Apply(op="add" | "sub" as op, args=(a, b)):
                 yield from self._split(a)
-                for key, aside in self._split(b):
-                    yield (key, aside) if op == "add" else _negated(key, aside)
+                for part in self._split(b):
+                    yield part if op == "add" else _negated(part)
             case Apply(op="neg", args=(a,)):
-                for key, aside in self._split(a):
-                    yield _negated(key, aside)
+                for part in self._split(a):
+                    yield _negated(part)
             case Apply(op="div", args=(a, b)):
-                for key, aside in self._split(a):
+                parts = self._split(a)
+                if any(set(b.dims) & set(rank) for _, _, rank in parts):  # one name for two dims
+                    yield expr, None, ()
+                    return
+                for key, aside, rank in parts:
                     if set(b.dims) & set(self.rows):
-                        yield apply("div", key or one(self.dtype), b), aside
+                        yield apply("div", key or one(self.dtype), b), aside, rank
                     else:
-                        yield key, apply("div", aside or one(self.dtype), b)
+                        yield key, apply("div", aside or one(self.dtype), b), rank
             case Apply(op="cast", args=(a,)) if expr.dtype.kind is Kind.REAL and a.dtype.kind is Kind.REAL:
                 if expr.dtype in (DType.F16, DType.BF16):
-                    yield expr, None
+                    yield expr, None, ()
                     return
-                for key, aside in self._split(a):
+                for key, aside, rank in self._split(a):
                     yield (
                         None if key is None else convert(key, expr.dtype),
                         None if aside is None else convert(aside, expr.dtype),
+                        rank,
                     )
             case Read(name=name, lag=0) if name in self.equations and name not in self.states:
                 yield from self._split(self.equations[name].expr)
@@ -335,23 +416,56 @@ class Values:
             case Reaxis(arg=arg) if reorders_only(expr):
                 yield from self._split(arg)
             case _:
-                yield expr, None
+                yield expr, None, ()
 
-    def _pairs(self, a: Expr, b: Expr) -> Iterator[tuple[Expr | None, Expr | None]]:
-        for key1, aside1 in self._split(a):
-            for key2, aside2 in self._split(b):
-                yield _join(key1, key2), _join(aside1, aside2)
+    def _pairs(self, a: Expr, b: Expr) -> Iterator[Product]:
+        left, right = self._split(a), self._split(b)
+        ranks = [{d for _, _, rank in side for d in rank} for side in (left, right)]
+        if ranks[0] & {*b.dims, *ranks[1]} or ranks[1] & set(a.dims):  # one name for two dims
+            yield apply("mul", a, b), None, ()
+            return
+        for key1, aside1, rank1 in left:
+            for key2, aside2, rank2 in right:
+                yield _join(key1, key2), _join(aside1, aside2), (*rank1, *rank2)
+
+    def _sums(self, parts: list[Product], over: Dims, expr: Expr) -> Iterator[Product]:
+        """Sums over dims no state has: of the side that has them, or of the products, which become rows of one step."""
+        if any(set(over) & set(rank) for _, _, rank in parts):
+            yield expr, None, ()
+            return
+        for key, aside, rank in parts:
+            key_dims, aside_dims = (set[str]() if e is None else set(e.dims) for e in (key, aside))
+            both = tuple(d for d in over if d in key_dims & aside_dims)
+            on_key = tuple(d for d in over if d in key_dims - aside_dims)
+            rest = tuple(d for d in over if d not in key_dims)
+            key = sum_over(key, on_key) if key is not None and on_key else key
+            aside = sum_over(aside or one(self.dtype), rest) if rest else aside
+            yield key, aside, (*rank, *both)
+
+
+Product = tuple[Expr | None, Expr | None, Dims]  # a value along the rows, one beside them, dims they are summed over
 
 
 def spread(row: Row, rows: Dims) -> Matrix:
     """A row, the same along every row dim."""
-    dtype = (row.probe or row.value or one(DType.REAL)).dtype
-    return Matrix(row.lag, None, (Write(one(dtype), row.probe, row.value),), rows)
+    dtype = next((e for e in (*row.probes, row.value) if e is not None), one(DType.REAL)).dtype
+    return Matrix(row.lag, (None,) * len(row.probes), (Term(one(dtype), row.probes, row.value),), rows)
 
 
-def _beside(write: Write, scale: Callable[[Expr], Expr]) -> Write:
-    probe, value = (None if e is None else scale(e) for e in (write.probe, write.value))
-    return replace(write, probe=probe, value=value)
+def _settled(value: Value, rows: Dims) -> Value:
+    """The new value of a state, as another state of the group takes it."""
+    value = spread(value, rows) if isinstance(value, Row) else value
+    if isinstance(value, Matrix):
+        return replace(value, writes=tuple(replace(w, settled=True) for w in value.writes))
+    return value
+
+
+def _each(parts: Parts, change: Callable[[Expr], Expr]) -> Parts:
+    return tuple(None if p is None else change(p) for p in parts)
+
+
+def _pairwise(join: Callable[[Expr | None, Expr | None], Expr | None], a: Parts, b: Parts) -> Parts:
+    return tuple(join(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _times(factor: Expr | None) -> Callable[[Expr], Expr]:
@@ -371,7 +485,8 @@ def _plus(a: Expr | None, b: Expr | None) -> Expr | None:
     return b if a is None else a if b is None else apply("add", a, b)
 
 
-def _negated(key: Expr | None, aside: Expr | None) -> tuple[Expr | None, Expr | None]:
+def _negated(part: Product) -> Product:
+    key, aside, rank = part
     if aside is not None or key is None:
-        return key, apply("neg", aside if aside is not None else one(DType.REAL))
-    return apply("neg", key), None
+        return key, apply("neg", aside if aside is not None else one(DType.REAL)), rank
+    return apply("neg", key), None, rank

@@ -106,9 +106,9 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape, apa
 
 def _restated(rec: Recurrence, form: LowRank, others: Sequence[Expr]) -> Restated:
     """Where an earlier group was restated too, the form is found again in what it has become."""
-    found = low_rank(rec, form.state)
+    found = low_rank(rec, form.states)
     if not isinstance(found, LowRank):
-        raise CompilerBug(f"{form.state} is no longer chunkwise: {found}")
+        raise CompilerBug(f"{', '.join(form.states)} is no longer chunkwise: {found}")
     return restated(rec, found, others)
 
 
@@ -397,14 +397,15 @@ class _Lowering:
             raise CompilerBug(f"the operand {operand} is in no buffer")
         self.wanted[at][operand] = None
 
-    def _chunk(self, state: str, carries: tuple[Carry, ...], index: int) -> Chunk:
-        chunk, wanted = self.chunks[state], self.wanted[index]
-        if state in wanted:
-            raise CompilerBug(f"{state} is chunkwise, but a later stage wants all of it")
+    def _chunk(self, states: tuple[str, ...], carries: tuple[Carry, ...], index: int) -> Chunk:
+        chunk, wanted = self.chunks[states[0]], self.wanted[index]
+        for state in states:
+            if state in wanted:
+                raise CompilerBug(f"{state} is chunkwise, but a later stage wants all of it")
         for operand in chunk.operands:
             self._stored(operand, index)
         reads_ = tuple(Equation(r, self.hoisted.equations[r], self.spans.get(r)) for r in self._in_order(wanted))
-        return Chunk(carries, chunk.form, chunk.update, reads_)
+        return Chunk(carries, chunk.form, chunk.updates, reads_)
 
     def _segment(self, segment: _Segment, index: int) -> list[Stage]:
         carries = tuple(Carry(s, self.states[s].dims, self.states[s].dtype) for s in segment.states)
@@ -425,7 +426,7 @@ class _Lowering:
         if segment.schedule == "convolution":
             return self._convolution(group, carries, index)
         if segment.schedule == "chunkwise":
-            return [self._chunk(group.states[0], carries, index)]
+            return [self._chunk(group.states, carries, index)]
         named, lift = share(self.monoids[group.states].lift, self._taken())
         monoid = replace(self.monoids[group.states], lift=lift)
         shared = {e.name: e.expr for e in named}

@@ -196,7 +196,7 @@ class _Weighing:
 
 
 def _taken_in(form: LowRank) -> list[Expr]:
-    return [form.decay, *(e for w in form.writes for e in (w.key, w.value) if e is not None)]
+    return [*form.decays.values(), *(e for w in form.writes for e in (*w.keys, w.value) if e is not None)]
 
 
 def _order(parts: Sequence[tuple[Group, str, Estimate]]) -> str:

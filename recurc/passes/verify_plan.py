@@ -194,32 +194,38 @@ class _Stage:
 
     def chunk(self, stage: Chunk) -> None:
         self.equations(stage.body, {})
-        form, (carry,) = stage.form, stage.carries
-        if carry.name != form.state or {*form.shared, *form.rows, *form.columns} != set(carry.dims):
-            _bug(self.plan, f"{self.where}: the form is not that of {carry.name}")
+        form, carry, who = stage.form, stage.carries[0], ", ".join(stage.form.states)
+        shaped = all({*form.shared, *form.rows, *form.columns} == set(c.dims) for c in stage.carries)
+        if tuple(c.name for c in stage.carries) != form.states or not shaped:
+            _bug(self.plan, f"{self.where}: the form is not that of {who}")
         for operand in stage.operands:
             self.reads(operand, {}, carries=False)
             if operand.lag or operand.name in self.carries or operand.dtype is not carry.dtype:
                 _bug(self.plan, f"{self.where}: the operand {operand.name} is no buffer of this step")
         for write in form.writes:
-            along = [e for e in (write.key, write.probe) if e is not None]
-            whole = all(set(form.rows) <= set(e.dims) <= {*form.rows, *form.shared} for e in along)
-            if write.value is not None:
-                whole = whole and set(form.columns) <= set(write.value.dims) <= {*form.columns, *form.shared}
-            if not whole or (write.probe is None and write.value is None):
+            whole = any(k is not None for k in write.keys) and (write.corrects or write.value is not None)
+            for side, along in (((*write.keys, *write.probes), form.rows), ((write.value,), form.columns)):
+                needed = {*write.rank, *along}
+                whole = whole and all(needed <= set(e.dims) <= {*needed, *form.shared} for e in side if e is not None)
+            if not whole:
                 _bug(self.plan, f"{self.where}: a write has not the dims of keys and values")
-        decay = set(form.decay.dims) - set(form.shared)
-        if decay not in (set(), set(form.rows), set(form.columns)) or (form.corrects and decay == set(form.columns)):
-            _bug(self.plan, f"{self.where}: the decay is {show_dims(form.decay.dims)}")
-        kept = tuple(d for d in carry.dims if d not in form.rows)
+        for factor in form.decays.values():
+            decay = set(factor.dims) - set(form.shared)
+            legal = [set[str]()]
+            if len(form.states) == 1:
+                legal += [set(form.rows)] if form.corrects else [set(form.rows), set(form.columns)]
+            if decay not in legal:
+                _bug(self.plan, f"{self.where}: the decay is {show_dims(factor.dims)}")
         for equation in stage.reads:
             match equation.expr:
-                case Contract(left=Read() as query, right=Read(name=name), dims=dims) if name == carry.name:
-                    fits = set(form.rows) <= set(query.dims) <= {*form.rows, *form.shared} and dims == kept
+                case Contract(left=Read() as query, right=Read(name=name), dims=dims) if name in self.carries:
+                    rank = tuple(d for d in query.dims if d not in carry.dims)
+                    kept = (*rank, *(d for d in carry.dims if d not in form.rows))
+                    fits = set(form.rows) <= set(query.dims) <= {*form.rows, *form.shared, *rank} and dims == kept
                 case _:
                     fits = False
             if not fits:
-                _bug(self.plan, f"{self.where}: {equation.name} is no sum of {carry.name} over its rows")
+                _bug(self.plan, f"{self.where}: {equation.name} is no sum of {who} over its rows")
 
     def frozen(self, stage: Frozen) -> None:
         """What the plan inside (which has been checked by itself) takes from this one and gives to it."""

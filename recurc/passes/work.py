@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from recurc.facts import Group
+from recurc.facts import Group, LowRank
 from recurc.ir import Contract, Equation, Expr, Linalg, Read, Recurrence, Reduce, Size, Step, children, reads, walk
 from recurc.passes.affine import Forms
 from recurc.passes.cost import Shape, contract_flops, costly, expr_flops, function_depth, node_flops, read_elements
@@ -49,6 +49,29 @@ class FrozenWork:
     known: float
     spared: float
     chunk: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that one step of a form of low rank writes and reads, for one place of the shared dims."""
+
+    writes: int
+    into: int  # of the writes, once for every state they go into
+    probes: int  # rows that wait for what the states hold
+    out_of: int  # sums over states that probes take, on every path between two states
+    seen: int  # states that the read of one sees
+
+
+def rows_of(form: LowRank, shape: Shape) -> Rows:
+    ranks = [(w, shape.elements(w.rank)) for w in form.writes]
+    seen = {a: sum(b == a for b, _ in form.paths) for a, _ in enumerate(form.states)}
+    return Rows(
+        sum(r for _, r in ranks),
+        sum(r * sum(k is not None for k in w.keys) for w, r in ranks),
+        sum(r for w, r in ranks if w.corrects),
+        sum(r * sum(seen[a] for a, p in enumerate(w.probes) if p is not None) for w, r in ranks),
+        max(seen.values()),
+    )
 
 
 class Steps:
@@ -253,4 +276,4 @@ def _moving(equations: Iterable[Equation], members: set[str]) -> set[str]:
     return moving
 
 
-__all__ = ["FrozenWork", "Steps", "Work"]
+__all__ = ["FrozenWork", "Rows", "Steps", "Work", "rows_of"]

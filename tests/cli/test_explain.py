@@ -78,10 +78,10 @@ def test_explain_json_is_complete_and_nothing_else_is_on_stdout(recurc: Invoke, 
 def test_the_operator_is_there_in_formulas(recurc: Invoke) -> None:
     (group,) = json.loads(recurc("explain", "zoo:gated_delta_net", "--json").out)["groups"]
     form = group["low_rank"]
-    assert form["formula"] == "S = decay ∘ S[t-1] + key ⊗ (value + probe · S[t-1])"
+    assert form["formulas"] == ["S = decay ∘ S[t-1] + key ⊗ (value + probe · S[t-1])"]
     assert form["where"].keys() == {"decay", "key", "probe", "value"}
     assert (form["rows"], form["columns"]) == (["K"], ["V"])
-    assert form["formula"] in recurc("explain", "zoo:gated_delta_net").out
+    assert form["formulas"][0] in recurc("explain", "zoo:gated_delta_net").out
     (group,) = json.loads(recurc("explain", "zoo:ema", "--json").out)["groups"]
     assert group["operator"]["combine"] == {"a": "a₂·a₁", "b": "a₂·b₁ + b₂"}
     assert group["operator"]["identity"] == {"a": "1", "b": "0"}

@@ -45,7 +45,7 @@ def test_chunks_agree_with_the_definition_in_the_interpreter(which: str, seed: i
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("name", ["simple_gla", "gla", "gated_delta_net", "mlstm"])
+@pytest.mark.parametrize("name", ["simple_gla", "gla", "gated_delta_net", "mlstm", "titans_linear"])
 def test_chunks_spill_nothing_and_run_on_tensor_cores(
     name: str, size: int, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,14 +20,16 @@ from recurc.types import Dims
 
 Arrays = dict[str, np.ndarray]
 STEPS = (0, 1, 2, 3, 7, 64, 257, 4096)
-SIZES = {"H": 3, "K": 5, "V": 4, "M": 2, "N": 6, "P": 4, "J": 5}
+SIZES = {"H": 3, "K": 5, "V": 4, "M": 2, "N": 6, "P": 4, "J": 5, "C": 3, "R": 2}
 
 SYSTEMS = (
     "simple_gla", "retnet", "mamba2", "mamba3", "linear_attention", "based", "mesa_net", "mlstm_unstabilised",  # SR1
     "gla", "hgrn2", "rwkv5", "rwkv6", "gsa", "abc",  # DR1
     "delta_net", "gated_delta_net", "gated_delta_product", "kda", "gdn2", "comba", "dplr", "rwkv7",  # GH
     "mlstm",  # OS
+    "omega_net_linear", "titans_linear",  # several rows per step, two states
 )  # fmt: skip
+MORE_SYSTEMS = ("mamba3_mimo", "omega_net", "omega_net_powers")
 
 # One state S[H, K, V] each, with inputs q, k, p (rows), v, w (columns), a (a number), r (rows), c (columns), h (heads).
 OWN = {
@@ -65,6 +67,40 @@ OWN = {
 }  # fmt: skip
 
 
+# States S[H, K, V], M[H, K, V] and N[H, K, V], with the same inputs and rows of one step:
+# Q[C, H, K], Y[C, H, K], U[C, H, V], y[C].
+COUPLED = {
+    "momentum": "S = sigmoid(a) * S[t-1] + k * (v - k @ M[t-1]) / 2"
+    "\n    M = sigmoid(h) * M[t-1] + S\n    output o = q @ M",
+    "momentum with factors zero at times": "S = gate(a) * S[t-1] + k * (v - k @ M[t-1]) / 2"
+    "\n    M = gate(-a) * M[t-1] + gate(h) * S\n    output o = q @ M",
+    "momentum with factors of exactly one": "S = unit(a) * S[t-1] / 2 + k * (v - k @ M[t-1]) / 2"
+    "\n    M = unit(h) * M[t-1] + unit(-h) * S\n    output o = q @ M",
+    "negative factors": "S = -0.8 * S[t-1] + k * (v - k @ M[t-1]) / 2"
+    "\n    M = tanh(h) * M[t-1] - S\n    output o = q @ M",
+    "a memory that keeps nothing of its own": "S = sigmoid(a) * S[t-1] + k * (v - k @ M[t-1]) / 2"
+    "\n    M = S / 2\n    output o = q @ M",
+    "a step that looks ahead": "S = sigmoid(a) * S[t-1] + k * (v - k @ M[t-1]) / 2"
+    "\n    M = M[t-1] / 2 + sigmoid(h) * S + p * w\n    output o = q @ M + q @ S[t-1]",
+    "two states that correct each other": "S = sigmoid(a) * S[t-1] + k * (v - k @ M[t-1]) / 2"
+    "\n    M = sigmoid(h) * M[t-1] + p * (w - p @ S[t-1]) / 4\n    output o = q @ M + p @ S",
+    "one error for two memories": "e = v - k @ S[t-1] - p @ M[t-1]\n    S = sigmoid(a) * S[t-1] + k * e / 4"
+    "\n    M = sigmoid(h) * M[t-1] + p * e / 4\n    output o = q @ (M + S)",
+    "factors that turn": "S = cos(a) * S[t-1] - sin(a) * M[t-1] + k * v"
+    "\n    M = sin(a) * S[t-1] + cos(a) * M[t-1] + p * w\n    output o = q @ M",
+    "three states in a row": "S = sigmoid(a) * S[t-1] + k * (v - k @ M[t-1]) / 2\n    N = tanh(h) * N[t-1] + S / 2"
+    "\n    M = sigmoid(h) * M[t-1] + N\n    output o = q @ M + p @ N[t-1]",
+    "several rows written": "M = sigmoid(a) * M[t-1] + sum(Q * U, C) / 4\n    output o = q @ M",
+    "several rows read": "M = sigmoid(a) * M[t-1] + k * v\n    output o = Q @ M + Y @ M[t-1]",
+    "a correction on several rows": "M = tanh(a) * M[t-1] + sum(Q * (y * (U - Q @ M[t-1])), C) / 16"
+    "\n    output o = q @ M",
+    "a correction on several rows that reads elsewhere": "M = M[t-1] + sum(Q * (U - Y @ M[t-1]), C) / 16 + k * v"
+    "\n    output o = Q @ M",
+    "momentum of several rows": "S = sigmoid(a) * S[t-1] + sum(Q * (U - Q @ M[t-1]), C) / 16"
+    "\n    M = sigmoid(h) * M[t-1] + S\n    output o = q @ M",
+}  # fmt: skip
+
+
 def own(body: str) -> recurc.Recurrence:
     text = (
         "recurrence Own(H, K, V, D):\n"
@@ -80,7 +116,23 @@ def own(body: str) -> recurc.Recurrence:
     return recurc.load(text=text)
 
 
+def coupled(body: str) -> recurc.Recurrence:
+    states = "".join(f"    state  {s}[H, K, V] = {s}0\n" for s in ("S", "M", "N") if f"    {s} =" in f"    {body}")
+    starts = "".join(f"    param  {s}0[H, K, V] ~ normal(0, 1)\n" for s in ("S", "M", "N") if f"state  {s}[" in states)
+    return recurc.load(
+        text="recurrence Own(H, K, V, C):\n"
+        "    input  q[H, K], k[H, K], p[H, K], v[H, V], w[H, V], a, h[H]\n"
+        "    input  Q[C, H, K], Y[C, H, K], U[C, H, V], y[C]\n"
+        f"{starts}{states}"
+        "    fn gate(u) = if u > 0.3 then 0 else sigmoid(u)\n"
+        "    fn unit(u) = if u > 0 then 1 else 0.5\n"
+        f"    {body}\n"
+    )
+
+
 def sizes_of(rec: recurc.Recurrence) -> dict[str, int]:
+    if rec.ir.name == "OmegaNet":  # all monomials of degree 2 or less of K coordinates
+        return {"K": 3, "V": 4, "C": 3, "P": 10}
     return {d.name: SIZES.get(d.same_as or d.name, 7) for d in rec.ir.dims}
 
 
@@ -95,8 +147,11 @@ def drawn(rec: recurc.Recurrence, rng: np.random.Generator, batch: int, steps: i
     for name in ("k", "p", "a", "b"):
         if name in arrays and arrays[name].ndim > 3 - (rec.ir.name not in ("Own", "RWKV7")):
             arrays[name] /= 1e-3 + np.sqrt((arrays[name] ** 2).sum(axis=-1, keepdims=True))
+    for name, most in (("alpha", 1.0), ("eta", 1.0), ("theta", 0.5), ("gamma", 0.15)):
+        if name in arrays and rec.ir.name.startswith(("Titans", "Omega")):
+            arrays[name] = rng.uniform(0.0, most, arrays[name].shape)
     for name in ("alpha", "g", "rate"):
-        if name in arrays:
+        if name in arrays and not rec.ir.name.startswith(("Titans", "Omega")):
             arrays[name] = (1 if name == "rate" else -1) * np.abs(arrays[name])
     arrays |= {p.name: rng.uniform(0.1, 0.9, shape(p.dims)) for p in rec.ir.params}
     arrays |= {f"{s.name}@initial": np.abs(rng.normal(0, 0.5, (batch, *shape(s.dims)))) for s in rec.ir.states}
@@ -142,7 +197,7 @@ def check(rec: recurc.Recurrence, backend: str, steps: int, seed: int) -> None:
         agree(found, ref, real, steps, corrects, f"{rec.ir.name} on {backend}, T {steps}, {real.__name__}, seed {seed}")
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [*SYSTEMS, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE_SYSTEMS)])
 def test_systems_of_the_zoo_agree_with_the_definition(name: str, backend: str, session_seed: int) -> None:
     rng = np.random.default_rng([session_seed, zlib.crc32(name.encode())])
     for steps in sorted({0, 1, int(rng.integers(2, 8)), 64, int(rng.integers(65, 257))}):
@@ -155,6 +210,31 @@ def test_lengths(name: str, steps: int, backend: str, session_seed: int) -> None
     check(zoo.load(name), backend, steps, session_seed)
 
 
+@pytest.mark.parametrize("name", ["titans_linear", "omega_net_linear"])
+@pytest.mark.parametrize("steps", [pytest.param(n, marks=pytest.mark.slow if n == 4096 else ()) for n in STEPS])
+def test_lengths_of_several_states_and_of_several_rows(name: str, steps: int, backend: str, session_seed: int) -> None:
+    check(zoo.load(name), backend, steps, session_seed)
+
+
+def coupled_agrees(what: str, backend: str, seed: int) -> None:
+    rec = coupled(COUPLED[what])
+    groups = [g for g in rec.analyze().groups if "chunkwise" in g.schedules]
+    assert groups, [str(r) for g in rec.analyze().groups for r in g.reasons]
+    for steps in (1, 7, 150):
+        check(rec, backend, steps, seed)
+
+
+def test_some_coupled_states_agree_with_the_definition(backend: str, session_seed: int) -> None:
+    for what in np.random.default_rng(session_seed).choice(sorted(COUPLED), 2, replace=False):
+        coupled_agrees(str(what), backend, session_seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", COUPLED)
+def test_coupled_states_agree_with_the_definition(what: str, backend: str, session_seed: int) -> None:
+    coupled_agrees(what, backend, session_seed)
+
+
 @pytest.mark.parametrize("what", OWN)
 def test_updates_agree_with_the_definition(what: str, backend: str, session_seed: int) -> None:
     rec = own(OWN[what])
@@ -163,7 +243,7 @@ def test_updates_agree_with_the_definition(what: str, backend: str, session_seed
         check(rec, backend, steps, session_seed)
 
 
-@pytest.mark.parametrize("name", ["retnet", "gla", "gsa", "gated_delta_product"])
+@pytest.mark.parametrize("name", ["retnet", "gla", "gsa", "gated_delta_product", "titans_linear", "omega_net_linear"])
 def test_pieces_joined_by_the_final_state_are_the_whole(name: str, backend: str, session_seed: int) -> None:
     rec, steps = zoo.load(name), 150
     arrays = drawn(rec, np.random.default_rng(session_seed), 2, steps)

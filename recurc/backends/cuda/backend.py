@@ -41,7 +41,8 @@ class CudaBackend:
             if isinstance(stage, Frozen):
                 found[NO_FROZEN] = None
             if isinstance(stage, Chunk):
-                found[f"the chunkwise schedule, which {stage.form.state} has, has no CUDA kernel yet"] = None
+                states = ", ".join(stage.form.states)
+                found[f"the chunkwise schedule of {states} has no CUDA kernel yet"] = None
             for expr in stage_exprs(stage):
                 for node in ir.walk(expr):
                     if node.dtype.kind is Kind.COMPLEX:

@@ -18,7 +18,6 @@ from recurc.backends.triton.kernel import (
     Arg,
     KernelText,
     Options,
-    StageText,
     power_of_two,
     stored,
     triton_type,
@@ -38,42 +37,42 @@ earlier later pairs inverse raw probe step apart BLOCK_T BLOCK_K BLOCK_V"""
 
 def chunk_problems(stage: Chunk, context: Context) -> list[str]:
     """What of a chunk has no Triton kernel, in words."""
-    form = stage.form
+    form, who = stage.form, ", ".join(stage.form.states)
     found: list[str] = []
-    if sum(w.probe is not None for w in form.writes) > 1:
-        found.append(f"several corrections of {form.state} in one step by the chunkwise schedule")
-    rows = math.prod(context.size(d) for d in form.rows)
+    if sum(w.corrects for w in form.writes) > 1:
+        found.append(f"several corrections of {who} in one step by the chunkwise schedule")
+    ranks = (*(w.rank for w in form.writes), *(r.rank for r in stage.readouts))
+    if any(math.prod(context.size(d) for d in rank) > 1 for rank in ranks):
+        found.append(f"several rows of {who} in one step by the chunkwise schedule")
+    rows = math.prod(context.size(d) for d in form.rows) * len(form.states)
     if rows > _MOST_ROWS:
         found.append(f"a chunkwise state of {rows} rows (at most {_MOST_ROWS})")
     return found
 
 
-def emit_chunk(context: Context, stage: Chunk, name: str, options: Options) -> StageText:
-    """The stage as one kernel."""
-    return (_Chunk(context, stage, options).kernel(name),)
+class ChunkCode(TileCode):
+    """The kernel of one state."""
 
-
-class _Chunk(TileCode):
     def __init__(self, context: Context, stage: Chunk, options: Options) -> None:
         super().__init__(context, (), ())
         self.scope = Scope(frozenset(_LOCALS.split()))
         self.stage, self.form, self.options = stage, stage.form, options
-        (self.carry,) = stage.carries
         form = self.form
         self.rows, self.columns = (math.prod(context.size(d) for d in dims) for dims in (form.rows, form.columns))
-        self.dtype = context.compute(self.carry.dtype)
+        self.dtype = context.compute(stage.carries[0].dtype)
         self.block_k = max(power_of_two(self.rows), _LEAST)
-        self.along = form.decay_along if not isinstance(form.decay, ir.Const) else "constant"
+        self.along = form.decay_along if not isinstance(form.factors[0][0], ir.Const) else "constant"
         # What keeps every value of a chunk in registers, at up to 128 rows
         half = context.spec.real.itemsize == 2
         wide = half and not form.corrects and self.along in ("none", "constant") and self.block_k <= 64
-        most = 64 if wide else 16 if form.corrects and self.block_k > 64 else 32
+        tall = self.block_k * len(form.states)
+        most = 64 if wide else 16 if form.corrects and tall > 64 else 32
         self.block_v = min(max(power_of_two(self.columns), _LEAST), most)
         self.block_t = options.block_t or (32 if wide else _LEAST)
         self.lines: list[str] = []
-        self.reads = [(e.name, e.expr) for e in stage.reads if isinstance(e.expr, ir.Contract)]
-        self.now = [isinstance(e.right, ir.Read) and not e.right.lag for _, e in self.reads]
-        self.probe = next((n for n, w in enumerate(form.writes) if w.probe is not None), None)
+        self.reads = stage.readouts
+        self.now = [r.now for r in self.reads]
+        self.probe = next((n for n, w in enumerate(form.writes) if w.corrects), None)
         self.lefts: list[tuple[str, bool]] = [("probe", False)] if self.probe is not None else []
         self.lefts += [(f"query_{n}", now) for n, now in enumerate(self.now)]
 
@@ -100,27 +99,37 @@ class _Chunk(TileCode):
             f"in_k = k < {self.rows}",
             f"in_v = v < {self.columns}",
         ]
-        initial = self.context.plan.buffer(f"{self.carry.name}@initial")
-        lines.append(f"state = {self._state_load(initial)}")
+        for a, carry in enumerate(self.stage.carries):
+            initial = self.context.plan.buffer(f"{carry.name}@initial")
+            lines.append(f"{self.state(a)} = {self._state_load(initial)}")
         lines.append("for t0 in range(0, steps, BLOCK_T):")
         outside, self.lines = self.lines, []
         self._loads_of_chunk()
         self._products()
         outside += ["    " + line for line in self.lines]
         self.lines = outside
-        final = f"{self.carry.name}@final"
-        if self.context.plan.has(final):
-            target = self._state_pointer(self.context.plan.buffer(final))
-            self.lines.append(f"tl.store({target}, state, mask=in_k[:, None] & in_v[None, :])")
+        for a, carry in enumerate(self.stage.carries):
+            final = f"{carry.name}@final"
+            if self.context.plan.has(final):
+                target = self._state_pointer(self.context.plan.buffer(final))
+                self.lines.append(f"tl.store({target}, {self.state(a)}, mask=in_k[:, None] & in_v[None, :])")
         heads = math.prod(self.context.size(d) for d in form.shared)
         about = (
-            f"{form.state} through chunks of steps, each a few products of matrices.",
+            f"{', '.join(form.states)} through chunks of steps, each a few products of matrices.",
             "An infinity or NaN reaches other steps of its chunk, also earlier ones.",
         )
-        num_warps = 8 if self.block_k * self.block_v >= 2048 else 4
+        num_warps = 8 if self.block_k * self.block_v * len(form.states) >= 2048 else 4
         text = ["    " + line for line in self.lines]
         made = finish(self, name, "chunk", about, text, f"(batch * {heads * blocks},)", num_warps)
-        return replace(made, num_stages=1, registers=ALL_REGISTERS)
+        return replace(made, num_stages=1, registers=ALL_REGISTERS, helpers=self.helpers(name))
+
+    def state(self, place: int) -> str:
+        """The variable that holds a state."""
+        return "state"
+
+    def helpers(self, name: str) -> str:
+        """Functions of the kernel's own."""
+        return ""
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
@@ -138,8 +147,10 @@ class _Chunk(TileCode):
         for dim in buffer.dims:
             if dim in flat:
                 ids.append(self._place(dim, *flat[dim]))
-            else:
+            elif dim in self.form.shared:
                 ids.append(Place(f"place_{self.form.shared.index(dim)}", frozenset()))
+            else:  # the rank of a write or read, which has one place
+                ids.append(Place("0", frozenset()))
         return self.pointer(buffer, tuple(ids), time)
 
     def _state_pointer(self, buffer: Buffer) -> str:
@@ -153,14 +164,15 @@ class _Chunk(TileCode):
         address = self._state_pointer(buffer)
         return f"tl.load({address}, mask=in_k[:, None] & in_v[None, :], other=0).to({triton_type(self.dtype)})"
 
-    def _tile(self, expr: ir.Expr | None, dims: Dims, shift: int = 0, other: int = 0) -> str:
-        """A load of an operand: steps by places along `dims` (or steps alone), `shift` steps away within the chunk."""
+    def _tile(self, expr: ir.Expr | None, dims: Dims, shift: int = 0, other: int = 0, inside: str = "") -> str:
+        """A load of an operand: steps by places along `dims` (or steps alone), `shift` steps away within the chunk,
+        where `inside` holds or, without it, where the step and the one read are in the chunk."""
         assert isinstance(expr, ir.Read)
         buffer, form = self.context.plan.buffer(expr.name), self.form
         letter = "k" if dims == form.rows else "v"
         two = bool(dims)
         steps = "t[:, None]" if two else "t"
-        inside = {0: "in_t", -1: "in_t & (r > 0)", 1: "(t + 1 < steps) & (r < BLOCK_T - 1)"}[shift]
+        inside = inside or {0: "in_t", -1: "in_t & (r > 0)", 1: "(t + 1 < steps) & (r < BLOCK_T - 1)"}[shift]
         inside = f"({inside})[:, None] & in_{letter}[None, :]" if two else inside
         time = f"({steps} {'+' if shift > 0 else '-'} {abs(shift)})" if shift else steps
         address = self._address(buffer, dict.fromkeys(dims, (dims, letter, "[None, :]")), time)
@@ -169,8 +181,12 @@ class _Chunk(TileCode):
         return f"tl.load({address}, mask={inside}, other={other}).to({triton_type(self.dtype)})"
 
     def _loads_of_chunk(self) -> None:
-        form, lines = self.form, self.lines
-        lines += [
+        self._steps_of_chunk()
+        self._operands_of_chunk()
+        self._decays_of_chunk()
+
+    def _steps_of_chunk(self) -> None:
+        self.lines += [
             "step = t0 + r",
             "t = step.to(tl.int64)",
             "in_t = step < steps",
@@ -179,20 +195,26 @@ class _Chunk(TileCode):
             "# which level two steps meet at: h where the highest bit they differ in is h",
             "apart = tl.where(lower, step[:, None] ^ step[None, :], 0)",
         ]
+
+    def _operands_of_chunk(self) -> None:
+        form, lines = self.form, self.lines
         for n, write in enumerate(form.writes):
-            lines.append(f"keys_{n} = {self._tile(write.key, form.rows)}")
+            lines.append(f"keys_{n} = {self._tile(write.keys[0], form.rows)}")
             if write.value is not None:
                 lines.append(f"rows_{n} = {self._tile(write.value, form.columns)}")
-            if write.probe is not None:
-                lines.append(f"probe = {self._tile(write.probe, form.rows)}")
-        for n, (_, read) in enumerate(self.reads):
-            lines.append(f"query_{n} = {self._tile(read.left, form.rows)}")
+            if write.corrects:
+                lines.append(f"probe = {self._tile(write.probes[0], form.rows)}")
+        for n, read in enumerate(self.reads):
+            lines.append(f"query_{n} = {self._tile(read.query, form.rows)}")
+
+    def _decays_of_chunk(self) -> None:
+        form, lines = self.form, self.lines
         if self.along == "constant":
             return
         kept = {"none": (), "rows": form.rows, "columns": form.columns}[self.along]
         lines.append("# the decays of each step, of the one before and of the one after")
         for variable, shift in (("decay", 0), ("earlier", -1), ("later", 1)):
-            lines.append(f"{variable} = {self._tile(form.decay, kept, shift, 1)}")
+            lines.append(f"{variable} = {self._tile(form.factors[0][0], kept, shift, 1)}")
         at = "(r > 0)" if self.along == "none" else "(r > 0)[:, None]"
         lines += [
             f"before = tl.cumprod(tl.where({at}, earlier, 1), 0)",
@@ -235,8 +257,11 @@ class _Chunk(TileCode):
         self._weights()
         if self.probe is not None:
             self._system(self.probe)
-        for n, (name, _) in enumerate(self.reads):
-            self._read_out(n, name)
+        for n, read in enumerate(self.reads):
+            self._read_out(n, read.name)
+        self._next_state()
+
+    def _next_state(self) -> None:
         key, row = ("{key} * after", "{row}") if self.along == "rows" else ("{key}", "{row}")
         if self.along == "columns":
             row = "{row} * after"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
-from recurc.backends.triton.chunk import chunk_problems, emit_chunk
+from recurc.backends.triton.chunk import chunk_problems
+from recurc.backends.triton.coupled import emit_chunk
 from recurc.backends.triton.kernel import (
     Arg,
     Choice,
@@ -143,7 +144,7 @@ def _headline(stage: Stage) -> str:
         case Convolution(carries=carries):
             return f"{', '.join(c.name for c in carries)}: convolution over t"
         case Chunk(form=form):
-            return f"{form.state}: chunks of steps by products of matrices"
+            return f"{', '.join(form.states)}: chunks of steps by products of matrices"
         case Frozen():
             raise UnsupportedError(NO_FROZEN)
 

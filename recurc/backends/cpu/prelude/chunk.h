@@ -1,4 +1,4 @@
-// Chunks of STEPS steps of a matrix state: products of small matrices whose rows are whole vectors.
+// Chunks of STEPS steps of matrix states: products of small matrices whose rows are whole vectors.
 
 // A tile of R rows and W vectors of out (+)= a b: its sums stay in registers.
 INLINE void rc_tile(
@@ -69,6 +69,52 @@ static void rc_weights(
         }
 }
 
+// Several states, whose small matrix of factors stands in for a decay: before[a * states + b][i] is what the steps before
+// i bring from state b into a, and pairs[a * states + b] has, as in `rc_pairs`, what those between two steps bring. Null
+// where there is no way, or no factor.
+static void rc_kernel(real *const *before, real *const *pairs, const real *const *factors, const long states) {
+    for (long a = 0; a < states; a++)
+        for (long c = 0; c < states; c++) {
+            if (!pairs[a * states + c]) continue;
+            before[a * states + c][0] = a == c;
+            for (long j = 0; j < STEPS; j++) pairs[a * states + c][j] = 0;
+        }
+    for (long i = 0; i < STEPS; i++)
+        for (long a = 0; a < states; a++)
+            for (long c = 0; c < states; c++) {
+                if (!pairs[a * states + c]) continue;
+                real all = 0, each[STEPS] ALIGNED;
+                for (long j = 0; j < STEPS; j++) each[j] = 0;
+                for (long b = 0; b < states; b++) {
+                    if (!factors[a * states + b] || !pairs[b * states + c]) continue;
+                    const real factor = factors[a * states + b][i];
+                    all += factor * before[b * states + c][i];
+                    for (long j = 0; j < STEPS; j++) each[j] += factor * pairs[b * states + c][i * STEPS + j];
+                }
+                before[a * states + c][i + 1] = all;
+                real *const now = pairs[a * states + c] + (i + 1) * STEPS;
+                for (long j = 0; j < STEPS; j++) now[j] = j < i ? each[j] : j == i && a == c;
+            }
+}
+
+// The same for `rank` rows of each of the steps first..last and `other` keys in each step (side by side): (last - first)
+// rank by STEPS other. Columns behind the last earlier key hold zeros only up to a whole vector where there is one step.
+static void rc_weights_of_ranks(
+    real *weights, const real *left, long left_row, long rank, const real *keys, long other, long rows,
+    const real *pairs, long first, long last, int now
+) {
+    const long width = STEPS * other, known = (last - 1 + now) * other, some = (known + LANES - 1) / LANES * LANES;
+    const long wide = last - first > 1 ? width : some;
+    rc_product(weights, width, left + first * rank * left_row, left_row, keys, width, (last - first) * rank, rows, wide, 0);
+    for (long i = first; i < last; i++)
+        for (long r = 0; r < rank; r++) {
+            real *const row = weights + ((i - first) * rank + r) * width;
+            for (long j = 0; j < i + now; j++)
+                for (long m = 0; m < other; m++) row[j * other + m] *= pairs ? pairs[(i + now) * STEPS + j] : 1;
+            for (long n = (i + now) * other; n < wide; n++) row[n] = 0;
+        }
+}
+
 // One row of sums over all keys, which lie side by side in a vector (or a few).
 static void rc_dots(real *out, const real *left, const real *keys, long rows) {
     for (long j = 0; j < STEPS; j += LANES) {
@@ -126,6 +172,23 @@ static void rc_reads_by_columns(
 static void rc_scaled(real *out, const real *left, const real *by, long width, int alone) {
     for (long i = 0; i < STEPS; i++)
         for (long n = 0; n < width; n++) out[i * width + n] = left[i * width + n] * by[alone ? i : i * width + n];
+}
+
+// The same by one number per step, for `rank` rows of each step.
+static void rc_scaled_lines(real *out, const real *left, const real *by, long width, long rank) {
+    for (long i = 0; i < STEPS * rank; i++)
+        for (long n = 0; n < width; n++) out[i * width + n] = left[i * width + n] * by[i / rank];
+}
+
+// out = (or +=) state times a number; count is a multiple of LANES.
+static void rc_scaled_state(real *out, const real *state, real by, long count, int add) {
+    for (long n = 0; n < count; n += LANES) {
+        const vec scaled = by * *(const vec *)(state + n);
+        if (add)
+            *(vec *)(out + n) += scaled;
+        else
+            *(vec *)(out + n) = scaled;
+    }
 }
 
 // The state after decay: one number for all, for each row or for each column.
