@@ -270,7 +270,7 @@ class _Printer:
             for a, _ in enumerate(form.states):
                 reached = self._reaching(a, keys)
                 if len(reached) > 1:
-                    self.sums[a, reached] = f"pairs_{a}_{'_'.join(map(str, reached))}"
+                    self.sums[a, reached] = self._pairs(a, keys)
         for name in dict.fromkeys(self.sums.values()):
             text(f"real {name}[(STEPS + 1) * STEPS] ALIGNED;")
 
@@ -283,7 +283,7 @@ class _Printer:
         if not self.coupled:
             return "pairs" if self.along == "none" else "0"
         reached = self._reaching(a, keys)
-        return self.sums[a, reached] if len(reached) > 1 else f"pairs_{a}_{reached[0]}"
+        return f"pairs_{a}_{'_'.join(map(str, reached))}"
 
     def _ranked(self, left: _Left, keys: _Keys) -> bool:
         return max(left.rank, keys.rank) > 1
