@@ -52,7 +52,7 @@ class Target:
 _CORE = Target(
     "cpu", "cpu", cores=1, simd_bytes=32, clock_hz=3.0e9, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20,
     bandwidth=2.0e10, flops=2.0e10, matmul_flops=4.0e10, step_latency=1.5e-9, function_latency=1.0e-8,
-    sum_latency=5.0e-9, launch=5.0e-6, barrier=2.0e-6, single_flops=2.5e9, core_bandwidth=3.0e10, fft_flops=1.5e9,
+    sum_latency=5.0e-9, launch=5.0e-6, barrier=2.0e-6, single_flops=2.5e9, core_bandwidth=3.0e10, fft_flops=2.2e9,
     fft_setup=1.0e-3,
 )  # fmt: skip
 
