@@ -205,11 +205,10 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
 
 
 def frozen(work: Work, known: float, spared: float, chunk: int, shape: Shape, target: Target) -> Estimate:
-    """A loop over chunks of `chunk` steps; otherwise like `sequential`. Of the operations of a step, `known` are
-    products with what is frozen in a chunk, which are made for all of its steps together, and `spared` would keep it
-    from step to step. Functions that need no state are computed outside of the loop."""
-    used = min(1.0, work.lanes * shape.batch / target.lanes)
-    shared = shape.batch % target.cores != 0 and shape.batch < 4 * target.cores  # threads that meet at each stage
+    """A loop over chunks of `chunk` steps, each sequence by one core; otherwise like `sequential`. Of the operations of
+    a step, `known` are products with what is frozen in a chunk, which are made for all of its steps together, and
+    `spared` would keep it from step to step. Functions that need no state are computed outside of the loop."""
+    used = min(1.0, work.lanes * shape.batch / target.lanes, shape.batch / target.cores)
     all_steps, rows = shape.batch * shape.steps, min(chunk, max(shape.steps, 1))
     moved = work.bytes_per_step * all_steps
     memory = moved / (target.bandwidth * max(used, 1 / target.cores / 4))
@@ -217,8 +216,7 @@ def frozen(work: Work, known: float, spared: float, chunk: int, shape: Shape, ta
     arithmetic = max(total - known, 0.0) * all_steps / (target.flops * used)
     products = known * shape.batch / (target.matmul_flops * _REACHED * min(1.0, rows / 4))  # a tile has four rows
     chain = target.step_latency + work.chain * target.function_latency / rows
-    meetings = 4 * target.barrier / rows if shared else 0.0
-    depth = shape.steps * (chain + products + meetings)
+    depth = shape.steps * (chain + products / min(1.0, shape.batch / target.cores))
     return _largest(target.launch, memory, arithmetic, depth, moved, total * all_steps, "T dependent steps")
 
 
