@@ -65,7 +65,7 @@ def print_frozen(dealer: Dealer[AnyUnit], found: FrozenParts, calls: Sequence[Te
 
 
 def call_frozen(dealer: Dealer[AnyUnit], stage: Frozen, function: str, text: Text) -> None:
-    """The calls of the stage's function: a thread has its own sequences, or, where they are few and a chunk is much work,
+    """The calls of the stage's function: a thread has its own sequences, or, where they are few and chunks are large,
     all threads share each of them."""
     if step_flops(dealer.plan, dealer.spec) * stage.length(dealer.spec.size) < _WORTH_SHARING:
         with text.braces(""):
