@@ -117,20 +117,18 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
 
 
 def frozen(work: Work, spares: FrozenWork, shape: Shape, target: Target) -> Estimate:
-    """A loop over chunks with frozen states; otherwise like `sequential`. Functions that need no state are computed
-    outside of the loop; threads that share a sequence meet at every stage of a chunk."""
+    """A loop over chunks with frozen states, each sequence by one core; otherwise like `sequential`. Functions that
+    need no state are computed outside of the loop."""
     steps, rows = shape.batch * shape.steps, min(spares.chunk, max(shape.steps, 1))
     total = work.flops + work.matmul_flops - spares.spared
     flops, moved = total * steps, work.bytes_per_step * steps
-    threads = _threads(flops, target)
+    used = _busy(shape.batch, _threads(flops, target))
     rest = max(total - spares.known, 0.0)
     products = spares.known / (target.matmul_flops / target.cores * min(1.0, rows / 4))  # a tile has four rows
-    arithmetic = steps * (_seconds(rest, min(work.single, rest), work, shape, target) + products) / threads
-    latency = steps * (target.step_latency + work.chain * target.function_latency / rows) / threads
-    meetings = shape.batch * math.ceil(shape.steps / rows) * 4 if shape.batch % threads else 0
-    setup = _setup(flops, 1 + meetings, target)
-    deep = "T dependent steps"
-    return largest(setup, _memory(moved, threads, target), arithmetic, latency, moved, flops, shape.steps, deep)
+    arithmetic = steps * (_seconds(rest, min(work.single, rest), work, shape, target) + products) / used
+    latency = steps * (target.step_latency + work.chain * target.function_latency / rows) / used
+    setup, deep = _setup(flops, 1, target), "T dependent steps"
+    return largest(setup, _memory(moved, used, target), arithmetic, latency, moved, flops, shape.steps, deep)
 
 
 def _vector(shape: Shape, target: Target) -> int:

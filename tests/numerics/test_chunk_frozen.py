@@ -161,7 +161,7 @@ def test_every_length(name: str, backend: str, dtype: Any, seed: int) -> None:
 def test_threads_share_the_stages_of_a_chunk(seed: int) -> None:
     """One sequence, and work enough for every thread."""
     name = "a number beside a matrix" if seed % 2 else "a function of what is frozen"
-    check(name, "cpu", seed, 6, batch=1, given={"K": 3, "V": 5000 * thread_count()})
+    check(name, "cpu", seed, 6, batch=1, given={"K": 3, "V": 60000 * thread_count()})
 
 
 def test_a_chunk_goes_on_in_the_next_piece_of_time(seed: int) -> None:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from recurc.backends.cpu.dealer import AnyUnit, Dealer
 from recurc.backends.cpu.program import StageInput
 from recurc.backends.cpu.stages import as_input
+from recurc.backends.cpu.work import step_flops
 from recurc.backends.emit.text import Text
 from recurc.plan import Buffer, Carry, Frozen, Loop, Map, Role, Stage, held_name
 
+_WORTH_SHARING = 4_000_000  # operations of a chunk; for fewer, threads would wait for each other too often
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long part, long parts"
 _MEET = "if (parts > 1) { RC_BARRIER }"
 
@@ -62,8 +64,14 @@ def print_frozen(dealer: Dealer[AnyUnit], found: FrozenParts, calls: Sequence[Te
     return _Printer(dealer, found, calls, function).run()
 
 
-def call_frozen(function: str, text: Text) -> None:
-    """The calls of the stage's function: a thread has its own sequences, or all threads share each of them."""
+def call_frozen(dealer: Dealer[AnyUnit], stage: Frozen, function: str, text: Text) -> None:
+    """The calls of the stage's function: a thread has its own sequences, or, where they are few and chunks are large,
+    all threads share each of them."""
+    if step_flops(dealer.plan, dealer.spec) * stage.length(dealer.spec.size) < _WORTH_SHARING:
+        with text.braces(""):
+            text("long first, last;", "rc_split(batch, 1, thread, count, &first, &last);")
+            text(f"{function}(&self, first, last, t0, t1, 0, 1);", "if (!by_batch) { RC_BARRIER }")
+        return
     with text.braces("if (by_batch)", "} else {"):
         text(f"{function}(&self, b0, b1, t0, t1, 0, 1);")
     text(f"    {function}(&self, 0, batch, t0, t1, thread, count);", "    RC_BARRIER", "}")

@@ -348,7 +348,8 @@ class _ModulePrinter:
             call_chunk(code.stage, self.spell, code.chunk[0], text)
             return
         if code.frozen is not None:
-            call_frozen(code.frozen[0], text)
+            assert isinstance(code.stage, Frozen)
+            call_frozen(self, code.stage, code.frozen[0], text)
             return
         unit = code.units[0]
         self._ends(unit.program.stage.carries, unit.program.tiled, text)
