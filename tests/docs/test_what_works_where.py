@@ -30,7 +30,7 @@ COMPLEX = """recurrence Turn(D):
     s = 0.5j * s[t-1] + z
     output s
 """
-SYSTEMS = ("aaren", "diagonal_affine", "ema", "gla", "gru", "lstm", "selective_scan")  # tests/zoo has all of them
+SYSTEMS = ("aaren", "diagonal_affine", "ema", "gla", "gru", "lstm", "selective_scan", "titans_linear_chunked")
 SIZES = {"D": 5, "H": 6, "N": 3, "K": 3, "V": 4}
 HOST = [name for name in BACKENDS if not takes_tensors(name)]
 
