@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import recurc
 from recurc.backends.base import Specialization
 from recurc.backends.cpu.kernel import differs_by_sequence
 from recurc.backends.cpu.work import step_flops, useful_threads
@@ -66,3 +67,28 @@ def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent(blas: str) -
         [sys.executable, "-c", FORKED], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(why_no_compiler() is not None, reason="needs a C compiler")
+@pytest.mark.parametrize("lanes", [16, 200])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_state_that_all_lanes_share_waits_unchanged_between_pieces_of_time(
+    lanes: int, batch: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part of the lanes computes it for itself, and one may be a piece ahead of another."""
+    monkeypatch.setenv("RECURC_BLAS", "0")
+    rec = recurc.load(text=SHARED)
+    given = {"x": (batch, 5000, 3), "u": (batch, 5000), "W": (lanes, 3)}
+    arrays = {n: rng.standard_normal(shape) for n, shape in given.items()} | {"a": rng.uniform(0, 0.9, lanes)}
+    found, wanted = (rec.compile(backend=b, schedule="sequential")(**arrays) for b in ("cpu", "numpy"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+SHARED = """recurrence Shared(D, E):
+    input x[E], u
+    param W[D, E], a[D]
+    state c = 0, h[D] = 0
+    c = 0.9 * c[t-1] + u
+    h = a * h[t-1] + tanh(W @ x) * c
+    output h
+"""

@@ -15,7 +15,7 @@ from recurc.backends.cpu.chunk import helpers as chunk_helpers
 from recurc.backends.cpu.frozen import FrozenParts, call_frozen, call_part, frozen_parts, print_frozen, share_steps
 from recurc.backends.cpu.held_product import held_product, print_held_product
 from recurc.backends.cpu.loop import print_loop, thread_rooms
-from recurc.backends.cpu.names import RESERVED, STORED, Spelling
+from recurc.backends.cpu.names import RESERVED, STORED, Spelling, between_pieces
 from recurc.backends.cpu.newton import NewtonLoops, call_newton, newton_loops, parts, rounds_function, take_rounds
 from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params, panel_room, weight_bytes
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
@@ -309,6 +309,8 @@ class _ModulePrinter:
         text(f"const int64_t chunk = {'given ? steps : ' if all_given else ''}chunk_steps(batch, steps, threads);")
         with text.braces("for (long t0 = 0; t0 < steps; t0 += chunk)"):
             text("const long t1 = t0 + chunk < steps ? t0 + chunk : steps;")
+            if any(self._saved(code) for code in self.stages):
+                text("const int odd = t0 / chunk % 2;")
             targets = {p.target for p in self.products}
             for buffer in self._sequences():
                 own = "if (!given) " if buffer.name in targets else ""
@@ -379,12 +381,13 @@ class _ModulePrinter:
         """Where the states of a stage come from and go to: between pieces of time into memory of their own."""
         for carry in carries:
             source, target = self.spell(f"{carry.name}@in"), self.spell(f"{carry.name}@out")
-            saved, final = self.spell(f"{carry.name}@saved"), self.spell.field(f"{carry.name}@final")
+            now, then = (self.spell(name) for name in between_pieces(carry.name))
+            final = self.spell.field(f"{carry.name}@final")
             initial = f"self.{self.spell.field(f'{carry.name}@initial')}"
             end = f"self.{final}" if self.plan.has(f"{carry.name}@final") else "(rc_array){0}"
             if self.chunked and not tiled:
-                text(f"self.{source} = t0 == 0 ? {initial} : self.{saved};")
-                text(f"self.{target} = t1 == steps ? {end} : self.{saved};")
+                text(f"self.{source} = t0 == 0 ? {initial} : odd ? self.{then} : self.{now};")
+                text(f"self.{target} = t1 == steps ? {end} : odd ? self.{now} : self.{then};")
             elif self.chunked:
                 text(f"self.{source} = t0 == 0 ? {initial} : (rc_array){{0}};")
                 text(f"self.{target} = t1 == steps ? {end} : (rc_array){{0}};")
@@ -538,8 +541,8 @@ class _ModulePrinter:
                     continue
                 for carry in self._saved(code):
                     like = self.buffers[f"{carry.name}@initial"]  # read by the same code as the initial value
-                    saved = replace(like, name=f"{carry.name}@saved", role=Role.FINAL)
-                    self._take(saved, "batch", None, text)
+                    for name in between_pieces(carry.name):
+                        self._take(replace(like, name=name, role=Role.FINAL), "batch", None, text)
                 for unit in _all_units(code):
                     text(*panel_room(unit.body), *thread_rooms(unit.body))
                     if unit.program.tiled and unit is not code.whole:

@@ -142,3 +142,8 @@ def at(pointer: str, place: str) -> str:
 
 def element(pointer: str, place: str) -> str:
     return f"{pointer}[{place or '0'}]"
+
+
+def between_pieces(state: str) -> tuple[str, str]:
+    """Where a state waits between pieces of time: some lanes may still read it when others write it anew."""
+    return f"{state}@saved", f"{state}@saved_next"
