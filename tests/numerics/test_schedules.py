@@ -35,8 +35,8 @@ STEPS = (0, 1, 2, 3, 7, 64, 257, 4096)
 SHORT = STEPS[:-2]
 SOME = [*(("numpy", pick) for pick in range(6)), ("cpu", 0), ("cpu", 1)]
 # At the values drawn: random networks whose recurrent weights are far from small, and least squares that forget, whose
-# covariance is a difference that loses its symmetry (the classical instability of that form). And a choice among keys that
-# follow what they attract: over thousands of steps two of them are once as near as rounding tells apart.
+# covariance is a difference that loses its symmetry (the classical instability of that form). And a choice among keys
+# that follow what they attract: over thousands of steps two of them are once as near as rounding tells apart.
 AMPLIFIES = ("conv_gru", "dnc", "key_value_bottleneck_ema", "recursive_least_squares")
 Arrays = dict[str, np.ndarray]
 
