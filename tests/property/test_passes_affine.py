@@ -69,6 +69,9 @@ def test_a_random_affine_update_is_found_affine_and_every_schedule_agrees(
     if group.cls == "SH":  # a choice whose condition is a constant may drop the state altogether
         assert not any(r.name == "h" and r.lag for e in core_form(source).equations for r in reads(e.expr))
     else:
+        if "terms that read the state cancel" in str(group.reasons[0]):  # left as written, for their rounding errors
+            assert (group.cls, group.schedules) == ("NL-d", ("sequential",))
+            return
         assert group.cls in ("EA", "SR1", "DR1") and group.schedules[:2] == ("sequential", "scan")
     for schedule in group.schedules:
         plan = make_plan(source, SIZES, 2, steps, DType.F64, targets.named("cpu"), schedule)
@@ -79,9 +82,7 @@ spoiled = st.one_of(
     st.builds(lambda a: apply("tanh", a), affine),
     st.builds(lambda a: apply("abs", a), affine),
     st.builds(lambda a, b: mul(a, b), affine, affine),
-    st.builds(
-        lambda a, c: div(c, add(number(2.0), mul(a, a))), affine, free
-    ),  # without the square it is linear fractional
+    st.builds(lambda a, c: div(c, add(number(2.0), mul(a, a))), affine, free),  # the square: else it is a fraction
     st.builds(lambda a, c: select(apply("gt", a, c), a, neg(a)), affine, free),
     st.builds(lambda a: apply("floor", a), affine),
 )
