@@ -16,6 +16,8 @@ from recurc.passes.decayed import Decayed, decayed
 from recurc.passes.fractional import fractional
 from recurc.passes.insertion import inserts
 from recurc.passes.matrix_fraction import matrix_fraction
+from recurc.passes.matrix_lift import lift
+from recurc.passes.matrix_monoid import matrix_monoid
 from recurc.passes.monoid import (
     clamp_monoid,
     conjugate_monoid,
@@ -160,7 +162,13 @@ def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
     if line.mixed or line.renames:
         text = "a step is a product of a matrix over that semiring, and a scan would multiply such matrices"
         reasons.append(Reason(text))
-    return Group((name,), "SL", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    group = Group((name,), "SL", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    state = scene.states[name]
+    lifted = lift(forms, state, found.semiring)
+    if lifted is None:
+        return group
+    monoid = matrix_monoid("SL", state, lifted, found.semiring, scene.taken)
+    return replace(group, schedules=BOTH, monoid=monoid)
 
 
 def matrix_quotients(scene: Scene, name: str, forms: Forms) -> Group | None:

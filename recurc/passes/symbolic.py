@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from recurc.errors import UnsupportedError
 from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Iota, Read, Reaxis, Reduce, Size, Step
-from recurc.types import Dims, DType, axis_ids
+from recurc.types import Dims, DType, axis_ids, literal_size
 
 Objects = NDArray[Any]
 Lookup = Callable[[Read], Objects]
@@ -43,7 +43,7 @@ class Undecided(Exception):
 
 
 def size(dim: str) -> int:
-    return int(dim) if dim.isdigit() else TINY
+    return literal_size(dim) or TINY
 
 
 def symbols(name: str, dims: Dims, **assumptions: bool) -> Objects:
