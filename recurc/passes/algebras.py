@@ -70,6 +70,8 @@ class Algebra:
 
     def unit(self, rows: Dims, columns: Dims, factor: Expr | None, dtype: DType) -> Expr:
         """`factor` (one, if None) where each row is its column, zero elsewhere."""
+        if not rows:
+            return self.one(dtype) if factor is None else factor
         pairs = [Linalg("eye", (), pair, DType.REAL) for pair in zip(rows, columns, strict=True)]
         if self.low is None and factor is None and len(pairs) == 1 and dtype.kind is not Kind.INT:
             return convert(pairs[0], dtype)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Certificate, Component, Group, Monoid, Reason
-from recurc.ir import Apply, Const, Expr, Read, Recurrence, reads, rewrite, walk
+from recurc.ir import Apply, Const, Expr, Gather, Iota, Linalg, Read, Recurrence, reads, rewrite, walk
 from recurc.ops import OPS, apply
 from recurc.passes.dependence import dependence
-from recurc.types import Dims, DType, Kind
+from recurc.passes.numeric import Numeric, laid_along
+from recurc.types import Dims, DType, Kind, literal_size, own_dim
 
 if TYPE_CHECKING:
     from recurc.passes.symbolic import Evaluator, Joins, Objects
@@ -202,7 +203,8 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
             return memo[read.name]
         return _symbols(read)
 
-    evaluate = Evaluator(joins, lookup, assumed, free)
+    moved = any(isinstance(n, Gather) and not free(n.arg) for e in rec.equations for n in walk(e.expr))
+    evaluate = Evaluator(joins, lookup, assumed, free, moved)  # by what lies where, so places have to be known
     lifted = {c.name: evaluate(e) for c, e in zip(monoid.components, monoid.lift, strict=True)}
     lifted = {
         c.name: _shaped(lifted[c.name], e.dims, c.dims) for c, e in zip(monoid.components, monoid.lift, strict=True)
@@ -242,7 +244,11 @@ def _monoid_laws(
     once = applied(combined(e1, e2), old)
     twice = applied(e2, dict(zip(monoid.states, applied(e1, old), strict=True)))
     left, right = combined(combined(e1, e2), e3), combined(e1, combined(e2, e3))
-    good = all(equal(a, b) for a, b in zip(once, twice, strict=True)) and all(equal(left[n], right[n]) for n in left)
+
+    def same(a: Objects, b: Objects) -> bool:
+        return equal(a, b) or equal(joins.canonical(a), joins.canonical(b))
+
+    good = all(same(a, b) for a, b in zip(once, twice, strict=True)) and all(same(left[n], right[n]) for n in left)
     if any(apart) or not good:
         return good
     neutral: dict[str, Objects] = {}
@@ -250,7 +256,7 @@ def _monoid_laws(
         constant = Evaluator(joins, _symbols, assumed)(identity)
         neutral[component.name] = _shaped(constant, identity.dims, component.dims)
     before, after = combined(neutral, e1), combined(e1, neutral)
-    return all(equal(before[n], e1[n]) and equal(after[n], e1[n]) for n in e1)
+    return all(same(before[n], e1[n]) and same(after[n], e1[n]) for n in e1)
 
 
 def _applied(
@@ -326,7 +332,15 @@ def _absorbing(monoid: Monoid) -> tuple[str, Any]:
     if monoid.cls == "OS":
         peak = next(c for c, i in zip(monoid.components, monoid.identity, strict=True) if _is_low(i))
         return peak.name, -algebra().oo
-    return monoid.components[0].name, algebra().Integer(0)
+    nothing = _nothing(monoid.identity[0])
+    return monoid.components[0].name, algebra().Integer(0) if nothing is None else algebra().oo * int(np.sign(nothing))
+
+
+def _nothing(identity: Expr) -> float | None:
+    """The infinity that stands for no value at all, off the diagonal of a matrix."""
+    zero = identity.args[2] if isinstance(identity, Apply) and identity.op == "select" else identity
+    infinite = isinstance(zero, Const) and zero.dtype.kind is Kind.REAL and abs(zero.value) == float("inf")
+    return float(zero.value.real) if infinite and isinstance(zero, Const) else None
 
 
 def _is_low(expr: Expr) -> bool:
@@ -359,7 +373,8 @@ def randomised_error(monoid: Monoid, seed: int = _SEED) -> float:
     """The largest relative difference between a fold from the left and other parenthesisations of random elements."""
     rng = np.random.default_rng(seed)
     dims = list(dict.fromkeys(d for c in monoid.components for d in c.dims))
-    sizes = {d: int(d) if d.isdigit() else _SIZES[i % len(_SIZES)] for i, d in enumerate(dims)}
+    own = list(dict.fromkeys(own_dim(d) for d in dims))
+    sizes = {d: literal_size(d) or _SIZES[own.index(own_dim(d)) % len(_SIZES)] for d in dims}
     worst = 0.0
     with np.errstate(all="ignore"):
         for count in (2, 3, 7, 64, 257):
@@ -380,12 +395,18 @@ def _draw(monoid: Monoid, rng: np.random.Generator, sizes: Mapping[str, int]) ->
         shape = tuple(sizes[d] for d in component.dims)
         if component.holds == "flag":
             value = (rng.random(shape) < 0.2).astype(float)
+        elif isinstance(identity, Iota):  # a table of places
+            value = rng.integers(0, sizes[identity.dim], shape)
+        elif component.dtype.kind is Kind.BOOL:
+            value = rng.random(shape) < 0.4
+        elif isinstance(identity, Linalg):
+            value = rng.normal(size=shape) / np.sqrt(shape[-1])
         elif component.dtype.kind is Kind.INT:
             modulus = combine.args[1] if isinstance(combine, Apply) and combine.op == "mod" else Const(10, DType.I64)
             value = rng.integers(0, int(_value(modulus).real), shape)
-        elif _is_low(identity):
+        elif _nothing(identity) is not None:
             value = rng.normal(0, 4, shape) - 1e4 * (rng.random(shape) < 0.05)
-            value = np.where(rng.random(shape) < 0.05, -np.inf, value)
+            value = np.where(rng.random(shape) < 0.05, _nothing(identity), value)
         elif isinstance(identity, Const) and _value(identity) == 1:
             value = rng.choice([0.0, 1.0, -1.0, 0.5], shape, p=[0.05, 0.1, 0.1, 0.75]) * (1 - rng.random(shape) ** 3)
         else:
@@ -411,37 +432,13 @@ def _combine(
         which, _, name = read.name.partition(".")
         return (one if which == "1" else two)[name]
 
-    memo: dict[int, Array] = {}  # parts of the operator that its components share, by identity
+    evaluate = Numeric(lookup, lambda dim: sizes[next(d for d in sizes if own_dim(d) == own_dim(dim))])
     parts = zip(monoid.components, monoid.combine, strict=True)
-    return {c.name: _numbers(_elementwise(e, lookup, memo), e.dims, c, sizes) for c, e in parts}
+    return {c.name: _numbers(evaluate(e), e.dims, c, sizes) for c, e in parts}
 
 
 def _numbers(value: Array, dims: Dims, component: Component, sizes: Mapping[str, int]) -> Array:
-    return np.broadcast_to(_along(value, dims, component.dims), tuple(sizes[d] for d in component.dims))
-
-
-def _elementwise(expr: Expr, lookup: Callable[[Read], Array], memo: dict[int, Array]) -> Array:
-    match expr:
-        case Const(value=value):
-            return np.asarray(value)
-        case Read():
-            return lookup(expr)
-        case Apply(op=op, args=args):
-            if id(expr) not in memo:
-                values = (_along(_elementwise(a, lookup, memo), a.dims, expr.dims) for a in args)
-                memo[id(expr)] = OPS[op].numpy(*values)
-            return memo[id(expr)]
-        case _:
-            raise TypeError(f"{type(expr).__name__} in a combine operator")
-
-
-def _along(value: Array, dims: Dims, onto: Dims) -> Array:
-    from recurc.types import axis_ids
-
-    ids, target = axis_ids(dims), axis_ids(onto)
-    ordered = value.transpose([ids.index(i) for i in target if i in ids])
-    present = iter(ordered.shape)
-    return ordered.reshape([next(present) if i in ids else 1 for i in target])
+    return np.broadcast_to(laid_along(value, dims, component.dims), tuple(sizes[d] for d in component.dims))
 
 
 def _balanced(monoid: Monoid, elements: Sequence[dict[str, Array]], sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -463,6 +460,7 @@ def _shuffled(
 
 
 def _distance(a: Array, b: Array) -> float:
+    a, b = (v.astype(float) if v.dtype.kind == "b" else v for v in (a, b))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     gap = np.where(same, 0.0, np.abs(a - b) / (1 + np.abs(a)))
     gap = np.where(np.isnan(gap), np.inf, gap)

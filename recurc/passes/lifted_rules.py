@@ -17,7 +17,7 @@ from recurc.passes.fractional import fractional
 from recurc.passes.insertion import inserts
 from recurc.passes.matrix_fraction import matrix_fraction
 from recurc.passes.matrix_lift import lift
-from recurc.passes.matrix_monoid import matrix_monoid
+from recurc.passes.matrix_monoid import joined_monoid, matrix_monoid
 from recurc.passes.monoid import (
     clamp_monoid,
     conjugate_monoid,
@@ -153,18 +153,20 @@ def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
         text = f"{name} is a linear map of {shown(name)}, divided by a number that is linear in it too: linear over + "
         reasons = (Reason(text + "and times up to a scale", scene.span(name)),)
         return Group((name,), "SL", LOOP, False, reasons, certificate=BY_STRUCTURE)
-    line, words = found.line, found.semiring.words
+    line, words, state = found.line, found.semiring.words, scene.states[name]
+    lifted = lift(forms, state, found.semiring)
     if not (line.scaled or line.mixed or line.renames):
         text = f"{name} only ever joins values by `{found.semiring.plus}`"
-        return Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+        group = Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+        if lifted is None or lifted.offset is None:
+            return group
+        return replace(group, schedules=BOTH, monoid=joined_monoid(state, lifted.offset, found.semiring, scene.taken))
     where = f" and mixes {', '.join(line.mixed)}" if line.mixed else ""
     reasons = [Reason(f"{name} is linear in {shown(name)} over {words}{where}", scene.span(name))]
     if line.mixed or line.renames:
         text = "a step is a product of a matrix over that semiring, and a scan would multiply such matrices"
         reasons.append(Reason(text))
     group = Group((name,), "SL", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
-    state = scene.states[name]
-    lifted = lift(forms, state, found.semiring)
     if lifted is None:
         return group
     monoid = matrix_monoid("SL", state, lifted, found.semiring, scene.taken)

@@ -37,7 +37,7 @@ from recurc.types import Dims, Kind
 @dataclass(frozen=True)
 class Lifted:
     """`state` = `matrix` times its old value over the `rows`, plus `offset`. The matrix has dims of the state and, last,
-    a column for each row."""
+    a column for each row; without rows it is a factor for each element."""
 
     rows: Dims
     matrix: Expr
@@ -88,7 +88,7 @@ class _Meets(Exception):
 def lift(forms: Forms, state: State, algebra: Algebra, modulus: Expr | None = None) -> Lifted | None:
     """The matrix and the offset of `state`'s update, if it is linear over `algebra`; remainders by `modulus` are left
     out."""
-    if not state.dims or len(set(state.dims)) < len(state.dims) or not algebra.holds(state.dtype):
+    if len(set(state.dims)) < len(state.dims) or not algebra.holds(state.dtype):
         return None
     rows: Dims = ()
     for _ in range(len(state.dims) + 1):
@@ -110,7 +110,7 @@ class _Lift:
 
     def whole(self) -> Lifted | None:
         found = self.equation(self._state.name)
-        if not self._rows or found.matrix is None:
+        if found.matrix is None:
             return None
         dense = self._dense(found.matrix)
         kept = tuple(d for d in self._state.dims if d in self._rows or d in dense.dims)

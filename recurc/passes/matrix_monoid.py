@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from recurc.facts import Component, Monoid
 from recurc.ir import Expr, Read, State
+from recurc.ops import apply
 from recurc.passes.algebras import Algebra, columns_of, renamed
 from recurc.passes.matrix_lift import Lifted
 from recurc.passes.terms import fresh
@@ -31,6 +32,14 @@ def matrix_monoid(cls: str, state: State, found: Lifted, algebra: Algebra, taken
     return Monoid(cls, (state.name,), tuple(parts), tuple(identity), tuple(lift), tuple(combine), (new,))
 
 
+def joined_monoid(state: State, offset: Expr, algebra: Algebra, taken: set[str]) -> Monoid:
+    """Steps `state` = `state` + b, where + is that of the algebra and need not add."""
+    part, old = Component(fresh("b", taken), state.dims, state.dtype), Read(state.name, 1, state.dims, state.dtype)
+    first, second_, own = _part("1.", part), _part("2.", part), _part("", part)
+    combine, new = apply(algebra.plus, first, second_), apply(algebra.plus, old, own)
+    return Monoid("ID", (state.name,), (part,), (algebra.zero(state.dtype),), (offset,), (combine,), (new,))
+
+
 def multiplied(algebra: Algebra, later: Expr, earlier: Expr, rows: Dims, out: Dims) -> Expr:
     """The product of two matrices over the columns of the first, which are the rows of the second."""
     between = {d: second(d, 2) for d in rows}
@@ -49,4 +58,4 @@ def _part(side: str, component: Component) -> Read:
     return Read(f"{side}{component.name}", 0, component.dims, component.dtype)
 
 
-__all__ = ["applied", "matrix_monoid", "multiplied"]
+__all__ = ["applied", "joined_monoid", "matrix_monoid", "multiplied"]

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recurc import build
 from recurc.errors import UnsupportedError
-from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Iota, Read, Reaxis, Reduce, Size, Step
-from recurc.types import Dims, DType, axis_ids, literal_size
+from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Gather, Iota, Linalg, Read, Reaxis, Reduce, Size, Step, walk
+from recurc.types import Dims, DType, axis_ids, literal_size, own_dim
 
 Objects = NDArray[Any]
 Lookup = Callable[[Read], Objects]
@@ -141,6 +142,10 @@ class Joins:
         known = rest.is_nonnegative and not any(s in self._minima for s in rest.free_symbols)
         return (inside[0], rest) if known else None
 
+    def minima(self, value: Any) -> Sums | None:
+        """The sets of values whose minima `value` is the maximum of, if it is known as that."""
+        return self._minima.get(value)
+
     def canonical(self, values: Objects) -> Objects:
         """`values` with every `max(a, b) + c` as `max(a + c, b + c)`."""
         return _each(self._moved, values)
@@ -168,6 +173,15 @@ class Joins:
         return Counter({value: 1})
 
 
+def _of_columns(expr: Expr) -> bool:
+    """Whether places along the columns of a matrix or a table take part: values that a pass made."""
+    return any(own_dim(d) != d for n in walk(expr) for d in n.dims)
+
+
+def _by_name(values: Collection[Any]) -> list[Any]:
+    return sorted(values, key=str)
+
+
 def _without_smaller_numbers(minima: Collection[frozenset[Any]]) -> set[frozenset[Any]]:
     """Of operands that differ by a number only, a maximum needs the largest and a minimum the least."""
     shorter = {frozenset(_extremes(members, min)) for members in minima}
@@ -187,7 +201,8 @@ def _extremes(values: Collection[Any], pick: Callable[[Any, Any], Any]) -> set[A
 
 class Evaluator:
     """Evaluates IR over SymPy objects. `lookup` gives the value of a read, `assumed` the truth of open conditions,
-    `free` whether a value of a kind that is not computed here may be any: one that no state has a part in."""
+    `free` whether a value of a kind that is not computed here may be any: one that no state has a part in. With
+    `places` the places along a dim are numbers, else any numbers."""
 
     def __init__(
         self,
@@ -195,8 +210,10 @@ class Evaluator:
         lookup: Lookup,
         assumed: Mapping[object, bool],
         free: Callable[[Expr], bool] = lambda expr: False,
+        places: bool = False,
     ) -> None:
         self._joins, self._lookup, self._assumed, self._free = joins, lookup, assumed, free
+        self._places = places
 
     def __call__(self, expr: Expr) -> Objects:
         match expr:
@@ -209,7 +226,7 @@ class Evaluator:
             case Step():
                 return _cell(algebra().Symbol("t", integer=True, nonnegative=True))
             case Iota(dim=dim):
-                if dim.isdigit():
+                if dim.isdigit() or own_dim(dim) != dim or self._places:
                     return np.array([algebra().Integer(i) for i in range(size(dim))], object)
                 return symbols(f"place_{dim}", (dim,), integer=True, nonnegative=True)
             case Read():
@@ -224,6 +241,17 @@ class Evaluator:
             case Apply(op=op, args=args):
                 values = [_onto(self(a), a.dims, expr.dims) for a in args]
                 return _each(lambda *v: self._op(op, *v), *values)
+            case Linalg(op="eye", dims=dims):
+                return np.array(algebra().eye(size(dims[0])).tolist(), object)
+            case Linalg(op="inv" | "solve"):
+                try:
+                    return self._solved(expr)
+                except UnsupportedError:
+                    if not self._free(expr):
+                        raise
+                    return self._joins.opaque(expr)
+            case Gather() if not self._free(expr) or _of_columns(expr):
+                return self._gather(expr)
             case Reduce(op=op, arg=arg, over=over):
                 return self._reduce(op, self(arg), tuple(arg.dims.index(d) for d in over))
             case Contract():
@@ -254,7 +282,7 @@ class Evaluator:
             case "exp":
                 return algebra().exp(v[0])
             case "log":
-                return algebra().log(v[0])
+                return self._log(v[0])
             case "sqrt":
                 return algebra().sqrt(v[0])
             case "pow":
@@ -263,6 +291,8 @@ class Evaluator:
                 return self._joins.join(op, *v)
             case "cast" | "stop_gradient":
                 return v[0]
+            case "abs" if v[0] not in (algebra().oo, -algebra().oo):
+                return algebra().Function("abs", real=True)(v[0])
             case "abs" if v[0] in (algebra().oo, -algebra().oo):
                 return algebra().oo
             case "mod":
@@ -271,6 +301,59 @@ class Evaluator:
                 return self._truth(op, *v)
             case _:
                 return algebra().Function(op)(*v)
+
+    def _log(self, value: Any) -> Any:
+        """The logarithm, of a sum of exponentials as what it joins."""
+        if value == 0:
+            return -algebra().oo
+        terms = [t.as_coeff_Mul() for t in algebra().Add.make_args(value)]
+        if len(terms) > 1 and all(n.is_Integer and n > 0 and e.func == algebra().exp for n, e in terms):
+            inside = [algebra().expand(e.args[0]) for n, e in terms for _ in range(int(n))]
+            each = [set(algebra().Add.make_args(v)) for v in inside]
+            common = algebra().Add(*set.intersection(*each))
+            return self._joins.join("logaddexp", *(v - common for v in inside)) + common
+        return algebra().log(value)
+
+    def _solved(self, node: Linalg) -> Objects:
+        """`inv` or `solve`: by the exact inverse, or any matrix in its place if no state has a part in it."""
+        if self._free(node.args[0]):
+            return self._times(self._joins.opaque(build.linalg("inv", node.args[0])), node)
+        matrix = self(node.args[0])
+        found = np.empty(matrix.shape[:-2] + matrix.shape[:-3:-1], object)
+        for at in np.ndindex(matrix.shape[:-2]):
+            found[at] = np.array(algebra().Matrix(matrix[at].tolist()).inv().tolist(), object)
+        return self._times(found, node)
+
+    def _times(self, found: Objects, node: Linalg) -> Objects:
+        """The inverse that was found, times the right side."""
+        if node.op == "inv":
+            return found
+        right, (*batch, rows, columns) = node.args[1], node.args[0].dims
+        known = {"inverse": found, "right": self(right)}
+        inverse = Read("inverse", 0, (*batch, columns, rows), node.dtype)
+        held = Read("right", 0, right.dims, node.dtype)
+        product = build.contract(inverse, held, len(batch) + 1, right.dims.index(rows))
+        return _onto(
+            Evaluator(self._joins, lambda read: known[read.name], self._assumed)(product), product.dims, node.dims
+        )
+
+    def _gather(self, node: Gather) -> Objects:
+        """What lies at a place: one that is not known is looked at wherever it may be."""
+        value, last = self(node.arg), size(node.arg.dims[node.axis]) - 1
+        index = _onto(self(node.index), node.index.dims, node.dims)
+        rest = node.arg.dims[: node.axis] + node.arg.dims[node.axis + 1 :]
+        along = [node.dims.index(d) for d in rest]
+        out = np.empty(index.shape, object)
+        for at in np.ndindex(out.shape):
+            inner = [at[k] for k in along]
+            inner.insert(node.axis, self._place(index[at], last))
+            out[at] = value[tuple(inner)]
+        return out
+
+    def _place(self, value: Any, last: int) -> int:
+        if value.is_Integer:
+            return min(max(int(value), 0), last)
+        return next((k for k in range(last) if self._supposed(("lies at", value, k)) == algebra().true), last)
 
     def _modulo(self, value: Any, modulus: Any) -> Any:
         """`value` modulo something, with inner remainders by the same left out: (a % m + b) % m = (a + b) % m, and so
@@ -287,9 +370,14 @@ class Evaluator:
             value = plain
 
     def _truth(self, op: str, *v: Any) -> Any:
-        if op in ("and", "or", "not"):
-            logic = {"and": algebra().And, "or": algebra().Or, "not": algebra().Not}[op]
-            return logic(*(self._settled(truth) for truth in v))
+        if op == "not":
+            return algebra().Not(self._settled(v[0]))
+        if op in ("and", "or"):
+            absorbing, neutral = (algebra().true, algebra().false)[:: 1 if op == "or" else -1]
+            left = [truth for truth in v if truth != neutral]
+            if absorbing in left or not left:
+                return absorbing if absorbing in left else neutral
+            return self._joins.join("max" if op == "or" else "min", *left)  # the same laws
         if op in ("eq", "ne"):
             gap = v[0] if v[1] == -v[1] else v[0] - v[1]
             if algebra().oo in (v[0], v[1]) or -algebra().oo in (v[0], v[1]):
@@ -306,7 +394,13 @@ class Evaluator:
 
     def _settled(self, truth: Any) -> Any:
         """A truth value that is known or supposed: one that is only read, as an input's, is looked at both ways."""
-        return truth if truth in (algebra().true, algebra().false) else self._supposed(("holds", truth))
+        if truth in (algebra().true, algebra().false):
+            return truth
+        minima = self._joins.minima(truth)
+        if minima is None:
+            return self._supposed(("holds", truth))
+        found = any(all(self._settled(one) == algebra().true for one in _by_name(m)) for m in _by_name(minima))
+        return algebra().true if found else algebra().false
 
     def _supposed(self, key: object) -> Any:
         if key not in self._assumed:
