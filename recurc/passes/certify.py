@@ -222,7 +222,7 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
 def _monoid_laws(
     rec: Recurrence, monoid: Monoid, joins: Joins, apart: tuple[bool, ...], assumed: Mapping[object, bool]
 ) -> bool:
-    from recurc.passes.symbolic import Evaluator, equal
+    from recurc.passes.symbolic import Evaluator, equal, lying, size
 
     def combined(one: Mapping[str, Objects], two: Mapping[str, Objects]) -> dict[str, Objects]:
         def lookup(read: Read) -> Objects:
@@ -245,8 +245,11 @@ def _monoid_laws(
     twice = applied(e2, dict(zip(monoid.states, applied(e1, old), strict=True)))
     left, right = combined(combined(e1, e2), e3), combined(e1, combined(e2, e3))
 
+    tables = [c for c, i in zip(monoid.components, monoid.identity, strict=True) if isinstance(i, Iota)]
+    known = lying(assumed, size(tables[0].dims[-1])) if tables else {}  # what stands in a table is a place in one
+
     def same(a: Objects, b: Objects) -> bool:
-        return equal(a, b) or equal(joins.canonical(a), joins.canonical(b))
+        return equal(a, b, known) or equal(joins.canonical(a), joins.canonical(b))
 
     good = all(same(a, b) for a, b in zip(once, twice, strict=True)) and all(same(left[n], right[n]) for n in left)
     if any(apart) or not good:

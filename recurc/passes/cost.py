@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from recurc.facts import Group
+from recurc.facts import Group, Monoid
 from recurc.ir import Apply, Contract, Expr, Linalg, Read, Reduce, walk
 from recurc.ops import OPS
 from recurc.targets import Target
@@ -19,6 +19,7 @@ from recurc.types import Dims, literal_size, own_dim
 
 TYPICAL_ROUNDS = 4  # of Newton's method for cells that forget (ParaRNN: 3 for its gated cells, and one to see it)
 _ELIMINATION = 8.0  # rows wait for each other, so an operation takes the time of so many that run side by side
+_PLAIN = 0.25  # of the rate of vectors, by sums over small matrices
 _REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
 
 
@@ -132,6 +133,8 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
         passes, tree, extra = 1.0, 2.0 + math.log2(32) / 8, element / 32
         grown = side_by_side * min(segments, 1024)
         chain = 2 * math.log2(max(2, shape.steps)) + shape.steps / 1024
+    if group.monoid.multiplies:
+        return _products(work, group.monoid, shape, target, segments, passes)
     moved = (work.bytes_per_step * passes + extra) * shape.batch * shape.steps
     flops = (work.flops * passes + (merge - step + merge * (tree - 1))) * shape.batch * shape.steps
     flops = max(flops, work.flops * shape.batch * shape.steps)
@@ -140,6 +143,23 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     latency = chain * (target.step_latency + work.chain * target.function_latency)
     setup = target.launch + (2 * target.barrier if segments > 1 else 0.0)
     return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, "the depth of the scan")
+
+
+def _products(
+    work: Work, monoid: Monoid, shape: Shape, target: Target, segments: int, passes: float
+) -> Estimate:
+    """A scan of matrices or tables: an element is made in each pass, d x d values for d of the state, and combining two
+    costs d times what applying one to the state does. Nothing but segments and sequences runs side by side."""
+    lift, merge, step = (sum(expr_flops(e, shape) for e in es) for es in (monoid.lift, monoid.combine, monoid.apply))
+    element = sum(shape.elements(c.dims) for c in monoid.components)
+    flops = ((lift + element) * passes + merge + step) * shape.batch * shape.steps
+    moved = work.bytes_per_step * passes * shape.batch * shape.steps
+    used = min(1.0, shape.batch * segments / target.cores)
+    arithmetic = flops / (target.flops * used * _PLAIN)
+    memory = moved / (target.bandwidth * max(used, 1 / target.cores / 4))
+    chain = shape.steps / segments * passes * target.step_latency
+    setup = target.launch + (2 * target.barrier if segments > 1 else 0.0)
+    return _largest(setup, memory, arithmetic, chain, moved, flops, "the depth of the scan")
 
 
 def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:

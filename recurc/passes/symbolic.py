@@ -528,6 +528,19 @@ def vanishing(assumed: Mapping[Any, bool]) -> list[dict[Any, Any]]:
     return found
 
 
+def lying(assumed: Mapping[Any, bool], count: int) -> dict[Any, int]:
+    """The places below `count` where values are assumed to lie."""
+    found: dict[Any, int] = {}
+    for key in assumed:
+        match key:
+            case ("lies at", value, int()):
+                here = (k for k in range(count - 1) if assumed.get(("lies at", value, k)))
+                found[value] = next(here, count - 1)
+            case _:
+                pass
+    return found
+
+
 def _with_zero(known: dict[Any, Any], value: Any) -> list[dict[Any, Any]]:
     """`known` and what follows if `value` is zero too, for each of its factors."""
     left = algebra().factor(value.subs(known))
@@ -588,4 +601,4 @@ def _each(function: Callable[..., Any], *values: Objects) -> Objects:
     return out
 
 
-__all__ = ["Evaluator", "Joins", "Undecided", "equal", "size", "symbols", "vanishing"]
+__all__ = ["Evaluator", "Joins", "Undecided", "equal", "lying", "size", "symbols", "vanishing"]
