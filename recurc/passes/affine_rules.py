@@ -18,6 +18,7 @@ from recurc.passes.scene import BOTH, DECIDED, LOOP, Scene
 from recurc.source import Span
 from recurc.types import Kind
 
+_MOST_PRODUCTS = 1 << 31  # of remainders in a sum over the elements of a state
 _LARGEST_BLOCK = 4  # coupled states whose matrix is multiplied out, entry by entry
 
 
@@ -157,7 +158,14 @@ def residue_group(scene: Scene, members: tuple[str, ...], found: Residues) -> Gr
     text = "every update is taken modulo the same number, so it is affine over the integers modulo that number"
     reasons = (Reason(text, scene.span(members[0])),)
     if any(c.mixes for c in coefs):
-        return Group(members, "DA", LOOP, False, reasons, certificate=DECIDED)
+        group = Group(members, "DA", LOOP, False, reasons, certificate=DECIDED)
+        state = scene.states[members[0]]
+        plain = len(members) == 1 and found.fits(_MOST_PRODUCTS) and not any(f.cut for f in found.forms.values())
+        lifted = lift(scene.forms(members), state, NUMBERS, found.modulus) if plain else None
+        if lifted is None:
+            return group
+        monoid = residue_monoid(matrix_monoid("DA", state, lifted, NUMBERS, scene.taken), found.modulus)
+        return replace(group, schedules=BOTH, monoid=monoid)
     steady = all(c.factor is not None and scene.steady(c.factor) for c in coefs)
     cls = "EA" if len(members) == 1 else "BA"
     states = tuple(scene.states[m] for m in members)

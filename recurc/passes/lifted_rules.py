@@ -10,14 +10,15 @@ from dataclasses import replace
 
 from recurc.facts import Group, Reason
 from recurc.ir import Apply, Const, reads
+from recurc.passes.algebras import NUMBERS
 from recurc.passes.affine import Forms, Linear, is_number, shown, zero
 from recurc.passes.conjugate import conjugate
 from recurc.passes.decayed import Decayed, decayed
 from recurc.passes.fractional import fractional
 from recurc.passes.insertion import inserts
 from recurc.passes.matrix_fraction import matrix_fraction
-from recurc.passes.matrix_lift import lift
-from recurc.passes.matrix_monoid import joined_monoid, matrix_monoid
+from recurc.passes.matrix_lift import lift, lift_each
+from recurc.passes.matrix_monoid import joined_monoid, matrix_monoid, projective_monoid
 from recurc.passes.monoid import (
     clamp_monoid,
     conjugate_monoid,
@@ -148,11 +149,15 @@ def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
     """SL (or ID): linear over a semiring, also where elements mix."""
     found = semilinear(forms, name)
     if found is None:
-        if not scaled_linear(forms, name):
+        parts, state = scaled_linear(forms, name), scene.states[name]
+        if parts is None:
             return None
         text = f"{name} is a linear map of {shown(name)}, divided by a number that is linear in it too: linear over + "
         reasons = (Reason(text + "and times up to a scale", scene.span(name)),)
-        return Group((name,), "SL", LOOP, False, reasons, certificate=BY_STRUCTURE)
+        group = Group((name,), "SL", LOOP, False, reasons, certificate=BY_STRUCTURE)
+        each = lift_each(forms, state, parts, NUMBERS) if state.dtype.kind is Kind.REAL else None
+        monoid = None if each is None else projective_monoid(state, each, scene.taken)
+        return group if monoid is None else replace(group, schedules=BOTH, monoid=monoid)
     line, words, state = found.line, found.semiring.words, scene.states[name]
     lifted = lift(forms, state, found.semiring)
     if not (line.scaled or line.mixed or line.renames):

@@ -9,6 +9,7 @@ product with an identity.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recurc import build
@@ -88,12 +89,33 @@ class _Meets(Exception):
 def lift(forms: Forms, state: State, algebra: Algebra, modulus: Expr | None = None) -> Lifted | None:
     """The matrix and the offset of `state`'s update, if it is linear over `algebra`; remainders by `modulus` are left
     out."""
+    found = lift_each(forms, state, (forms.equation(state.name),), algebra, modulus)
+    if found is None or found.matrices[0] is None:
+        return None
+    kept = tuple(d for d in state.dims if d in found.rows or d in found.matrices[0].dims)
+    return Lifted(found.rows, ordered(found.matrices[0], (*kept, *columns_of(found.rows))), found.offsets[0])
+
+
+@dataclass(frozen=True)
+class LiftedEach:
+    """Several values that are linear in one state. A matrix lacks dims along which it does not differ, and what has no
+    part in a value is None."""
+
+    rows: Dims
+    matrices: tuple[Expr | None, ...]
+    offsets: tuple[Expr | None, ...]
+
+
+def lift_each(
+    forms: Forms, state: State, exprs: Sequence[Expr], algebra: Algebra, modulus: Expr | None = None
+) -> LiftedEach | None:
+    """The matrices and offsets of several expressions of one step, as `lift` gives those of a state's update."""
     if len(set(state.dims)) < len(state.dims) or not algebra.holds(state.dtype):
         return None
     rows: Dims = ()
     for _ in range(len(state.dims) + 1):
         try:
-            return _Lift(forms, state, algebra, rows, modulus).whole()
+            return _Lift(forms, state, algebra, rows, modulus).each(exprs)
         except _Meets as more:
             rows = tuple(d for d in state.dims if d in rows or d == more.dim)
         except _Unknown:
@@ -108,15 +130,11 @@ class _Lift:
         self._apart = {*state.dims} - {*rows}  # dims along which elements have not met so far
         self._memo: dict[str, _Value | None] = {}
 
-    def whole(self) -> Lifted | None:
-        found = self.equation(self._state.name)
-        if found.matrix is None:
-            return None
-        dense = self._dense(found.matrix)
-        kept = tuple(d for d in self._state.dims if d in self._rows or d in dense.dims)
-        matrix = convert(ordered(dense, (*kept, *self._columns)), self._state.dtype)
-        offset = None if found.offset is None else convert(found.offset, self._state.dtype)
-        return Lifted(self._rows, matrix, offset)
+    def each(self, exprs: Sequence[Expr]) -> LiftedEach:
+        dtype, values = self._state.dtype, [self.value(e) for e in exprs]
+        dense = [None if v.matrix is None else convert(self._dense(v.matrix), dtype) for v in values]
+        offsets = [None if v.offset is None else convert(v.offset, dtype) for v in values]
+        return LiftedEach(self._rows, tuple(dense), tuple(offsets))
 
     def equation(self, name: str) -> _Value:
         for needed in self._forms.behind(name, self._memo):
@@ -397,4 +415,4 @@ class _Lift:
         return _Value(found, None if value.offset is None else solved(value.offset))
 
 
-__all__ = ["Lifted", "lift"]
+__all__ = ["Lifted", "LiftedEach", "lift", "lift_each"]
