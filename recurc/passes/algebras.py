@@ -97,9 +97,9 @@ def log_total(arg: Expr, over: Dims) -> Expr:
 def log_totalled(expr: Expr) -> Reduce | None:
     """The maximum that `expr` = `log_total(arg, over)` is shifted by."""
     match expr:
-        case Apply(op="add", args=(Apply(op="select", args=(_, _, Reduce(op="max", arg=arg, over=over) as top)), _)) if (
-            expr == log_total(arg, over)
-        ):
+        case Apply(
+            op="add", args=(Apply(op="select", args=(_, _, Reduce(op="max", arg=arg, over=over) as top)), _)
+        ) if expr == log_total(arg, over):
             return top
         case _:
             return None

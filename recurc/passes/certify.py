@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Certificate, Component, Group, Monoid, Reason
 from recurc.ir import Apply, Const, Expr, Gather, Iota, Linalg, Read, Recurrence, reads, rewrite, walk
-from recurc.ops import OPS, apply
+from recurc.ops import apply
 from recurc.passes.dependence import dependence
 from recurc.passes.numeric import Numeric, laid_along
 from recurc.types import Dims, DType, Kind, literal_size, own_dim
 
 if TYPE_CHECKING:
-    from recurc.passes.symbolic import Evaluator, Joins, Objects
+    from recurc.passes.joins import Joins, Objects
+    from recurc.passes.symbolic import Evaluator
 
 _MOST_CASES = 128
 _SEED = 0x5EED
@@ -73,14 +74,17 @@ def certificate_of(rec: Recurrence, monoid: Monoid) -> Certificate:
 
 def _proof(rec: Recurrence, monoid: Monoid) -> tuple[str, int]:
     """The first law that is not shown ("" if all are), and how many cases were looked at."""
-    from recurc.passes.symbolic import Joins, Undecided
+    from recurc.passes.joins import Joins
+    from recurc.passes.symbolic import Undecided
 
     joins = Joins()
     monoid, scaled = _unscaled(monoid)
     monoid = _one_spelling(rec, monoid, joins)
-    laws: dict[str, Callable[[Mapping[object, bool]], bool]] = {
-        "the step is the lifted element applied": lambda assumed: _step_law(rec, monoid, joins, assumed)
-    }
+    laws: dict[str, Callable[[Mapping[object, bool]], bool]] = {}
+    for n, old in enumerate(_beginnings(rec, monoid)):
+        laws[f"the step is the lifted element applied{f', to value {n}' * bool(n)}"] = lambda assumed, old=old: (
+            _step_law(rec, monoid, joins, old, assumed)
+        )
     for n, pattern in enumerate(_patterns(monoid)):
         laws[f"generic elements, pattern {n}"] = lambda assumed, p=pattern: _monoid_laws(rec, monoid, joins, p, assumed)
     if scaled:
@@ -133,7 +137,8 @@ def _scale_law(
     rec: Recurrence, monoid: Monoid, scaled: Sequence[str], joins: Joins, assumed: Mapping[Any, bool]
 ) -> bool:
     """A common factor of the `scaled` components changes nothing."""
-    from recurc.passes.symbolic import equal, symbols
+    from recurc.passes.joins import symbols
+    from recurc.passes.symbolic import equal
 
     element = _element(monoid, "1", False)
     factor = symbols("common", (), positive=True)[()]
@@ -182,7 +187,25 @@ def _patterns(monoid: Monoid) -> Iterator[tuple[bool, ...]]:
     yield from itertools.product((False, True), repeat=3) if apart else iter([(False, False, False)])
 
 
-def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[object, bool]) -> bool:
+def _beginnings(rec: Recurrence, monoid: Monoid) -> list[dict[str, Objects]]:
+    """Old values to look at a step from: any numbers, or, of a state with a table, each that it may have (its elements
+    do not meet, so all of them may have the same)."""
+    from recurc.passes.joins import algebra, size
+
+    old = _old(rec, monoid)
+    if not isinstance(monoid.identity[0], Iota):
+        return [old]
+    truth = next(s.dtype.kind for s in rec.states if s.name == monoid.states[0]) is Kind.BOOL
+    values = [
+        (algebra().true if k else algebra().false) if truth else algebra().Integer(k)
+        for k in range(size(monoid.components[0].dims[-1]))
+    ]
+    return [{name: _filled(v, value) for name, v in old.items()} for value in values]
+
+
+def _step_law(
+    rec: Recurrence, monoid: Monoid, joins: Joins, old: Mapping[str, Objects], assumed: Mapping[object, bool]
+) -> bool:
     from recurc.passes.symbolic import Evaluator, equal, vanishing
 
     equations = {e.name: e.expr for e in rec.equations}
@@ -201,7 +224,7 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
             if read.name not in memo:
                 memo[read.name] = evaluate(equations[read.name])
             return memo[read.name]
-        return _symbols(read)
+        return old[read.name] if read.lag and read.name in old else _symbols(read)
 
     moved = any(isinstance(n, Gather) and not free(n.arg) for e in rec.equations for n in walk(e.expr))
     evaluate = Evaluator(joins, lookup, assumed, free, moved)  # by what lies where, so places have to be known
@@ -209,7 +232,7 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
     lifted = {
         c.name: _shaped(lifted[c.name], e.dims, c.dims) for c, e in zip(monoid.components, monoid.lift, strict=True)
     }
-    applied = _applied(monoid, joins, lifted, _old(rec, monoid), {s: _dims(rec, s) for s in monoid.states}, assumed)
+    applied = _applied(monoid, joins, lifted, old, {s: _dims(rec, s) for s in monoid.states}, assumed)
     for state, new in zip(monoid.states, applied, strict=True):
         step = _shaped(evaluate(equations[state]), equations[state].dims, _dims(rec, state))
         if equal(step, new) or equal(joins.canonical(step), joins.canonical(new)):
@@ -222,7 +245,8 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
 def _monoid_laws(
     rec: Recurrence, monoid: Monoid, joins: Joins, apart: tuple[bool, ...], assumed: Mapping[object, bool]
 ) -> bool:
-    from recurc.passes.symbolic import Evaluator, equal, lying, size
+    from recurc.passes.joins import size
+    from recurc.passes.symbolic import Evaluator, equal, lying
 
     def combined(one: Mapping[str, Objects], two: Mapping[str, Objects]) -> dict[str, Objects]:
         def lookup(read: Read) -> Objects:
@@ -277,7 +301,7 @@ def _applied(
 
 
 def _symbols(read: Read) -> Objects:
-    from recurc.passes.symbolic import symbols
+    from recurc.passes.joins import symbols
 
     return symbols(f"{read.name}__{read.lag}", read.dims, **_assumptions(read.dtype))
 
@@ -294,7 +318,7 @@ def _old(rec: Recurrence, monoid: Monoid) -> dict[str, Objects]:
 
 def _element(monoid: Monoid, name: str, apart: bool) -> dict[str, Objects]:
     """Generic symbols; apart: the decisive component holds its absorbing value, the others stay generic."""
-    from recurc.passes.symbolic import algebra, symbols
+    from recurc.passes.joins import algebra, symbols
 
     element: dict[str, Objects] = {}
     for component, combine in zip(monoid.components, monoid.combine, strict=True):
@@ -322,7 +346,8 @@ def _filled(like: Objects, value: Any) -> Objects:
 
 
 def _remainder(combine: Apply, value: Objects) -> Objects:
-    from recurc.passes.symbolic import Evaluator, Joins
+    from recurc.passes.joins import Joins
+    from recurc.passes.symbolic import Evaluator
 
     held = Read("element", 0, combine.dims, combine.dtype)
     wrapped = replace(combine, args=(held, combine.args[1]))
@@ -330,7 +355,7 @@ def _remainder(combine: Apply, value: Objects) -> Objects:
 
 
 def _absorbing(monoid: Monoid) -> tuple[str, Any]:
-    from recurc.passes.symbolic import algebra
+    from recurc.passes.joins import algebra
 
     if monoid.cls == "OS":
         peak = next(c for c, i in zip(monoid.components, monoid.identity, strict=True) if _is_low(i))
@@ -351,7 +376,7 @@ def _is_low(expr: Expr) -> bool:
 
 
 def _shaped(value: Objects, dims: Dims, onto: Dims) -> Objects:
-    from recurc.passes.symbolic import size
+    from recurc.passes.joins import size
     from recurc.types import axis_ids
 
     if dims == onto:

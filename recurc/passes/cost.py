@@ -145,9 +145,7 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     return _largest(setup, memory, flops / (target.flops * used), latency, moved, flops, "the depth of the scan")
 
 
-def _products(
-    work: Work, monoid: Monoid, shape: Shape, target: Target, segments: int, passes: float
-) -> Estimate:
+def _products(work: Work, monoid: Monoid, shape: Shape, target: Target, segments: int, passes: float) -> Estimate:
     """A scan of matrices or tables: an element is made in each pass, d x d values for d of the state, and combining two
     costs d times what applying one to the state does. Nothing but segments and sequences runs side by side."""
     lift, merge, step = (sum(expr_flops(e, shape) for e in es) for es in (monoid.lift, monoid.combine, monoid.apply))

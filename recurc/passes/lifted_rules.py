@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from recurc.facts import Group, Reason
 from recurc.ir import Apply, Const, reads
-from recurc.passes.algebras import NUMBERS
 from recurc.passes.affine import Forms, Linear, is_number, shown, zero
+from recurc.passes.algebras import NUMBERS
 from recurc.passes.conjugate import conjugate
 from recurc.passes.decayed import Decayed, decayed
 from recurc.passes.fractional import fractional

@@ -9,7 +9,7 @@ product with an identity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from recurc import build
@@ -37,8 +37,8 @@ from recurc.types import Dims, Kind
 
 @dataclass(frozen=True)
 class Lifted:
-    """`state` = `matrix` times its old value over the `rows`, plus `offset`. The matrix has dims of the state and, last,
-    a column for each row; without rows it is a factor for each element."""
+    """`state` = `matrix` times its old value over the `rows`, plus `offset`. The matrix has dims of the state and a
+    column for each row; without rows it is a factor for each element."""
 
     rows: Dims
     matrix: Expr
@@ -175,7 +175,7 @@ class _Lift:
                 return self._reaxis(expr, self.value(arg))
             case Broadcast(arg=arg):
                 return self.value(arg)  # it is the same along the new dims
-            case Gather(arg=arg, axis=axis, index=index) if self.free(index):
+            case Gather(arg=arg, index=index) if self.free(index):
                 return self._gathered(expr, self.value(arg))
             case Unfold(wrap=wrap) if wrap or algebra.low is None:
                 return self._unfolded(expr, self.value(expr.arg))
@@ -214,8 +214,7 @@ class _Lift:
             case _:
                 raise _Unknown
 
-    def _each(self, value: _Value, function: object) -> _Value:
-        assert callable(function)
+    def _each(self, value: _Value, function: Callable[[Expr], Expr]) -> _Value:
         offset = None if value.offset is None else function(value.offset)
         match value.matrix:
             case _Dense(expr=expr):
@@ -273,7 +272,10 @@ class _Lift:
 
         offset = None if a.offset is None and b.offset is None else chosen(a.offset, b.offset)
         matrices = [m for m in (a.matrix, b.matrix) if m is not None]
-        if all(isinstance(m, _Diagonal) for m in matrices) and len({m.rows for m in matrices if isinstance(m, _Diagonal)}) == 1:
+        if (
+            all(isinstance(m, _Diagonal) for m in matrices)
+            and len({m.rows for m in matrices if isinstance(m, _Diagonal)}) == 1
+        ):
             factors = [self._factor(m) if isinstance(m, _Diagonal) else None for m in (a.matrix, b.matrix)]
             rows = next(m.rows for m in matrices if isinstance(m, _Diagonal))
             return _Value(_Diagonal(chosen(*factors), rows), offset)
@@ -330,7 +332,9 @@ class _Lift:
             """The contraction of `fixed` with `arg`, not summed over the labels that are `kept`, under these names."""
             arg = convert(arg, node.dtype)
             both = {*others} | {k for k, d in inside.items() if d in arg.dims}
-            arg = self._algebra.total(arg, tuple(d for k, d in inside.items() if k not in names | kept and k not in both))
+            arg = self._algebra.total(
+                arg, tuple(d for k, d in inside.items() if k not in names | kept and k not in both)
+            )
             label = {d: k for k, d in inside.items()} | {d: 1000 + i for i, d in enumerate(self._columns)}
             own = tuple(label[d] for d in arg.dims)
             out = {k: d for k, d in (names | kept).items() if k in both}

@@ -107,4 +107,4 @@ def _part(side: str, component: Component) -> Read:
     return Read(f"{side}{component.name}", 0, component.dims, component.dtype)
 
 
-__all__ = ["applied", "joined_monoid", "matrix_monoid", "projective_monoid", "multiplied"]
+__all__ = ["applied", "joined_monoid", "matrix_monoid", "multiplied", "projective_monoid"]

@@ -20,8 +20,9 @@ _REDUCTIONS: dict[str, Any] = {
 
 
 class Numeric:
-    """Evaluates an expression to an array `(*dims)`, where axes along which it does not differ may have size 1. `lookup`
-    gives the value of a read, `size` that of a dim. Parts that are the same object are computed once."""
+    """Evaluates an expression to an array `(*dims)`, where axes along which it does not differ may have size 1.
+
+    `lookup` gives the value of a read, `size` that of a dim. Parts that are the same object are computed once."""
 
     def __init__(self, lookup: Callable[[Read], Array], size: Callable[[str], int]) -> None:
         self._lookup, self._size = lookup, size

@@ -18,7 +18,6 @@ from recurc.passes.algebras import Algebra
 from recurc.passes.log_sums import log_sum
 from recurc.types import Dims
 
-
 _INF = math.inf
 SEMIRINGS = (
     Algebra("max", "add", "max", -_INF, 0.0),
