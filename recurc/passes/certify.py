@@ -432,9 +432,9 @@ def _draw(monoid: Monoid, rng: np.random.Generator, sizes: Mapping[str, int]) ->
         elif component.dtype.kind is Kind.INT:
             modulus = combine.args[1] if isinstance(combine, Apply) and combine.op == "mod" else Const(10, DType.I64)
             value = rng.integers(0, int(_value(modulus).real), shape)
-        elif _nothing(identity) is not None:
+        elif (nothing := _nothing(identity)) is not None:
             value = rng.normal(0, 4, shape) - 1e4 * (rng.random(shape) < 0.05)
-            value = np.where(rng.random(shape) < 0.05, _nothing(identity), value)
+            value = np.where(rng.random(shape) < 0.05, nothing, value)
         elif isinstance(identity, Const) and _value(identity) == 1:
             value = rng.choice([0.0, 1.0, -1.0, 0.5], shape, p=[0.05, 0.1, 0.1, 0.75]) * (1 - rng.random(shape) ** 3)
         else:

@@ -142,7 +142,8 @@ def sorted_list(scene: Scene, name: str, forms: Forms) -> Group | None:
         return None
     which, dim = ("largest" if found[0] == "max" else "smallest"), found[1]
     text = f"{name} holds the {which} values so far, in order along {dim}: each step inserts one"
-    return Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+    reasons = (Reason(text, scene.span(name)), Reason("a scan would merge such lists, which is not offered"))
+    return Group((name,), "ID", LOOP, False, reasons, certificate=BY_STRUCTURE)
 
 
 def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
@@ -173,7 +174,9 @@ def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
         reasons.append(Reason(text))
     group = Group((name,), "SL", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
     if lifted is None:
-        return group
+        infinite = found.semiring.holds(state.dtype)
+        text = "the matrix cannot be written out" if infinite else f"{name} is not real: it has no infinity for no path"
+        return replace(group, reasons=(*reasons, Reason(f"{text}, so only a loop over time is offered")))
     monoid = matrix_monoid("SL", state, lifted, found.semiring, scene.taken)
     return replace(group, schedules=BOTH, monoid=monoid)
 
@@ -187,6 +190,7 @@ def matrix_quotients(scene: Scene, name: str, forms: Forms) -> Group | None:
     if found.symmetric:
         text = f"an observation is taken in by Woodbury's identity, for {name} symmetric at the start, as it then stays"
         reasons.append(Reason(text))
+    reasons.append(Reason("a scan would multiply block matrices of twice its size, which is not offered"))
     return Group((name,), "MB", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
 
 
