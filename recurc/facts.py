@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from recurc.ir import Expr
 from recurc.source import Span
-from recurc.types import Dims, DType
+from recurc.types import Dims, DType, own_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Monoid:
     `lift[i]` gives component i of the element of one step; it reads per-step values (never the group's states).
     `combine[i]` reads `1.NAME` (earlier) and `2.NAME` (later) for every component NAME.
     `apply[j]` gives the new value of `states[j]`; it reads components by NAME and old states as `STATE` at lag 1.
-    `identity[i]` is a constant. `combine` need not be commutative.
+    `identity[i]` is a constant, of a matrix or a table one of the places alone. `combine` need not be commutative.
     """
 
     cls: str
@@ -36,6 +36,11 @@ class Monoid:
     lift: tuple[Expr, ...]
     combine: tuple[Expr, ...]
     apply: tuple[Expr, ...]
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether its elements are matrices or tables, of which two are combined by more than one value for another."""
+        return any(own_dim(d) != d for c in self.components for d in c.dims)
 
 
 @dataclass(frozen=True, slots=True)

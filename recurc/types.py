@@ -157,7 +157,17 @@ class DimDecl:
 
 def literal_size(dim: str) -> int | None:
     """The size of a literal dim, None for a named one."""
-    return int(dim) if dim.isdigit() else None
+    return int(own_dim(dim)) if own_dim(dim).isdigit() else None
+
+
+def second(dim: str, number: int = 1) -> str:
+    """Another name for `dim`, of the same size, that no source has: the columns of a matrix whose rows are `dim`."""
+    return f"{own_dim(dim)}@{number}"
+
+
+def own_dim(dim: str) -> str:
+    """The dim that `dim` is, or is another name for (`second`)."""
+    return dim.partition("@")[0]
 
 
 def axis_ids(dims: Dims) -> tuple[str, ...]:

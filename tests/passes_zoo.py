@@ -63,7 +63,7 @@ BOTH = ("sequential", "scan")
 ALL = ("sequential", "scan", "chunkwise")
 LOOP = ("sequential",)
 LTI = (*BOTH, "convolution")  # scans, and the same at every step
-DENSE_LTI = (*LOOP, "convolution")
+DENSE_LTI = (*BOTH, "convolution")  # by products of matrices
 
 
 def sig(e: Expr) -> Expr:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from recurc.plan import Plan
-from recurc.types import DType
+from recurc.types import DType, literal_size, own_dim
 
 Arrays = Mapping[str, Any]  # buffer name -> numpy array or torch tensor
 
@@ -20,7 +20,7 @@ class Specialization:
     real: DType
 
     def size(self, dim: str) -> int:
-        return int(dim) if dim.isdigit() else dict(self.sizes)[dim]
+        return literal_size(dim) or dict(self.sizes)[own_dim(dim)]
 
     def dtype(self, dtype: DType) -> DType:
         return dtype.settled(self.real)

@@ -145,6 +145,10 @@ class Forms:
     def is_free(self, name: str) -> bool:
         return name not in self.group and not (self.dep.on_states.get(name, frozenset()) & self.group)
 
+    def reads_none(self, expr: Expr) -> bool:
+        """Whether no state of the group reaches `expr`."""
+        return all(self.is_free(r.name) if r.lag == 0 or r.name in self.group else True for r in reads(expr))
+
     def form(self, expr: Expr) -> Form:
         match expr:
             case Const() | Size() | Step() | Iota() | Final():

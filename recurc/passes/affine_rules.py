@@ -8,6 +8,9 @@ from dataclasses import replace
 from recurc.facts import Group, Reason
 from recurc.ir import Expr
 from recurc.passes.affine import Coef, Linear, Mix, shown
+from recurc.passes.algebras import NUMBERS
+from recurc.passes.matrix_lift import lift
+from recurc.passes.matrix_monoid import matrix_monoid
 from recurc.passes.monoid import affine_monoid, block_monoid, residue_monoid, rotation_monoid
 from recurc.passes.residues import Residues
 from recurc.passes.rotation import turns
@@ -15,6 +18,7 @@ from recurc.passes.scene import BOTH, DECIDED, LOOP, Scene
 from recurc.source import Span
 from recurc.types import Kind
 
+_MOST_PRODUCTS = 1 << 31  # of remainders in a sum over the elements of a state
 _LARGEST_BLOCK = 4  # coupled states whose matrix is multiplied out, entry by entry
 
 
@@ -33,7 +37,7 @@ def affine_group(scene: Scene, members: tuple[str, ...], forms: Mapping[str, Lin
     name = next(iter(members))
     form = forms[name]
     coef = form.coefs.get(name, Coef(None))
-    return _dense(scene, name, coef) if coef.mixes else _elementwise(scene, name, form, coef)
+    return _dense(scene, name, form, coef) if coef.mixes else _elementwise(scene, name, form, coef)
 
 
 def _elementwise(scene: Scene, name: str, form: Linear, coef: Coef) -> Group:
@@ -92,7 +96,7 @@ def _along(mixes: tuple[Mix, ...]) -> str:
     return ", ".join(dict.fromkeys(d for m in mixes for d in m.over))
 
 
-def _dense(scene: Scene, name: str, coef: Coef) -> Group:
+def _dense(scene: Scene, name: str, form: Linear, coef: Coef) -> Group:
     mix = coef.mixes[0]
     if any(m.how == "real-linear" for m in coef.mixes):
         text = f"{shown(name)} meets real, imag or conj: linear over the reals only, two coupled real parts"
@@ -106,7 +110,13 @@ def _dense(scene: Scene, name: str, coef: Coef) -> Group:
         return Group((name,), "GH", LOOP, False, (Reason(text, mix.span),), certificate=DECIDED)
     over = ", ".join(dict.fromkeys(mix.over)) or "its elements"
     text = f"{shown(name)} goes through a linear map that mixes {over}: affine, with a dense matrix"
-    return Group((name,), "DA", LOOP, False, (Reason(text, mix.span),), certificate=DECIDED)
+    group = Group((name,), "DA", LOOP, False, (Reason(text, mix.span),), certificate=DECIDED)
+    calm = not (form.rounded or form.cut)
+    lifted = lift(scene.forms((name,)), scene.states[name], NUMBERS) if calm else None
+    if lifted is None:
+        return group
+    monoid = matrix_monoid("DA", scene.states[name], lifted, NUMBERS, scene.taken)
+    return replace(group, schedules=BOTH, monoid=monoid)
 
 
 def _coupled(scene: Scene, members: tuple[str, ...], forms: Mapping[str, Linear]) -> Group:
@@ -148,7 +158,14 @@ def residue_group(scene: Scene, members: tuple[str, ...], found: Residues) -> Gr
     text = "every update is taken modulo the same number, so it is affine over the integers modulo that number"
     reasons = (Reason(text, scene.span(members[0])),)
     if any(c.mixes for c in coefs):
-        return Group(members, "DA", LOOP, False, reasons, certificate=DECIDED)
+        group = Group(members, "DA", LOOP, False, reasons, certificate=DECIDED)
+        state = scene.states[members[0]]
+        plain = len(members) == 1 and found.fits(_MOST_PRODUCTS) and not any(f.cut for f in found.forms.values())
+        lifted = lift(scene.forms(members), state, NUMBERS, found.modulus) if plain else None
+        if lifted is None:
+            return group
+        monoid = residue_monoid(matrix_monoid("DA", state, lifted, NUMBERS, scene.taken), found.modulus)
+        return replace(group, schedules=BOTH, monoid=monoid)
     steady = all(c.factor is not None and scene.steady(c.factor) for c in coefs)
     cls = "EA" if len(members) == 1 else "BA"
     states = tuple(scene.states[m] for m in members)

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Certificate, Component, Group, Monoid, Reason
-from recurc.ir import Apply, Const, Expr, Read, Recurrence, reads, rewrite, walk
-from recurc.ops import OPS, apply
+from recurc.ir import Apply, Const, Expr, Gather, Iota, Linalg, Read, Recurrence, reads, rewrite, walk
+from recurc.ops import apply
 from recurc.passes.dependence import dependence
-from recurc.types import Dims, DType, Kind
+from recurc.passes.numeric import Numeric, laid_along
+from recurc.types import Dims, DType, Kind, literal_size, own_dim
 
 if TYPE_CHECKING:
-    from recurc.passes.symbolic import Evaluator, Joins, Objects
+    from recurc.passes.joins import Joins, Objects
+    from recurc.passes.symbolic import Evaluator
 
 _MOST_CASES = 128
 _SEED = 0x5EED
@@ -72,14 +74,17 @@ def certificate_of(rec: Recurrence, monoid: Monoid) -> Certificate:
 
 def _proof(rec: Recurrence, monoid: Monoid) -> tuple[str, int]:
     """The first law that is not shown ("" if all are), and how many cases were looked at."""
-    from recurc.passes.symbolic import Joins, Undecided
+    from recurc.passes.joins import Joins
+    from recurc.passes.symbolic import Undecided
 
     joins = Joins()
     monoid, scaled = _unscaled(monoid)
     monoid = _one_spelling(rec, monoid, joins)
-    laws: dict[str, Callable[[Mapping[object, bool]], bool]] = {
-        "the step is the lifted element applied": lambda assumed: _step_law(rec, monoid, joins, assumed)
-    }
+    laws: dict[str, Callable[[Mapping[object, bool]], bool]] = {}
+    for n, old in enumerate(_beginnings(rec, monoid)):
+        laws[f"the step is the lifted element applied{f', to value {n}' * bool(n)}"] = lambda assumed, old=old: (
+            _step_law(rec, monoid, joins, old, assumed)
+        )
     for n, pattern in enumerate(_patterns(monoid)):
         laws[f"generic elements, pattern {n}"] = lambda assumed, p=pattern: _monoid_laws(rec, monoid, joins, p, assumed)
     if scaled:
@@ -132,7 +137,8 @@ def _scale_law(
     rec: Recurrence, monoid: Monoid, scaled: Sequence[str], joins: Joins, assumed: Mapping[Any, bool]
 ) -> bool:
     """A common factor of the `scaled` components changes nothing."""
-    from recurc.passes.symbolic import equal, symbols
+    from recurc.passes.joins import symbols
+    from recurc.passes.symbolic import equal
 
     element = _element(monoid, "1", False)
     factor = symbols("common", (), positive=True)[()]
@@ -181,7 +187,25 @@ def _patterns(monoid: Monoid) -> Iterator[tuple[bool, ...]]:
     yield from itertools.product((False, True), repeat=3) if apart else iter([(False, False, False)])
 
 
-def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[object, bool]) -> bool:
+def _beginnings(rec: Recurrence, monoid: Monoid) -> list[dict[str, Objects]]:
+    """Old values to look at a step from: any numbers, or, of a state with a table, each that it may have (its elements
+    do not meet, so all of them may have the same)."""
+    from recurc.passes.joins import algebra, size
+
+    old = _old(rec, monoid)
+    if not isinstance(monoid.identity[0], Iota):
+        return [old]
+    truth = next(s.dtype.kind for s in rec.states if s.name == monoid.states[0]) is Kind.BOOL
+    values = [
+        (algebra().true if k else algebra().false) if truth else algebra().Integer(k)
+        for k in range(size(monoid.components[0].dims[-1]))
+    ]
+    return [{name: _filled(v, value) for name, v in old.items()} for value in values]
+
+
+def _step_law(
+    rec: Recurrence, monoid: Monoid, joins: Joins, old: Mapping[str, Objects], assumed: Mapping[object, bool]
+) -> bool:
     from recurc.passes.symbolic import Evaluator, equal, vanishing
 
     equations = {e.name: e.expr for e in rec.equations}
@@ -200,14 +224,15 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
             if read.name not in memo:
                 memo[read.name] = evaluate(equations[read.name])
             return memo[read.name]
-        return _symbols(read)
+        return old[read.name] if read.lag and read.name in old else _symbols(read)
 
-    evaluate = Evaluator(joins, lookup, assumed, free)
+    moved = any(isinstance(n, Gather) and not free(n.arg) for e in rec.equations for n in walk(e.expr))
+    evaluate = Evaluator(joins, lookup, assumed, free, moved)  # by what lies where, so places have to be known
     lifted = {c.name: evaluate(e) for c, e in zip(monoid.components, monoid.lift, strict=True)}
     lifted = {
         c.name: _shaped(lifted[c.name], e.dims, c.dims) for c, e in zip(monoid.components, monoid.lift, strict=True)
     }
-    applied = _applied(monoid, joins, lifted, _old(rec, monoid), {s: _dims(rec, s) for s in monoid.states}, assumed)
+    applied = _applied(monoid, joins, lifted, old, {s: _dims(rec, s) for s in monoid.states}, assumed)
     for state, new in zip(monoid.states, applied, strict=True):
         step = _shaped(evaluate(equations[state]), equations[state].dims, _dims(rec, state))
         if equal(step, new) or equal(joins.canonical(step), joins.canonical(new)):
@@ -220,7 +245,8 @@ def _step_law(rec: Recurrence, monoid: Monoid, joins: Joins, assumed: Mapping[ob
 def _monoid_laws(
     rec: Recurrence, monoid: Monoid, joins: Joins, apart: tuple[bool, ...], assumed: Mapping[object, bool]
 ) -> bool:
-    from recurc.passes.symbolic import Evaluator, equal
+    from recurc.passes.joins import size
+    from recurc.passes.symbolic import Evaluator, equal, lying
 
     def combined(one: Mapping[str, Objects], two: Mapping[str, Objects]) -> dict[str, Objects]:
         def lookup(read: Read) -> Objects:
@@ -242,7 +268,14 @@ def _monoid_laws(
     once = applied(combined(e1, e2), old)
     twice = applied(e2, dict(zip(monoid.states, applied(e1, old), strict=True)))
     left, right = combined(combined(e1, e2), e3), combined(e1, combined(e2, e3))
-    good = all(equal(a, b) for a, b in zip(once, twice, strict=True)) and all(equal(left[n], right[n]) for n in left)
+
+    tables = [c for c, i in zip(monoid.components, monoid.identity, strict=True) if isinstance(i, Iota)]
+    known = lying(assumed, size(tables[0].dims[-1])) if tables else {}  # what stands in a table is a place in one
+
+    def same(a: Objects, b: Objects) -> bool:
+        return equal(a, b, known) or equal(joins.canonical(a), joins.canonical(b))
+
+    good = all(same(a, b) for a, b in zip(once, twice, strict=True)) and all(same(left[n], right[n]) for n in left)
     if any(apart) or not good:
         return good
     neutral: dict[str, Objects] = {}
@@ -250,7 +283,7 @@ def _monoid_laws(
         constant = Evaluator(joins, _symbols, assumed)(identity)
         neutral[component.name] = _shaped(constant, identity.dims, component.dims)
     before, after = combined(neutral, e1), combined(e1, neutral)
-    return all(equal(before[n], e1[n]) and equal(after[n], e1[n]) for n in e1)
+    return all(same(before[n], e1[n]) and same(after[n], e1[n]) for n in e1)
 
 
 def _applied(
@@ -268,7 +301,7 @@ def _applied(
 
 
 def _symbols(read: Read) -> Objects:
-    from recurc.passes.symbolic import symbols
+    from recurc.passes.joins import symbols
 
     return symbols(f"{read.name}__{read.lag}", read.dims, **_assumptions(read.dtype))
 
@@ -285,7 +318,7 @@ def _old(rec: Recurrence, monoid: Monoid) -> dict[str, Objects]:
 
 def _element(monoid: Monoid, name: str, apart: bool) -> dict[str, Objects]:
     """Generic symbols; apart: the decisive component holds its absorbing value, the others stay generic."""
-    from recurc.passes.symbolic import algebra, symbols
+    from recurc.passes.joins import algebra, symbols
 
     element: dict[str, Objects] = {}
     for component, combine in zip(monoid.components, monoid.combine, strict=True):
@@ -313,7 +346,8 @@ def _filled(like: Objects, value: Any) -> Objects:
 
 
 def _remainder(combine: Apply, value: Objects) -> Objects:
-    from recurc.passes.symbolic import Evaluator, Joins
+    from recurc.passes.joins import Joins
+    from recurc.passes.symbolic import Evaluator
 
     held = Read("element", 0, combine.dims, combine.dtype)
     wrapped = replace(combine, args=(held, combine.args[1]))
@@ -321,12 +355,20 @@ def _remainder(combine: Apply, value: Objects) -> Objects:
 
 
 def _absorbing(monoid: Monoid) -> tuple[str, Any]:
-    from recurc.passes.symbolic import algebra
+    from recurc.passes.joins import algebra
 
     if monoid.cls == "OS":
         peak = next(c for c, i in zip(monoid.components, monoid.identity, strict=True) if _is_low(i))
         return peak.name, -algebra().oo
-    return monoid.components[0].name, algebra().Integer(0)
+    nothing = _nothing(monoid.identity[0])
+    return monoid.components[0].name, algebra().Integer(0) if nothing is None else algebra().oo * int(np.sign(nothing))
+
+
+def _nothing(identity: Expr) -> float | None:
+    """The infinity that stands for no value at all, off the diagonal of a matrix."""
+    zero = identity.args[2] if isinstance(identity, Apply) and identity.op == "select" else identity
+    infinite = isinstance(zero, Const) and zero.dtype.kind is Kind.REAL and abs(zero.value) == float("inf")
+    return float(zero.value.real) if infinite and isinstance(zero, Const) else None
 
 
 def _is_low(expr: Expr) -> bool:
@@ -334,7 +376,7 @@ def _is_low(expr: Expr) -> bool:
 
 
 def _shaped(value: Objects, dims: Dims, onto: Dims) -> Objects:
-    from recurc.passes.symbolic import size
+    from recurc.passes.joins import size
     from recurc.types import axis_ids
 
     if dims == onto:
@@ -359,7 +401,8 @@ def randomised_error(monoid: Monoid, seed: int = _SEED) -> float:
     """The largest relative difference between a fold from the left and other parenthesisations of random elements."""
     rng = np.random.default_rng(seed)
     dims = list(dict.fromkeys(d for c in monoid.components for d in c.dims))
-    sizes = {d: int(d) if d.isdigit() else _SIZES[i % len(_SIZES)] for i, d in enumerate(dims)}
+    own = list(dict.fromkeys(own_dim(d) for d in dims))
+    sizes = {d: literal_size(d) or _SIZES[own.index(own_dim(d)) % len(_SIZES)] for d in dims}
     worst = 0.0
     with np.errstate(all="ignore"):
         for count in (2, 3, 7, 64, 257):
@@ -380,12 +423,18 @@ def _draw(monoid: Monoid, rng: np.random.Generator, sizes: Mapping[str, int]) ->
         shape = tuple(sizes[d] for d in component.dims)
         if component.holds == "flag":
             value = (rng.random(shape) < 0.2).astype(float)
+        elif isinstance(identity, Iota):  # a table of places
+            value = rng.integers(0, sizes[identity.dim], shape)
+        elif component.dtype.kind is Kind.BOOL:
+            value = rng.random(shape) < 0.4
+        elif isinstance(identity, Linalg):
+            value = rng.normal(size=shape) / np.sqrt(shape[-1])
         elif component.dtype.kind is Kind.INT:
             modulus = combine.args[1] if isinstance(combine, Apply) and combine.op == "mod" else Const(10, DType.I64)
             value = rng.integers(0, int(_value(modulus).real), shape)
-        elif _is_low(identity):
+        elif (nothing := _nothing(identity)) is not None:
             value = rng.normal(0, 4, shape) - 1e4 * (rng.random(shape) < 0.05)
-            value = np.where(rng.random(shape) < 0.05, -np.inf, value)
+            value = np.where(rng.random(shape) < 0.05, nothing, value)
         elif isinstance(identity, Const) and _value(identity) == 1:
             value = rng.choice([0.0, 1.0, -1.0, 0.5], shape, p=[0.05, 0.1, 0.1, 0.75]) * (1 - rng.random(shape) ** 3)
         else:
@@ -411,37 +460,13 @@ def _combine(
         which, _, name = read.name.partition(".")
         return (one if which == "1" else two)[name]
 
-    memo: dict[int, Array] = {}  # parts of the operator that its components share, by identity
+    evaluate = Numeric(lookup, lambda dim: sizes[next(d for d in sizes if own_dim(d) == own_dim(dim))])
     parts = zip(monoid.components, monoid.combine, strict=True)
-    return {c.name: _numbers(_elementwise(e, lookup, memo), e.dims, c, sizes) for c, e in parts}
+    return {c.name: _numbers(evaluate(e), e.dims, c, sizes) for c, e in parts}
 
 
 def _numbers(value: Array, dims: Dims, component: Component, sizes: Mapping[str, int]) -> Array:
-    return np.broadcast_to(_along(value, dims, component.dims), tuple(sizes[d] for d in component.dims))
-
-
-def _elementwise(expr: Expr, lookup: Callable[[Read], Array], memo: dict[int, Array]) -> Array:
-    match expr:
-        case Const(value=value):
-            return np.asarray(value)
-        case Read():
-            return lookup(expr)
-        case Apply(op=op, args=args):
-            if id(expr) not in memo:
-                values = (_along(_elementwise(a, lookup, memo), a.dims, expr.dims) for a in args)
-                memo[id(expr)] = OPS[op].numpy(*values)
-            return memo[id(expr)]
-        case _:
-            raise TypeError(f"{type(expr).__name__} in a combine operator")
-
-
-def _along(value: Array, dims: Dims, onto: Dims) -> Array:
-    from recurc.types import axis_ids
-
-    ids, target = axis_ids(dims), axis_ids(onto)
-    ordered = value.transpose([ids.index(i) for i in target if i in ids])
-    present = iter(ordered.shape)
-    return ordered.reshape([next(present) if i in ids else 1 for i in target])
+    return np.broadcast_to(laid_along(value, dims, component.dims), tuple(sizes[d] for d in component.dims))
 
 
 def _balanced(monoid: Monoid, elements: Sequence[dict[str, Array]], sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -463,6 +488,7 @@ def _shuffled(
 
 
 def _distance(a: Array, b: Array) -> float:
+    a, b = (v.astype(float) if v.dtype.kind == "b" else v for v in (a, b))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     gap = np.where(same, 0.0, np.abs(a - b) / (1 + np.abs(a)))
     gap = np.where(np.isnan(gap), np.inf, gap)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from recurc.ir import Apply, Contract, Expr, Linalg, Read, Reduce, walk
 from recurc.ops import OPS
 from recurc.targets import Target
-from recurc.types import Dims
+from recurc.types import Dims, literal_size, own_dim
 
 TYPICAL_ROUNDS = 4  # of Newton's method for cells that forget (ParaRNN: 3 for its gated cells, and one to see it)
 _ELIMINATION = 4.0  # rows wait for each other, so an operation takes the time of so many that run side by side
@@ -30,7 +30,7 @@ class Shape:
     itemsize: int
 
     def elements(self, dims: Dims) -> int:
-        return math.prod(int(d) if d.isdigit() else self.sizes.get(d, 64) for d in dims)
+        return math.prod(literal_size(d) or self.sizes.get(own_dim(d), 64) for d in dims)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import CHUNK_STEPS, WORTH_A_THREAD, Target
 
 _SEGMENTS = 2  # of a scan, for each thread
+_PLAIN = 0.25  # of the rate of vectors, by sums over small matrices and by tables
 _ROW_BY_ROW = 4.0  # a product of one row keeps so much less of a core busy than a tile of rows
 
 
@@ -42,7 +43,7 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     used = _busy(shape.batch * segments * _parts(work, shape, target), threads)
     flops = (work.flops + part * work.fold) * steps
     moved = work.bytes_per_step * (1 + part) * steps
-    fold = _seconds(work.fold, work.fold_single, work, shape, target)
+    fold = _seconds(work.fold, work.fold_single, work, shape, target) / (_PLAIN if group.monoid.multiplies else 1.0)
     arithmetic = steps * (_run(work, shape, target) + part * fold) / used
     latency = steps * (1 + part) * _latency(work, shape, target) / used
     depth = math.ceil(shape.steps / segments) * 2 + segments

@@ -11,11 +11,14 @@ from dataclasses import replace
 from recurc.facts import Group, Reason
 from recurc.ir import Apply, Const, reads
 from recurc.passes.affine import Forms, Linear, is_number, shown, zero
+from recurc.passes.algebras import NUMBERS
 from recurc.passes.conjugate import conjugate
 from recurc.passes.decayed import Decayed, decayed
 from recurc.passes.fractional import fractional
 from recurc.passes.insertion import inserts
 from recurc.passes.matrix_fraction import matrix_fraction
+from recurc.passes.matrix_lift import lift, lift_each
+from recurc.passes.matrix_monoid import joined_monoid, matrix_monoid, projective_monoid
 from recurc.passes.monoid import (
     clamp_monoid,
     conjugate_monoid,
@@ -139,28 +142,43 @@ def sorted_list(scene: Scene, name: str, forms: Forms) -> Group | None:
         return None
     which, dim = ("largest" if found[0] == "max" else "smallest"), found[1]
     text = f"{name} holds the {which} values so far, in order along {dim}: each step inserts one"
-    return Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+    reasons = (Reason(text, scene.span(name)), Reason("a scan would merge such lists, which is not offered"))
+    return Group((name,), "ID", LOOP, False, reasons, certificate=BY_STRUCTURE)
 
 
 def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
     """SL (or ID): linear over a semiring, also where elements mix."""
     found = semilinear(forms, name)
     if found is None:
-        if not scaled_linear(forms, name):
+        parts, state = scaled_linear(forms, name), scene.states[name]
+        if parts is None:
             return None
         text = f"{name} is a linear map of {shown(name)}, divided by a number that is linear in it too: linear over + "
         reasons = (Reason(text + "and times up to a scale", scene.span(name)),)
-        return Group((name,), "SL", LOOP, False, reasons, certificate=BY_STRUCTURE)
-    line, words = found.line, found.semiring.words
+        group = Group((name,), "SL", LOOP, False, reasons, certificate=BY_STRUCTURE)
+        each = lift_each(forms, state, parts, NUMBERS) if state.dtype.kind is Kind.REAL else None
+        monoid = None if each is None else projective_monoid(state, each, scene.taken)
+        return group if monoid is None else replace(group, schedules=BOTH, monoid=monoid)
+    line, words, state = found.line, found.semiring.words, scene.states[name]
+    lifted = lift(forms, state, found.semiring)
     if not (line.scaled or line.mixed or line.renames):
         text = f"{name} only ever joins values by `{found.semiring.plus}`"
-        return Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+        group = Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+        if lifted is None or lifted.offset is None:
+            return group
+        return replace(group, schedules=BOTH, monoid=joined_monoid(state, lifted.offset, found.semiring, scene.taken))
     where = f" and mixes {', '.join(line.mixed)}" if line.mixed else ""
     reasons = [Reason(f"{name} is linear in {shown(name)} over {words}{where}", scene.span(name))]
     if line.mixed or line.renames:
         text = "a step is a product of a matrix over that semiring, and a scan would multiply such matrices"
         reasons.append(Reason(text))
-    return Group((name,), "SL", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    group = Group((name,), "SL", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    if lifted is None:
+        infinite = found.semiring.holds(state.dtype)
+        text = "the matrix cannot be written out" if infinite else f"{name} is not real: it has no infinity for no path"
+        return replace(group, reasons=(*reasons, Reason(f"{text}, so only a loop over time is offered")))
+    monoid = matrix_monoid("SL", state, lifted, found.semiring, scene.taken)
+    return replace(group, schedules=BOTH, monoid=monoid)
 
 
 def matrix_quotients(scene: Scene, name: str, forms: Forms) -> Group | None:
@@ -172,6 +190,7 @@ def matrix_quotients(scene: Scene, name: str, forms: Forms) -> Group | None:
     if found.symmetric:
         text = f"an observation is taken in by Woodbury's identity, for {name} symmetric at the start, as it then stays"
         reasons.append(Reason(text))
+    reasons.append(Reason("a scan would multiply block matrices of twice its size, which is not offered"))
     return Group((name,), "MB", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
 
 

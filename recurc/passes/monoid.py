@@ -184,7 +184,7 @@ def restricted(monoid: Monoid, states: tuple[str, ...]) -> Monoid:
     return Monoid(monoid.cls, own, components, identity, lift, combine, tuple(results))
 
 
-class _Parts:
+class Parts:
     """The components of an element while a monoid is being written: fresh names, and reads of them."""
 
     def __init__(self, taken: set[str]) -> None:
@@ -208,7 +208,7 @@ def clamp_monoid(state: State, form: Clamped, taken: set[str]) -> Monoid:
     A side that is open stays open, as does one that nothing passes, and an infinite shift is not undone by another one:
     inf - inf is not a number."""
     dims, dtype = state.dims, state.dtype
-    parts = _Parts(taken)
+    parts = Parts(taken)
     shift = parts.add("a", _in_order(form.shift.dims, dims), dtype)
     low = parts.add("low", dims, dtype)
     high = parts.add("high", dims, dtype)
@@ -238,7 +238,7 @@ def moebius_monoid(state: State, entries: tuple[Expr, Expr, Expr, Expr], taken: 
     """h = (p h + q) / (r h + s): matrices multiply, and their common scale does not count, so each product is divided
     by its largest entry."""
     dims, dtype = state.dims, state.dtype
-    parts = _Parts(taken)
+    parts = Parts(taken)
     made = [parts.add(hint, dims, dtype) for hint in ("p", "q", "r", "s")]
     one_, two_ = zip(*(_one_two(c) for c in made), strict=True)
     (p1, q1, r1, s1), (p2, q2, r2, s2) = one_, two_
@@ -282,7 +282,7 @@ def _finite(p: Expr, q: Expr, r: Expr, s: Expr) -> tuple[Expr, ...]:
 def block_monoid(states: tuple[State, ...], forms: Mapping[str, Linear], taken: set[str]) -> Monoid:
     """Several states of the same dims, each elementwise affine in all: one small matrix and vector per element."""
     dims, dtype = states[0].dims, states[0].dtype
-    parts = _Parts(taken)
+    parts = Parts(taken)
     entries: dict[tuple[int, int], Component] = {}
     lift: list[Expr] = []
     identity: list[Expr] = []
@@ -327,7 +327,7 @@ def rotation_monoid(
 ) -> Monoid:
     """Two states that are the parts of a complex number, multiplied by one and added to another."""
     dims, dtype = states[0].dims, states[0].dtype
-    parts = _Parts(taken)
+    parts = Parts(taken)
     made = [parts.add("real", _in_order(real.dims, dims), dtype), parts.add("imag", _in_order(imag.dims, dims), dtype)]
     made += [parts.add(f"b{i}", dims, dtype) for i in range(2)]
     one_, two_ = zip(*(_one_two(c) for c in made), strict=True)
@@ -360,7 +360,7 @@ def decayed_monoid(state: State, form: Decayed, taken: set[str]) -> Monoid:
     assert form.join is not None and form.offset is not None
     dims, dtype, join = state.dims, state.dtype, form.join
     bottom = Const(BOTTOM[join], dtype)
-    parts = _Parts(taken)
+    parts = Parts(taken)
     factor = parts.add("a", _in_order(form.factor.dims, dims), dtype, "nonnegative")
     value = parts.add("b", dims, dtype)
     (a1, a2), (b1, b2) = _one_two(factor), _one_two(value)
@@ -389,7 +389,7 @@ def conjugate_monoid(state: State, form: Conjugate, taken: set[str]) -> Monoid:
 def segmented_monoid(monoid: Monoid, states: tuple[State, ...], condition: Expr, taken: set[str]) -> Monoid:
     """`monoid` where `condition` starts anew from the initial values: an element also says whether it did."""
     dtype = DType.REAL
-    parts = _Parts({*taken, *(c.name for c in monoid.components)})
+    parts = Parts({*taken, *(c.name for c in monoid.components)})
     flag = parts.add("anew", (), dtype, "flag")
     f1, f2 = _one_two(flag)
     begins = {s.name: convert(s.initial, s.dtype) for s in states}
@@ -447,7 +447,7 @@ def residue_monoid(monoid: Monoid, modulus: Expr) -> Monoid:
 
 def modular_monoid(state: State, summand: Expr, modulus: Expr, taken: set[str]) -> Monoid:
     """h = (h + a) mod m, with m the same at every step: sums of a, kept below m."""
-    parts = _Parts(taken)
+    parts = Parts(taken)
     part = parts.add("a", state.dims, state.dtype)
     one_, two_ = _one_two(part)
 

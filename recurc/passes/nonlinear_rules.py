@@ -11,7 +11,8 @@ from recurc.passes.affine import Forms, Free, Nonlinear, reorders_only, shown
 from recurc.passes.frozen import chunks
 from recurc.passes.newton import refusal
 from recurc.passes.polynomial import degree
-from recurc.passes.scene import BY_STRUCTURE, CHUNKS, LOOP, Scene
+from recurc.passes.scene import BOTH, BY_STRUCTURE, CHUNKS, LOOP, Scene
+from recurc.passes.tables import begins_below, table_monoid
 from recurc.source import Span
 from recurc.types import Dims, Kind
 
@@ -44,7 +45,12 @@ def nonlinear_group(scene: Scene, members: tuple[str, ...], forms: Forms, why: N
         few = "two values" if state.dtype.kind is Kind.BOOL else f"the values 0 to {state.bound} - 1"
         if state.dtype.kind is Kind.BOOL or state.bound is not None:
             text = f"each element of {name} has {few}, so a step is a table of what becomes of each"
-            return Group(members, "FS", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+            group = Group(members, "FS", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+            if not begins_below(state):
+                text = f"{name} may begin with a value that is not below {state.bound}, which has no place in a table"
+                return replace(group, reasons=(*group.reasons, Reason(text, state.span)))
+            monoid = table_monoid(forms, state, scene.taken)
+            return group if monoid is None else replace(group, schedules=BOTH, monoid=monoid)
         power = degree(forms, name)
         if power is not None and power > 1:
             text = f"{name} is a polynomial of degree {power} in {shown(name)}, and of degree {power}^n after n steps"

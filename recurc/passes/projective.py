@@ -10,15 +10,17 @@ from recurc.ir import Apply, Broadcast, Contract, Expr, Gather, Read, Reaxis, Re
 from recurc.passes.affine import Forms, Free
 
 
-def scaled_linear(forms: Forms, state: str) -> bool:
-    """Whether `state` is a linear map of its old value without a summand, divided by a linear number of fewer dims."""
+def scaled_linear(forms: Forms, state: str) -> tuple[Expr, Expr] | None:
+    """The linear map and the number it is divided by, if `state` is a linear map of its old value without a summand,
+    divided by a linear number of fewer dims."""
     whole = forms.resolved(forms.equation(state))
     match whole:
         case Apply(op="div", args=(above, below)):
             own = {*next(s.dims for s in forms.rec.states if s.name == state)}
-            return own > {*below.dims} and _homogeneous(forms, above) and _homogeneous(forms, below)
+            linear = own > {*below.dims} and _homogeneous(forms, above) and _homogeneous(forms, below)
+            return (above, below) if linear else None
         case _:
-            return False
+            return None
 
 
 def _homogeneous(forms: Forms, expr: Expr) -> bool:

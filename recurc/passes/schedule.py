@@ -210,14 +210,17 @@ def _held_back(rec: Recurrence, group: Group, shape: Shape, target: Target) -> d
     """Legal schedules that are taken only when they are asked for, and why."""
     if "chunk-frozen" in group.schedules and target.kind == "gpu":
         return {"chunk-frozen": NO_FROZEN}
+    found: dict[str, str] = {}
+    if group.monoid is not None and group.monoid.multiplies and target.kind != "cpu":
+        found["scan"] = "on a GPU a scan combines single values; matrices and tables only where a backend can"
     if "convolution" not in group.schedules:
-        return {}
+        return found
     if not target.fft_flops:
-        return {"convolution": f"the {target.name} target has no transforms between its kernels"}
+        return found | {"convolution": f"the {target.name} target has no transforms between its kernels"}
     double = any(s.name in group.states and s.dtype in (DType.F64, DType.C128) for s in rec.states)
     if double or shape.itemsize > 4:
-        return {"convolution": "in f64 a transform would lose what small values keep beside large ones"}
-    return {}
+        return found | {"convolution": "in f64 a transform would lose what small values keep beside large ones"}
+    return found
 
 
 def _why(

@@ -9,29 +9,24 @@ The interpreter below asks, for one semiring after the other, whether the update
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from recurc.ir import Apply, Broadcast, Expr, Gather, Read, Reaxis, Reduce, Unfold
 from recurc.passes.affine import Forms, Free, reorders_only
+from recurc.passes.algebras import Algebra
+from recurc.passes.log_sums import log_sum
 from recurc.types import Dims
 
-
-@dataclass(frozen=True)
-class Semiring:
-    plus: str  # an operator of the op table
-    times: str
-    reduction: str | None
-    words: str
-
-
+_INF = math.inf
 SEMIRINGS = (
-    Semiring("max", "add", "max", "max and +"),
-    Semiring("min", "add", "min", "min and +"),
-    Semiring("logaddexp", "add", None, "logaddexp and +"),
-    Semiring("or", "and", "any", "or and and"),
-    Semiring("and", "or", "all", "and and or"),
-    Semiring("max", "min", "max", "max and min"),
-    Semiring("min", "max", "min", "min and max"),
+    Algebra("max", "add", "max", -_INF, 0.0),
+    Algebra("min", "add", "min", _INF, 0.0),
+    Algebra("logaddexp", "add", None, -_INF, 0.0),
+    Algebra("or", "and", "any", False, True),
+    Algebra("and", "or", "all", True, False),
+    Algebra("max", "min", "max", -_INF, _INF),
+    Algebra("min", "max", "min", _INF, -_INF),
 )
 
 
@@ -47,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Semilinear:
-    semiring: Semiring
+    semiring: Algebra
     line: Line
 
 
@@ -64,7 +59,7 @@ def semilinear(forms: Forms, state: str) -> Semilinear | None:
 
 
 class _Interpreter:
-    def __init__(self, forms: Forms, state: str, semiring: Semiring) -> None:
+    def __init__(self, forms: Forms, state: str, semiring: Algebra) -> None:
         self._forms, self._state, self._semiring = forms, state, semiring
         self._equations = {e.name: e.expr for e in forms.rec.equations}
         self._memo: dict[str, Value] = {}
@@ -85,8 +80,10 @@ class _Interpreter:
             case Apply(op="cast", args=(arg,)) if expr.dtype.kind.value >= arg.dtype.kind.value:
                 return self.value(arg)
             case Apply(op=op, args=args):
-                found = self._logsumexp(expr) if op == "add" and self._semiring.plus == "logaddexp" else None
-                return found or self._applied(op, [self.value(a) for a in args])
+                found = log_sum(self._forms, expr) if self._semiring.plus == "logaddexp" else None
+                if found is not None:
+                    return _mixing(self.value(found.arg), found.over, added=True)
+                return self._applied(op, [self.value(a) for a in args])
             case Reduce(op=op, arg=arg, over=over) if op == self._semiring.reduction:
                 return _mixing(self.value(arg), over, added=True)
             case Gather(arg=arg, index=index) if isinstance(self._forms.form(index), Free):
@@ -127,31 +124,6 @@ class _Interpreter:
                 picked = {"max": "min", "min": "max"}[picked]
             if picked == self._semiring.plus:
                 return replace(_joined(a, b), added=True)
-        return None
-
-    def _logsumexp(self, node: Apply) -> Value:
-        """`max(v) + log(sum(exp(v - max(v))))`, as the language writes it out."""
-        for top, rest in (node.args, node.args[::-1]):
-            found = self._forms.resolved(top)
-            if not (isinstance(found, Reduce) and found.op == "max"):
-                continue
-            match self._forms.resolved(rest):
-                case Apply(op="log", args=(sum_,)):
-                    pass
-                case _:
-                    continue
-            match self._forms.resolved(sum_):
-                case Reduce(op="sum", arg=weights, over=over) if over == found.over:
-                    pass
-                case _:
-                    continue
-            match self._forms.resolved(weights):
-                case Apply(op="exp", args=(Apply(op="sub", args=(value, shift)),)) if self._forms.resolved(
-                    shift
-                ) == found and self._forms.resolved(value) == self._forms.resolved(found.arg):
-                    return _mixing(self.value(value), over, added=True)
-                case _:
-                    continue
         return None
 
 

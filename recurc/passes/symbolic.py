@@ -1,37 +1,41 @@
 """IR as SymPy objects, at tiny sizes: what a symbolic proof computes with. No text is ever parsed.
 
-A value is an object array with one SymPy expression per position. `max`, `min` and `logaddexp` have a normal form (the
-multiset of their operands, with additions distributed over it) behind one symbol each, so that two joins are equal when
-their symbols are. A condition that cannot be decided is guessed: `Undecided` asks the caller to try both.
+A value is an object array with one SymPy expression per position; what `max`, `min` and `logaddexp` make are symbols
+for normal forms (`joins`). A condition that cannot be decided is guessed: `Undecided` asks the caller to try both.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recurc import build
 from recurc.errors import UnsupportedError
-from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Iota, Read, Reaxis, Reduce, Size, Step
-from recurc.types import Dims, DType, axis_ids
+from recurc.ir import (
+    Apply,
+    Broadcast,
+    Const,
+    Contract,
+    Expr,
+    Gather,
+    Iota,
+    Linalg,
+    Read,
+    Reaxis,
+    Reduce,
+    Size,
+    Step,
+    Unfold,
+    walk,
+)
+from recurc.passes.joins import Joins, Objects, algebra, by_name, each, size, symbols
+from recurc.types import Dims, DType, axis_ids, own_dim
 
-Objects = NDArray[Any]
 Lookup = Callable[[Read], Objects]
-TINY = 2
-
-
-@cache
-def algebra() -> Any:
-    """SymPy, imported when a proof is asked for and not before."""
-    import sympy
-
-    return sympy
 
 
 class Undecided(Exception):
@@ -42,152 +46,10 @@ class Undecided(Exception):
         super().__init__("undecided")
 
 
-def size(dim: str) -> int:
-    return int(dim) if dim.isdigit() else TINY
-
-
-def symbols(name: str, dims: Dims, **assumptions: bool) -> Objects:
-    """One fresh-named symbol per position; equal names give equal symbols."""
-    out = np.empty(tuple(size(d) for d in dims), object)
-    for at in np.ndindex(out.shape):
-        out[at] = algebra().Symbol("_".join((name, *map(str, at))), **(assumptions or {"real": True}))
-    return out
-
-
-Sums = frozenset[frozenset[Any]]
-
-
-class Joins:
-    """Normal forms of max, min and logaddexp, each behind one symbol.
-
-    Max and min distribute over each other, and adding a value distributes over both, so what they build is a maximum
-    of minima of sums: a set of sets, without those that another one makes superfluous. `logaddexp` is the multiset of
-    what it joins."""
-
-    def __init__(self) -> None:
-        self._symbol: dict[tuple[str, frozenset[Any]], Any] = {}
-        self._members: dict[Any, tuple[str, Counter[Any]]] = {}  # of a logaddexp
-        self._minima: dict[Any, Sums] = {}  # of a symbol for max and min
-        self._opaque: dict[Expr, Objects] = {}
-
-    def opaque(self, expr: Expr) -> Objects:
-        """Symbols for a value that is not looked into; equal expressions have equal ones."""
-        if expr not in self._opaque:
-            self._opaque[expr] = symbols(f"value_{len(self._opaque)}", expr.dims)
-        return self._opaque[expr]
-
-    def join(self, op: str, *operands: Any) -> Any:
-        if op != "logaddexp":
-            return self._ordered(op, *operands)
-        members: Counter[Any] = Counter()
-        for operand in operands:
-            members.update(self._of(op, algebra().expand(operand)))
-        members.pop(-algebra().oo, None)
-        if not members:
-            return -algebra().oo
-        if sum(members.values()) == 1:
-            return next(iter(members))
-        symbol = self._named(op, frozenset(members.items()))
-        self._members[symbol] = (op, members)
-        return symbol
-
-    def _named(self, op: str, key: frozenset[Any]) -> Any:
-        if (op, key) not in self._symbol:
-            self._symbol[op, key] = algebra().Symbol(f"{op}_{len(self._symbol)}", real=True)
-        return self._symbol[op, key]
-
-    def _ordered(self, op: str, *operands: Any) -> Any:
-        """A maximum or minimum of sums that may hold such symbols themselves."""
-        forms = [self._sums(algebra().expand(o)) for o in operands]
-        if op == "max":
-            minima = frozenset[frozenset[Any]]().union(*forms)
-        else:
-            minima = frozenset(frozenset[Any]().union(*chosen) for chosen in itertools.product(*forms))
-        return self._value(minima)
-
-    def _value(self, minima: Sums) -> Any:
-        low, high = -algebra().oo, algebra().oo
-        bounded = {m - {high} or frozenset({high}) for m in minima}
-        real = {m for m in bounded if low not in m} or {frozenset({low})}
-        if frozenset({high}) in real:
-            return high
-        real = _without_smaller_numbers(real)
-        least = frozenset(m for m in real if not any(other < m for other in real))
-        if len(least) == 1 and len(next(iter(least))) == 1:
-            return next(iter(next(iter(least))))
-        symbol = self._named("order", least)
-        self._minima[symbol] = least
-        return symbol
-
-    def _sums(self, value: Any) -> Sums:
-        """`value` as a maximum of minima; to such a symbol times a factor of 0 or more, plus a value, the same is done
-        in each sum."""
-        terms = algebra().Add.make_args(value)
-        inside = [t for t in terms if any(s in self._minima for s in t.free_symbols)]
-        found = self._scaled(inside[0]) if len(inside) == 1 else None
-        if found is None:
-            return frozenset({frozenset({value})})
-        symbol, factor = found
-        rest = algebra().Add(*(t for t in terms if t is not inside[0]))
-        return frozenset(frozenset(algebra().expand(factor * m + rest) for m in s) for s in self._minima[symbol])
-
-    def _scaled(self, term: Any) -> tuple[Any, Any] | None:
-        """The symbol of a maximum in `term` and what multiplies it, if that is known to be 0 or more."""
-        factors = algebra().Mul.make_args(term)
-        inside = [f for f in factors if f in self._minima]
-        if len(inside) != 1:
-            return None
-        rest = algebra().Mul(*(f for f in factors if f is not inside[0]))
-        known = rest.is_nonnegative and not any(s in self._minima for s in rest.free_symbols)
-        return (inside[0], rest) if known else None
-
-    def canonical(self, values: Objects) -> Objects:
-        """`values` with every `max(a, b) + c` as `max(a + c, b + c)`."""
-        return _each(self._moved, values)
-
-    def _moved(self, value: Any) -> Any:
-        terms = algebra().Add.make_args(value)
-        if any(s in self._minima for s in value.free_symbols):
-            return self._value(self._sums(value))
-        inside = [t for t in terms if t in self._members]
-        if len(terms) == 1 or len(inside) != 1 or any(t in self._members for t in (value - inside[0]).free_symbols):
-            return value
-        return self.join(self._members[inside[0]][0], value)
-
-    def _of(self, op: str, value: Any) -> Counter[Any]:
-        """What `value` joins: `join(a, b) + c` is `join(a + c, b + c)`."""
-        for term in algebra().Add.make_args(value):
-            known = self._members.get(term)
-            if known is not None and known[0] == op:
-                found: Counter[Any] = Counter()
-                for member, times in known[1].items():
-                    moved = algebra().expand(value - term + member)
-                    for inner, count in self._of(op, moved).items():
-                        found[inner] += times * count
-                return found
-        return Counter({value: 1})
-
-
-def _without_smaller_numbers(minima: Collection[frozenset[Any]]) -> set[frozenset[Any]]:
-    """Of operands that differ by a number only, a maximum needs the largest and a minimum the least."""
-    shorter = {frozenset(_extremes(members, min)) for members in minima}
-    alone = [next(iter(m)) for m in shorter if len(m) == 1]
-    kept = _extremes(alone, max)
-    return {m for m in shorter if len(m) > 1 or next(iter(m)) in kept}
-
-
-def _extremes(values: Collection[Any], pick: Callable[[Any, Any], Any]) -> set[Any]:
-    """One of the values for each of what they are apart from a number that is added; that number as `pick` says."""
-    found: dict[Any, Any] = {}
-    for value in values:
-        number, rest = (value, 0) if value.is_number else value.as_coeff_Add()
-        found[rest] = pick(found[rest], number) if rest in found else number
-    return {rest + number for rest, number in found.items()}
-
-
 class Evaluator:
     """Evaluates IR over SymPy objects. `lookup` gives the value of a read, `assumed` the truth of open conditions,
-    `free` whether a value of a kind that is not computed here may be any: one that no state has a part in."""
+    `free` whether a value of a kind that is not computed here may be any: one that no state has a part in. With
+    `places` the places along a dim are numbers, else any numbers."""
 
     def __init__(
         self,
@@ -195,8 +57,10 @@ class Evaluator:
         lookup: Lookup,
         assumed: Mapping[object, bool],
         free: Callable[[Expr], bool] = lambda expr: False,
+        places: bool = False,
     ) -> None:
         self._joins, self._lookup, self._assumed, self._free = joins, lookup, assumed, free
+        self._places = places
 
     def __call__(self, expr: Expr) -> Objects:
         match expr:
@@ -209,7 +73,7 @@ class Evaluator:
             case Step():
                 return _cell(algebra().Symbol("t", integer=True, nonnegative=True))
             case Iota(dim=dim):
-                if dim.isdigit():
+                if dim.isdigit() or own_dim(dim) != dim or self._places:
                     return np.array([algebra().Integer(i) for i in range(size(dim))], object)
                 return symbols(f"place_{dim}", (dim,), integer=True, nonnegative=True)
             case Read():
@@ -220,10 +84,23 @@ class Evaluator:
                 return self._select(expr)
             case Apply(op="cast", args=(arg,)) if _rounds(arg.dtype, expr.dtype):
                 rounded = algebra().Function(f"cast_{expr.dtype.value}")
-                return _each(rounded, self(arg))
+                return each(rounded, self(arg))
             case Apply(op=op, args=args):
                 values = [_onto(self(a), a.dims, expr.dims) for a in args]
-                return _each(lambda *v: self._op(op, *v), *values)
+                return each(lambda *v: self._op(op, *v), *values)
+            case Linalg(op="eye", dims=dims):
+                return np.array(algebra().eye(size(dims[0])).tolist(), object)
+            case Linalg(op="inv" | "solve"):
+                try:
+                    return self._solved(expr)
+                except UnsupportedError:
+                    if not self._free(expr):
+                        raise
+                    return self._joins.opaque(expr)
+            case Gather() if not self._free(expr) or _of_columns(expr):
+                return self._gather(expr)
+            case Unfold() if not self._free(expr) or _of_columns(expr):
+                return self._neighbours(expr)
             case Reduce(op=op, arg=arg, over=over):
                 return self._reduce(op, self(arg), tuple(arg.dims.index(d) for d in over))
             case Contract():
@@ -254,15 +131,19 @@ class Evaluator:
             case "exp":
                 return algebra().exp(v[0])
             case "log":
-                return algebra().log(v[0])
+                return self._log(v[0])
             case "sqrt":
                 return algebra().sqrt(v[0])
             case "pow":
                 return v[0] ** _exponent(v[1])
             case "max" | "min" | "logaddexp":
                 return self._joins.join(op, *v)
+            case "cast" if v[0] in (algebra().true, algebra().false):
+                return algebra().Integer(v[0] == algebra().true)
             case "cast" | "stop_gradient":
                 return v[0]
+            case "abs" if v[0] not in (algebra().oo, -algebra().oo):
+                return algebra().Function("abs", real=True)(v[0])
             case "abs" if v[0] in (algebra().oo, -algebra().oo):
                 return algebra().oo
             case "mod":
@@ -271,6 +152,74 @@ class Evaluator:
                 return self._truth(op, *v)
             case _:
                 return algebra().Function(op)(*v)
+
+    def _log(self, value: Any) -> Any:
+        """The logarithm, of a sum of exponentials as what it joins."""
+        if value == 0:
+            return -algebra().oo
+        terms = [t.as_coeff_Mul() for t in algebra().Add.make_args(value)]
+        if len(terms) > 1 and all(n.is_Integer and n > 0 and e.func == algebra().exp for n, e in terms):
+            inside = [algebra().expand(e.args[0]) for n, e in terms for _ in range(int(n))]
+            shared: set[Any] = set(algebra().Add.make_args(inside[0]))
+            for other in inside[1:]:
+                shared &= set(algebra().Add.make_args(other))
+            common = algebra().Add(*shared)
+            return self._joins.join("logaddexp", *(v - common for v in inside)) + common
+        return algebra().log(value)
+
+    def _solved(self, node: Linalg) -> Objects:
+        """`inv` or `solve`: by the exact inverse, or any matrix in its place if no state has a part in it."""
+        if self._free(node.args[0]):
+            return self._times(self._joins.opaque(build.linalg("inv", node.args[0])), node)
+        matrix = self(node.args[0])
+        found = np.empty(matrix.shape[:-2] + matrix.shape[:-3:-1], object)
+        for at in np.ndindex(matrix.shape[:-2]):
+            found[at] = np.array(algebra().Matrix(matrix[at].tolist()).inv().tolist(), object)
+        return self._times(found, node)
+
+    def _times(self, found: Objects, node: Linalg) -> Objects:
+        """The inverse that was found, times the right side."""
+        if node.op == "inv":
+            return found
+        right, (*batch, rows, columns) = node.args[1], node.args[0].dims
+        known = {"inverse": found, "right": self(right)}
+        inverse = Read("inverse", 0, (*batch, columns, rows), node.dtype)
+        held = Read("right", 0, right.dims, node.dtype)
+        product = build.contract(inverse, held, len(batch) + 1, right.dims.index(rows))
+        return _onto(
+            Evaluator(self._joins, lambda read: known[read.name], self._assumed)(product), product.dims, node.dims
+        )
+
+    def _gather(self, node: Gather) -> Objects:
+        """What lies at a place: one that is not known is looked at wherever it may be."""
+        value, last = self(node.arg), size(node.arg.dims[node.axis]) - 1
+        index = _onto(self(node.index), node.index.dims, node.dims)
+        rest = node.arg.dims[: node.axis] + node.arg.dims[node.axis + 1 :]
+        along = [node.dims.index(d) for d in rest]
+        out = np.empty(index.shape, object)
+        for at in np.ndindex(out.shape):
+            inner = [at[k] for k in along]
+            inner.insert(node.axis, self._place(index[at], last))
+            out[at] = value[tuple(inner)]
+        return out
+
+    def _neighbours(self, node: Unfold) -> Objects:
+        value, rank = self(node.arg), len(node.arg.dims)
+        out = np.empty((*value.shape, *(size(d) for d in node.taps)), object)
+        for at in np.ndindex(out.shape):
+            place, inside = list(at[:rank]), True
+            for axis, tap, dim in zip(node.axes, at[rank:], node.taps, strict=True):
+                moved = tap - size(dim) // 2
+                place[axis] += moved if node.forward else -moved
+                inside = inside and 0 <= place[axis] < value.shape[axis]
+                place[axis] %= value.shape[axis]
+            out[at] = value[tuple(place)] if inside or node.wrap else algebra().Integer(0)
+        return out
+
+    def _place(self, value: Any, last: int) -> int:
+        if value.is_Integer:
+            return min(max(int(value), 0), last)
+        return next((k for k in range(last) if self._supposed(("lies at", value, k)) == algebra().true), last)
 
     def _modulo(self, value: Any, modulus: Any) -> Any:
         """`value` modulo something, with inner remainders by the same left out: (a % m + b) % m = (a + b) % m, and so
@@ -287,9 +236,14 @@ class Evaluator:
             value = plain
 
     def _truth(self, op: str, *v: Any) -> Any:
-        if op in ("and", "or", "not"):
-            logic = {"and": algebra().And, "or": algebra().Or, "not": algebra().Not}[op]
-            return logic(*(self._settled(truth) for truth in v))
+        if op == "not":
+            return algebra().Not(self._settled(v[0]))
+        if op in ("and", "or"):
+            absorbing, neutral = (algebra().true, algebra().false)[:: 1 if op == "or" else -1]
+            left = [truth for truth in v if truth != neutral]
+            if absorbing in left or not left:
+                return absorbing if absorbing in left else neutral
+            return self._joins.join("max" if op == "or" else "min", *left)  # the same laws
         if op in ("eq", "ne"):
             gap = v[0] if v[1] == -v[1] else v[0] - v[1]
             if algebra().oo in (v[0], v[1]) or -algebra().oo in (v[0], v[1]):
@@ -306,7 +260,13 @@ class Evaluator:
 
     def _settled(self, truth: Any) -> Any:
         """A truth value that is known or supposed: one that is only read, as an input's, is looked at both ways."""
-        return truth if truth in (algebra().true, algebra().false) else self._supposed(("holds", truth))
+        if truth in (algebra().true, algebra().false):
+            return truth
+        minima = self._joins.minima(truth)
+        if minima is None:
+            return self._supposed(("holds", truth))
+        found = any(all(self._settled(one) == algebra().true for one in by_name(m)) for m in by_name(minima))
+        return algebra().true if found else algebra().false
 
     def _supposed(self, key: object) -> Any:
         if key not in self._assumed:
@@ -321,7 +281,7 @@ class Evaluator:
             if condition.args != (yes, no):
                 op = {"max": "min", "min": "max"}[op]
             a, b = (_onto(self(e), e.dims, expr.dims) for e in (yes, no))
-            return _each(lambda *v: self._joins.join(op, *v), a, b)
+            return each(lambda *v: self._joins.join(op, *v), a, b)
         chosen = _onto(self(condition), condition.dims, expr.dims)
         values: list[Objects | None] = [None, None]
         out = np.empty(chosen.shape, object)
@@ -373,6 +333,11 @@ class Evaluator:
         return out
 
 
+def _of_columns(expr: Expr) -> bool:
+    """Whether places along the columns of a matrix or a table take part: values that a pass made."""
+    return any(own_dim(d) != d for n in walk(expr) for d in n.dims)
+
+
 def equal(a: Objects, b: Objects, known: Mapping[Any, Any] | None = None) -> bool:
     """Whether two values are the same at every position, as expanded expressions, with what is `known` of symbols."""
     a, b = np.broadcast_arrays(a, b)
@@ -383,6 +348,8 @@ def equal(a: Objects, b: Objects, known: Mapping[Any, Any] | None = None) -> boo
 def _same(x: Any, y: Any) -> bool:
     if x == y:
         return True
+    if any(v in (algebra().true, algebra().false) for v in (x, y)):
+        return False
     gap = algebra().expand(x - y)
     if gap == 0:
         return True
@@ -429,6 +396,19 @@ def vanishing(assumed: Mapping[Any, bool]) -> list[dict[Any, Any]]:
         match key:
             case ("eq" | "ne" as op, a, b) if truth is (op == "eq"):
                 found = [more for known in found for more in _with_zero(known, a - b)]
+            case _:
+                pass
+    return found
+
+
+def lying(assumed: Mapping[Any, bool], count: int) -> dict[Any, int]:
+    """The places below `count` where values are assumed to lie."""
+    found: dict[Any, int] = {}
+    for key in assumed:
+        match key:
+            case ("lies at", value, int()):
+                here = (k for k in range(count - 1) if assumed.get(("lies at", value, k)))
+                found[value] = next(here, count - 1)
             case _:
                 pass
     return found
@@ -487,11 +467,4 @@ def _onto(value: Objects, dims: Dims, onto: Dims) -> Objects:
     return np.broadcast_to(ordered.reshape(shape), tuple(size(d) for d in onto))
 
 
-def _each(function: Callable[..., Any], *values: Objects) -> Objects:
-    out = np.empty(values[0].shape, object)
-    for at in np.ndindex(out.shape):
-        out[at] = function(*(v[at] for v in values))
-    return out
-
-
-__all__ = ["Evaluator", "Joins", "Undecided", "equal", "size", "symbols", "vanishing"]
+__all__ = ["Evaluator", "Undecided", "equal", "lying", "vanishing"]

@@ -84,7 +84,7 @@ def test_costs_grow_with_the_work() -> None:
         assert times == sorted(times) and times[2] > times[0]
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "lif", "sru_v", "delta_rule", "dense"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "lif", "sru_v", "delta_rule"])
 def test_an_illegal_schedule_is_refused_with_the_legal_ones_and_the_reason(name: str) -> None:
     with pytest.raises(RecurcError) as refused:
         plan(name, CPU, "scan")

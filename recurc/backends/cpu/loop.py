@@ -6,13 +6,15 @@ or the first-level cache; otherwise each step runs its nests over whole rows, wh
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from recurc.backends.cpu.body import Array, Body
 from recurc.backends.cpu.matrices import scratch
 from recurc.backends.cpu.names import STORED, at, offset, stride_of
 from recurc.backends.cpu.program import STATE_BYTES, state_bytes
 from recurc.backends.emit.expr import C_TYPES
 from recurc.backends.emit.indexed import lower
-from recurc.backends.emit.nodes import Load, Matrix, dim_of, loads
+from recurc.backends.emit.nodes import Call, Load, Matrix, Node, Place, dim_of, free_vars, loads
 from recurc.backends.emit.text import Text
 from recurc.types import DType, axis_ids
 
@@ -251,6 +253,17 @@ def _rotate(body: Body, text: Text) -> None:
                 text(f"{array.name} = {new};", f"{new} = swap;")
 
 
+def _in_reals(node: Node) -> Node:
+    """`node` with places compared as real numbers, which a vector of lanes can be."""
+    match node:
+        case Call("eq", (Place() as a, Place() as b)):
+            return replace(node, args=tuple(Call("cast", (place,), DType.REAL) for place in (a, b)))
+        case Call(args=args):
+            return replace(node, args=tuple(_in_reals(a) for a in args))
+        case _:
+            return node
+
+
 def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
     """Between a state's array and its place in memory: `NAME_in` before the first step, `NAME_out` after the last."""
     program, spell = body.program, body.spell
@@ -280,8 +293,10 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
     else:
         identity = program.stage.identity.get(carry)
         if identity is not None:
-            value = body.printer(lower(identity, (), {}))
-            if lane in axes:
+            node = lower(identity, tuple(a for a in axes if a in axis_ids(identity.dims)), spell.sizes)
+            node = _in_reals(node) if lane in free_vars(node) else node
+            value = body.printer(node)
+            if lane in axes and lane not in free_vars(node):
                 value = f"rc_spread_{body.suffix}({value})"
         elif in_a_row:
             value = (

@@ -10,7 +10,7 @@ from recurc.backends.base import Specialization
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import Index, Node, Var, extent
 from recurc.plan import Buffer
-from recurc.types import Dims, DType
+from recurc.types import Dims, DType, own_dim
 
 # What generated functions use for themselves, and macros of the system's headers.
 RESERVED = frozenset(
@@ -55,6 +55,7 @@ class Spelling:
         base, plus, more = dim.partition("+")
         if plus:
             return f"({self.size(base)} + {more})" if more != "0" else self.size(base)
+        dim = own_dim(dim)
         if dim.isdigit():
             return dim
         # A constant of the whole file: in small letters it would meet the locals of functions and what headers declare.

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TypeAlias, Union
 
 from recurc.source import Span
-from recurc.types import DType, number_key
+from recurc.types import DType, literal_size, number_key, own_dim
 
 Var = str
 Axis: TypeAlias = Union[Var, int, "Node"]  # where along one axis
@@ -123,7 +123,7 @@ def dim_of(var: Var) -> str:
 def extent(dim: str, sizes: Mapping[str, int]) -> int:
     """The size of a dim: named, literal, or `X+2`."""
     base, _, more = dim.partition("+")
-    return (int(base) if base.isdigit() else sizes[base]) + int(more or 0)
+    return (literal_size(base) or sizes[own_dim(base)]) + int(more or 0)
 
 
 def parts(node: Node) -> tuple[Node, ...]:

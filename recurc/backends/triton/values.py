@@ -28,7 +28,7 @@ from recurc.backends.triton.scope import Lines, Scope, place
 from recurc.errors import CompilerBug, UnsupportedError
 from recurc.ops import OPS
 from recurc.plan import Buffer, Plan, Role
-from recurc.types import Dims, DType, Kind, axis_ids
+from recurc.types import Dims, DType, Kind, axis_ids, own_dim
 
 SEQ, TIME, ROW = "@seq", "@time", "@row"
 EXTENTS = {SEQ: "BLOCK_SEQ", TIME: "BLOCK_T", ROW: "BLOCK_ROWS"}
@@ -63,6 +63,7 @@ class Context:
 
     def constant(self, dim: str) -> str:
         """The name of a dim's size in the module, or its digits."""
+        dim = own_dim(dim)
         if dim.isdigit():
             return dim
         # A constant of the whole module: in small letters it would meet the variables of kernels.
