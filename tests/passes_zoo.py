@@ -63,7 +63,6 @@ BOTH = ("sequential", "scan")
 ALL = ("sequential", "scan", "chunkwise")
 LOOP = ("sequential",)
 LTI = (*BOTH, "convolution")  # scans, and the same at every step
-DENSE_LTI = (*BOTH, "convolution")  # by products of matrices
 
 
 def sig(e: Expr) -> Expr:
@@ -303,10 +302,10 @@ ZOO: dict[str, Case] = {
     "delta_rule": (delta_rule, ("GH",), (LOOP,)),
     "momentum": (momentum, ("BA",), (LTI,)),
     "moebius": (lambda: one_state(div(add(h, x), add(number(2.0), mul(z, h))), XZ), ("MB",), (BOTH,)),
-    "dense": (lambda: dense(matmul(v("A", "H", "H"), old("h", "H"))), ("DA",), (DENSE_LTI,)),
+    "dense": (lambda: dense(matmul(v("A", "H", "H"), old("h", "H"))), ("DA",), (LTI,)),
     "transposed": (
         lambda: rec("T", {"x": SQUARE}, {}, {"h": (SQUARE, 0.0)}, {"h": add(flipped(), v("x", *SQUARE))}, ("h",)),
-        ("DA",), (DENSE_LTI,),
+        ("DA",), (("sequential", "convolution"),),
     ),
     "lags": (lags, ("SH", "BA"), (LOOP, LTI)),
     "delay": (delay, ("SH",), (LOOP,)),

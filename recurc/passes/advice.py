@@ -35,7 +35,8 @@ from recurc.passes.dependence import dependence
 from recurc.passes.scene import Scene
 from recurc.source import Span
 
-_MOST_TRIALS = 8  # each is a classification
+_MOST_TRIALS = 8  # each is a classification, and few of a large recurrence
+_MOST_EQUATIONS = 160  # of all trials
 _MOST_KINDS = 3  # of operators: what takes more is no small change
 _GATES = frozenset(("sigmoid", "tanh", "exp", "softplus", "log", "sqrt", "sin", "cos", "erf", "hard_sigmoid"))
 
@@ -70,16 +71,20 @@ class _Outcome:
 
 def with_advice(rec: Recurrence, analysis: Analysis) -> Analysis:
     """`analysis` of `rec` with a last reason for each nonlinear or dense group: what would make it parallel."""
-    if not any(g.cls in (*NONLINEAR, "DA") for g in analysis.groups):
+    if not any(g.cls in NONLINEAR or _dense(g) for g in analysis.groups):
         return analysis
     scene = Scene(rec, dependence(rec))
 
     def advised(group: Group) -> Group:
         if group.cls in NONLINEAR:
             return replace(group, reasons=(*group.reasons, _advice(scene, group.states)))
-        return replace(group, reasons=(*group.reasons, _DENSE)) if group.cls == "DA" else group
+        return replace(group, reasons=(*group.reasons, _DENSE)) if _dense(group) else group
 
     return replace(analysis, groups=tuple(map(advised, analysis.groups)))
+
+
+def _dense(group: Group) -> bool:
+    return group.cls == "DA" and "scan" not in group.schedules
 
 
 def _advice(scene: Scene, members: tuple[str, ...]) -> Reason:
@@ -117,7 +122,8 @@ def _freed(scene: Scene, members: tuple[str, ...]) -> Reason | None:
     outcome = _tried(scene, members, freed)
     if not outcome.chunks:
         return None
-    for node in list(reversed(freed))[:_MOST_TRIALS] if len(freed) > 1 else ():
+    most = min(_MOST_TRIALS, _MOST_EQUATIONS // len(scene.rec.equations))
+    for node in list(reversed(freed))[:most] if len(freed) > 1 else ():
         fewer = {n: r for n, r in freed.items() if n != node}
         smaller = _tried(scene, members, fewer)
         if smaller.scans or (smaller.chunks and not outcome.scans):

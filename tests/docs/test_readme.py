@@ -78,12 +78,13 @@ def test_every_setting_of_the_code_is_on_the_page_and_the_other_way_round() -> N
 PARALLEL = {
     "elementwise affine": "state s[K] = 0\n    s = g * s[t-1] + k",
     "matrix memories that decay": "state s[K, V] = 0\n    s = g * s[t-1] + k * v",
+    "linear maps": "state s[K] = 0\n    s = A @ s[t-1] + k",
     "semiring": "state s[K] = -inf\n    s = max(s[t-1] + g, k)",
     "stabilised-softmax": "state m = -inf, s = 0\n    m = max(m[t-1], b)\n"
     "    s = s[t-1] * exp(m[t-1] - m) + exp(b - m)",
 }
 IN_TURN = {
-    "Coupled linear states": "state s[K] = 0\n    s = A @ s[t-1] + k",
+    "Several coupled states": "state s[K] = 0, r[K] = 0\n    s = A @ r[t-1] + k\n    r = A @ s[t-1]",
     "a nonlinear state": "state s[K] = 0\n    s = tanh(s[t-1] + k)",
 }
 
@@ -95,7 +96,7 @@ def test_what_is_said_to_be_parallel_over_time_is(kind: str) -> None:
     rec = recurc.load(
         text=f"recurrence R(K, V):\n    input  k[K], g[K], v[V], b\n    param  A[K, K]\n    {body}\n    output s\n"
     )
-    assert [("scan" in group.schedules) for group in rec.analyze().groups] == [kind in PARALLEL]
+    assert {"scan" in group.schedules for group in rec.analyze().groups} == {kind in PARALLEL}
 
 
 def test_delta_rules_go_in_chunks_where_no_step_needs_all_of_the_memory() -> None:

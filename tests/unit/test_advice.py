@@ -45,7 +45,10 @@ def test_what_is_offered_for_an_lstm_is_what_minlstm_does() -> None:
 
 
 def test_a_linear_map_with_a_dense_matrix_is_told_of_a_diagonal_one() -> None:
-    group = next(g for g in recurc.zoo.load("kalman_filter").analyze().groups if g.cls == "DA")
+    body = "s = A @ r[t-1] + x\n    r = A @ s[t-1]\n    output s"
+    head = "recurrence R(K):\n    input x[K]\n    param A[K, K]\n    state s[K] = 0, r[K] = 0\n"
+    (group,) = recurc.load(text=f"{head}    {body}\n").analyze().groups
+    assert (group.cls, group.schedules) == ("DA", ("sequential",))
     assert "with one factor per element in place of the matrix" in group.reasons[-1].text
 
 
