@@ -40,6 +40,7 @@ SL: logaddexp(h[t-1], x) - 0.2
 SL: max(0.9 * h[t-1], x)
 MB: 1 / (2 + abs(x) + h[t-1])
 CL: clamp(h[t-1] + x, -1, 1)
+DA: 0.1 * sum(h[t-1], D) * z + x
 """
 
 ONLY_ALIKE = """
@@ -52,7 +53,6 @@ NL-d: floor(h[t-1]) + x
 NL-d: h[t-1] % 2 + x
 NL-d: (0.5 * h[t-1] + x) / (1 + abs(h[t-1]))
 NL-b: sigmoid(h[t-2]) * h[t-1] + x
-DA: 0.1 * sum(h[t-1], D) * z + x
 """
 
 

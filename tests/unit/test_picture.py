@@ -155,7 +155,7 @@ def test_what_leaves_the_recurrence_is_drawn_outside_of_it() -> None:
     [
         ("ema", {Kind.PARALLEL}, "EA, elementwise affine · one step after another (legal too: parallel scan over t"),
         ("gated_delta_net", {Kind.CHUNKED}, "GH, generalised Householder (delta rule)"),
-        ("kalman_filter", {Kind.SERIAL}, "MB, linear fractional (Möbius) · one step after another"),
+        ("kalman_filter", {Kind.PARALLEL, Kind.SERIAL}, "MB, linear fractional (Möbius) · one step after another"),
         ("logistic_map", {Kind.NONLINEAR}, "QP, polynomial, not closed"),
     ],
 )
