@@ -305,7 +305,7 @@ ZOO: dict[str, Case] = {
     "dense": (lambda: dense(matmul(v("A", "H", "H"), old("h", "H"))), ("DA",), (LTI,)),
     "transposed": (
         lambda: rec("T", {"x": SQUARE}, {}, {"h": (SQUARE, 0.0)}, {"h": add(flipped(), v("x", *SQUARE))}, ("h",)),
-        ("DA",), (("sequential", "convolution"),),
+        ("DA",), ((*LOOP, "convolution"),),  # rows and columns of the same name: no matrix is read off
     ),
     "lags": (lags, ("SH", "BA"), (LOOP, LTI)),
     "delay": (delay, ("SH",), (LOOP,)),

@@ -114,7 +114,8 @@ def _dense(scene: Scene, name: str, form: Linear, coef: Coef) -> Group:
     calm = not (form.rounded or form.cut)
     lifted = lift(scene.forms((name,)), scene.states[name], NUMBERS) if calm else None
     if lifted is None:
-        return group
+        text = "its matrix cannot be read off the equations (dims that repeat, roundings, choices): no scan is offered"
+        return replace(group, reasons=(*group.reasons, Reason(text)))
     monoid = matrix_monoid("DA", scene.states[name], lifted, NUMBERS, scene.taken)
     return replace(group, schedules=BOTH, monoid=monoid)
 
