@@ -54,7 +54,7 @@ CASES = {
     ),
     "mean of the state": Mixed(
         "DA",
-        "input x[N]; state h[N] = 1; h = 0.5 * h[t-1] + 0.25 * sum(h[t-1], N) + x; output h",
+        "input x[N]; state h[N] = 1; h = 0.5 * h[t-1] + 0.125 * sum(h[t-1], N) + x; output h",
     ),
     "neighbours": Mixed(
         "DA",

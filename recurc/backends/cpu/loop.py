@@ -293,7 +293,7 @@ def copy_state(body: Body, carry: str, text: Text, save: bool) -> None:
     else:
         identity = program.stage.identity.get(carry)
         if identity is not None:
-            node = lower(identity, tuple(a for a in axes if a in axis_ids(identity.dims)), spell.sizes)
+            node = lower(identity, axis_ids(identity.dims), spell.sizes)
             node = _in_reals(node) if lane in free_vars(node) else node
             value = body.printer(node)
             if lane in axes and lane not in free_vars(node):
