@@ -66,6 +66,10 @@ template <class T> RC_INLINE T rc_load_from_grid(const T* p) {
 #endif
 }
 
+RC_INLINE bool rc_load_from_grid(const bool* p) {
+    return rc_load_from_grid(reinterpret_cast<const unsigned char*>(p)) != 0;
+}
+
 // All `blocks` blocks that share the counter meet here. The counter only grows, so no reset can race with a late block;
 // every block must be resident, which a cooperative launch guarantees.
 RC_INLINE void rc_grid_barrier(u64* arrived, u64 target) {

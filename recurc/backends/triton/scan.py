@@ -226,6 +226,8 @@ class _ScanCode(LaneCode):
 
     def last(self, code: Code, dtype: DType) -> str:
         """The value at the last step of the tile (where padding has kept the last real one)."""
+        if dtype.kind is Kind.BOOL:  # a sum of these is an integer
+            return f"(tl.sum(tl.where(is_last, {code.text}, 0).to(tl.int32), axis=1, keep_dims=True) != 0)"
         zero = "0.0" if dtype.kind is Kind.REAL else "0"
         return f"tl.sum(tl.where(is_last, {code.text}, {zero}), axis=1, keep_dims=True)"
 
