@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from recurc.build import reduce
-from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Linalg, Reaxis, Reduce
+from recurc.ir import Broadcast, Const, Contract, Expr, Linalg, Reaxis
 from recurc.ops import apply, convert
 from recurc.passes.affine import one, sum_over, zero
 from recurc.types import Dims, DType, Kind, second
@@ -92,17 +92,6 @@ def log_total(arg: Expr, over: Dims) -> Expr:
     shift = apply("select", apply("eq", top, low), zero(arg.dtype), top)
     weights = apply("exp", apply("sub", arg, shift))
     return apply("add", shift, apply("log", reduce("sum", weights, over)))
-
-
-def log_totalled(expr: Expr) -> Reduce | None:
-    """The maximum that `expr` = `log_total(arg, over)` is shifted by."""
-    match expr:
-        case Apply(
-            op="add", args=(Apply(op="select", args=(_, _, Reduce(op="max", arg=arg, over=over) as top)), _)
-        ) if expr == log_total(arg, over):
-            return top
-        case _:
-            return None
 
 
 def renamed(expr: Expr, names: dict[str, str]) -> Expr:

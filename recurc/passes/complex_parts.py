@@ -7,7 +7,7 @@ that are zero wherever a value is made are not made at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -565,8 +565,3 @@ def _constant(value: float, dtype: DType) -> Part:
 
 def _given(buffer: Buffer) -> bool:
     return buffer.role not in (Role.SEQUENCE, Role.ONCE)
-
-
-def parts_of(buffers: Iterable[Buffer]) -> dict[str, str]:
-    """Buffers that are part of a caller's complex array, and that array's name."""
-    return {b.name: b.part[0] for b in buffers if b.part is not None}

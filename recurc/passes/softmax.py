@@ -36,7 +36,7 @@ def accumulators(
     rec: Recurrence, dep: Dependence, top: str, decay: Expr | None, score: Expr, affine: Mapping[str, Linear]
 ) -> Accumulators | None:
     """The accumulators over the running maximum `top`, among the affine groups of one state; None if none fit."""
-    match_ = _Matcher(rec, top)
+    match_ = _Matcher(rec)
     kept = match_.terms(Read(top, 1, (), DType.REAL))
     kept.update(match_.terms(decay))
     kept.subtract(match_.terms(Read(top, 0, (), DType.REAL)))
@@ -70,11 +70,10 @@ def _reads_any(expr: Expr, names: frozenset[str]) -> bool:
 
 
 class _Matcher:
-    """Compares expressions up to the order of sums and products, seeing through equations that read `top`."""
+    """Compares expressions up to the order of sums and products, seeing through equations."""
 
-    def __init__(self, rec: Recurrence, top: str) -> None:
+    def __init__(self, rec: Recurrence) -> None:
         self._equations = {e.name: e.expr for e in rec.equations if e.name not in {s.name for s in rec.states}}
-        self._top = top
 
     def _resolved(self, expr: Expr, names: int) -> tuple[Expr, int]:
         """What `expr` stands for, seeing through at most `names` equations; and how many are left."""

@@ -159,7 +159,6 @@ class _Printer:
             some = [a for a, p in enumerate(write.probes) if p is not None]
             names = {a: f"probe_{n}{f'_{a}' if len(some) > 1 else ''}" for a in some}
             self.probes += [_Left(name, a, self.ranks[n], f"rows_{n}", 0) for a, name in names.items()]
-        self.corrected = [n for n, w in enumerate(form.writes) if w.corrects]
         self.sums: dict[tuple[int, tuple[int, ...]], str] = {}  # names of sums of pairs
 
     def run(self) -> str:
