@@ -19,6 +19,7 @@ from recurc.passes.lower import lower
 from recurc.passes.manager import Pass, Record, run_passes
 from recurc.passes.resets import RESETS
 from recurc.passes.schedule import choose, stage_costs
+from recurc.passes.stabilize import STABILIZE
 from recurc.plan import Plan
 from recurc.targets import Target
 from recurc.types import DType
@@ -38,7 +39,7 @@ def run_core(rec: Recurrence, dump_after: Sequence[str] = ()) -> Record:
 
 def core_passes() -> tuple[Pass, ...]:
     """The pipeline to core form, in order."""
-    return (EXPAND, RESETS, BOUNDS, CANONICALIZE, SHARE, DROP_DEAD)
+    return (EXPAND, STABILIZE, RESETS, BOUNDS, CANONICALIZE, SHARE, DROP_DEAD)
 
 
 def analyze(rec: Recurrence, prove: bool = False) -> Analysis:

@@ -23,6 +23,7 @@ from recurc.passes.scene import BOTH, BY_STRUCTURE, DECIDED, LOOP, Scene
 from recurc.passes.segments import Segments, segments
 from recurc.passes.sliding import slides_along
 from recurc.passes.softmax import accumulators
+from recurc.passes.stabilize import is_top
 
 
 def classify(rec: Recurrence) -> Analysis:
@@ -131,13 +132,10 @@ def _fused(scene: Scene, groups: list[Group]) -> list[Group]:
             continue
         members = (top, *found.values)
         names = ", ".join(found.values)
-        reasons = (
-            *group.reasons,
-            Reason(
-                f"{names}: sums of weighted terms, kept in range by exp of how much {top} grows",
-                scene.span(members[1]),
-            ),
-        )
+        text = f"{names}: sums of weighted terms, kept in range by exp of how much {top} grows"
+        if is_top(top):
+            text += f"; the source has no {top}: it reads them as ratios only, so they may be kept in range"
+        reasons = (*group.reasons, Reason(text, scene.span(members[1])))
         monoid = softmax_monoid(scene.states, found, scene.taken)
         joint = Group(members, "OS", BOTH, False, reasons, monoid, DECIDED)
         groups = _joined(scene, groups, joint)

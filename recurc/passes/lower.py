@@ -31,6 +31,7 @@ from recurc.ir import (
     Read,
     Recurrence,
     Reduce,
+    State,
     late_equations,
     reads,
     rewrite,
@@ -48,6 +49,7 @@ from recurc.passes.named_sums import name_sums
 from recurc.passes.newton import newton
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
+from recurc.passes.stabilize import is_top
 from recurc.passes.verify_plan import verify_plan
 from recurc.plan import (
     Buffer,
@@ -523,7 +525,8 @@ class _Lowering:
                     late[expr.name] = None
         buffers = [Buffer(i.name, i.dims, i.dtype, Role.INPUT) for i in self.rec.inputs if i.name in read]
         buffers += [Buffer(p.name, p.dims, p.dtype, Role.PARAM) for p in self.rec.params if p.name in read]
-        buffers += [Buffer(f"{s.name}@initial", s.dims, s.dtype, Role.INITIAL) for s in self.rec.states]
+        stored = {s.name: self._kept_as(s) for s in self.rec.states}
+        buffers += [Buffer(f"{s.name}@initial", s.dims, stored[s.name], Role.INITIAL) for s in self.rec.states]
         buffers += [
             Buffer(f"{i.name}@initial", i.dims, i.dtype, Role.INITIAL) for i in self.rec.inputs if i.name in late
         ]
@@ -531,8 +534,14 @@ class _Lowering:
         for name, (dims, dtype, over_time) in made.items():
             role = Role.OUTPUT if name in outputs else Role.SEQUENCE if over_time else Role.ONCE
             buffers.append(Buffer(name, dims, dtype, role))
-        buffers += [Buffer(f"{s.name}@final", s.dims, s.dtype, Role.FINAL) for s in self.rec.states]
+        buffers += [Buffer(f"{s.name}@final", s.dims, stored[s.name], Role.FINAL) for s in self.rec.states]
         return tuple(buffers)
+
+    def _kept_as(self, state: State) -> DType:
+        """How a call keeps a state. The logarithm of a scale stays in f32 in half precision: its error is multiplied by
+        its size where exp is taken of it."""
+        top = state.dtype is DType.REAL and is_top(state.name) and self.shape.itemsize < DType.F32.itemsize
+        return DType.F32 if top else state.dtype
 
 
 def stage_reads(stage: Stage) -> list[Read]:

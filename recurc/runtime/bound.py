@@ -209,8 +209,10 @@ def bind(
     built, kit = run.built, run.kit
     if not hasattr(built.kernel, "bind") or not isinstance(kit, HostKit) or run.batch == 0 or run.settled.steps == 0:
         return None
+    if run.delayed or run.builder.remembered or built.stabilized:
+        return None
     constant = not any(run.builder.initial_reads[n] for n in built.initial if f"{n}@initial" not in arrays)
-    if run.delayed or run.builder.remembered or not constant:
+    if not constant:
         return None
     kernel = cast(BindableKernel, built.kernel)
     outputs, finals = run.new_outputs(zero=False), run.new_finals(run.settled.batch)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurc.arguments import Seen, Slot
-from recurc.backends.storage import bf16_bits, loaded
+from recurc.backends.storage import bf16_bits, loaded, store
 from recurc.errors import ShapeError
 from recurc.runtime.memory import empty
 from recurc.types import DType
@@ -173,3 +173,7 @@ class HostKit:
     def spread(self, values: Array, batch: int, dtype: DType) -> Array:
         """Host values `(1 or B, *dims)` (bf16 as bits) as a `(B, *dims)` kernel argument."""
         return np.broadcast_to(values, (batch, *values.shape[1:]))
+
+    def rescale(self, view: Array, mantissa: Array, exponent: Array) -> None:
+        with np.errstate(all="ignore"):
+            store(view, np.asarray(loaded(mantissa), np.float64) * np.exp(np.asarray(loaded(exponent), np.float64)))

@@ -67,3 +67,7 @@ class Kit(Protocol):
     def spread(self, values: NDArray[Any], batch: int, dtype: DType) -> Any:
         """Host values `(1 or B, *dims)` (bf16 as bits) as a `(B, *dims)` kernel argument."""
         ...
+
+    def rescale(self, view: Any, mantissa: Any, exponent: Any) -> None:
+        """Writes `mantissa * exp(exponent)` into a view, computed in f64: `(B, *dims)` all of them, or broadcast."""
+        ...

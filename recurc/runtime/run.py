@@ -15,6 +15,7 @@ from recurc.backends.reference import value_types
 from recurc.errors import ShapeError
 from recurc.passes import resume
 from recurc.runtime.kit import Kit
+from recurc.runtime.rescaling import inner_starts, whole_finals
 from recurc.runtime.rows import Sequences, buckets
 from recurc.runtime.specialize import STEP, Builder, Built
 from recurc.types import Dims, DType, literal_size
@@ -158,10 +159,12 @@ class Run:
                 view[...] = initial[f"{name}@initial"]
             return
         args = self.arguments(built, arrays, initial, outputs, finals, reverse)
+        args |= self.inner_finals(built, batch)
         count = self.kit.spread(np.asarray([steps]) if lengths is None else lengths, batch, DType.I64)
         if built.plan is not None and built.plan.has(resume.LENGTH):
             args[resume.LENGTH] = count
         built.kernel(args, batch, steps)
+        whole_finals(built, finals, args, self.kit)
         if reverse and not self.kit.flips_are_views:
             for name, view in outputs.items():
                 view[...] = self.kit.flip(args[built.outputs[name]])
@@ -188,13 +191,25 @@ class Run:
             args |= {n: self.kit.flip(arrays[n]) for n in self.inputs}
         for name, view in outputs.items():
             args[built.outputs[name]] = self.kit.flip(view) if reverse else view
-        args |= {f"{n}@final": finals[n] for n in built.finals}
+        args |= {f"{n}@final": finals[n] for n in built.finals if n in finals}
         return args
+
+    def inner_finals(self, built: Built, batch: int) -> dict[str, Any]:
+        """New `NAME@final (B, *dims)` for states of the kernel that the caller does not see."""
+        inner = {n for s in built.stabilized.values() for n in (s.mantissa, s.top)}
+        found: dict[str, Any] = {}
+        for name in inner:
+            value = built.initial[name]
+            found[f"{name}@final"] = self.kit.final((batch,), self._shape(value.dims), built.spec.dtype(value.dtype))[1]
+        return found
 
     def initial_values(self, built: Built, arrays: Mapping[str, Any], batch: int) -> dict[str, Any]:
         """`NAME@initial` for everything that has a value before the first step: given, or as the recurrence says."""
         found: dict[str, Any] = {}
+        inner = {n for s in built.stabilized.values() for n in (s.mantissa, s.top)}
         for name, value in (*self.builder.continuable.items(), *built.initial.items()):
+            if name in inner:
+                continue
             key = f"{name}@initial"
             given = arrays.get(key, arrays.get(f"{self.builder.remembered.get(name, name)}@initial"))
             if given is None and key not in found:
@@ -207,7 +222,7 @@ class Run:
                 )
             if given is not None:
                 found[key] = given
-        return found
+        return found | inner_starts(built, found, arrays, self.kit, batch)
 
     def new_outputs(self, zero: bool) -> dict[str, tuple[Any, Any]]:
         """Each output as the caller gets it, and its view for the kernel."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from recurc.backends.base import Kernel, Specialization
 from recurc.errors import BackendError, UnsupportedError
 from recurc.passes import resume
 from recurc.passes.schedule import ScheduleError
+from recurc.passes.stabilize import Stabilized, stabilized_states
 from recurc.runtime import choose
 from recurc.types import Dims, DType
 
@@ -47,8 +48,10 @@ class Built:
     backend: str
     plan: Plan | None  # None for the reference, which has none
     outputs: Mapping[str, str]
-    initial: Mapping[str, Value]  # states (and delayed inputs) that need a value before the first step
+    initial: Mapping[str, Value]  # what the kernel needs a value of before the first step: states, delayed inputs
     finals: tuple[str, ...]  # those whose last value the kernel writes to `NAME@final`
+    # States that the kernel holds in two parts, which take their places in `initial` and `finals`.
+    stabilized: Mapping[str, Stabilized] = field(default_factory=dict[str, Stabilized])
     target: Target | None = None
     batch: int = 1  # what the plan was weighed for
     steps: int = 1
@@ -79,7 +82,7 @@ class Builder:
     @cached_property
     def expressions(self) -> dict[str, ir.Expr]:
         """What every continuable value is before the first step."""
-        found = {s.name: s.initial for s in self._long_lived.states}
+        found = {s.name: s.initial for s in self._states}
         found |= {i.name: i.before for i in self._rec.inputs if i.before is not None}
         return found | ({STEP: ir.Const(0, DType.I64)} if self.counts_steps else {})
 
@@ -92,7 +95,7 @@ class Builder:
     def continuable(self) -> dict[str, Value]:
         """What a later call can start from: states, what longer lags remember, inputs read one step back, and the
         number of steps so far where `t` is read."""
-        found = {s.name: Value(s.dims, s.dtype, s.bound) for s in self._long_lived.states}
+        found = {s.name: Value(s.dims, s.dtype, s.bound) for s in self._states}
         found |= {i.name: Value(i.dims, i.dtype, i.bound) for i in self._rec.inputs if i.before is not None}
         return found | ({STEP: Value((), DType.I64)} if self.counts_steps else {})
 
@@ -121,11 +124,13 @@ class Builder:
         """A value kept for a longer lag -> what it is a delayed copy of."""
         return {name: name.partition("@lag")[0] for name in self.continuable if "@lag" in name}
 
-    @property
-    def _long_lived(self) -> ir.Recurrence:
-        """The recurrence whose states a run carries: only lags above 1 need the core form's further ones."""
+    @cached_property
+    def _states(self) -> tuple[ir.State, ...]:
+        """The states a run carries: only lags above 1 need further ones than those of the source."""
         longest = max((r.lag for e in self._rec.equations for r in ir.reads(e.expr)), default=0)
-        return self.core if longest > 1 else self._rec
+        known = {s.name for s in self._rec.states}
+        chains = [s for s in self.core.states if "@lag" in s.name and s.name not in known] if longest > 1 else []
+        return (*self._rec.states, *chains)
 
     def build(self, settled: Settled, on_device: bool) -> Built:
         """The kernel for a call; `BackendError` or `UnsupportedError` if no candidate can run it."""
@@ -195,7 +200,10 @@ class Builder:
         twin = next((b for b in self._built.values() if _same(b, name, plan, spec)), None)
         make = build_pieces if name == "cpu" and needs_library(plan) else type(backend).build
         kernel = twin.kernel if twin is not None else make(backend, real, spec)
-        built = Built(kernel, spec, name, plan, _outputs(plan), _initial(plan), _finals(plan), target, batch, steps)
+        inside = stabilized_states(plan.recurrence)
+        built = Built(
+            kernel, spec, name, plan, _outputs(plan), _initial(plan), _finals(plan), inside, target, batch, steps
+        )
         if twin is None and os.environ.get("RECURC_VERIFY", "0") not in ("", "0"):
             from recurc.runtime.verify import verify
 
@@ -206,7 +214,7 @@ class Builder:
         from recurc.backends.reference import BACKEND
 
         kernel = BACKEND.build_recurrence(self._rec, spec)
-        states = tuple(s.name for s in self._long_lived.states)
+        states = tuple(s.name for s in self._states)
         inputs = {i.name for i in self._rec.inputs}
         outputs = {o: f"{o}@out" if o in inputs else o for o in self._rec.outputs}
         return Built(kernel, spec, "reference", None, outputs, self.continuable, states)

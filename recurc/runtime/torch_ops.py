@@ -263,6 +263,9 @@ class TorchKit:
         tensor = from_host(np.require(values, requirements=["C", "W"]), dtype).to(self.device)
         return tensor.expand((batch, *tensor.shape[1:]))
 
+    def rescale(self, view: Tensor, mantissa: Tensor, exponent: Tensor) -> None:
+        view.copy_(mantissa.double() * exponent.double().exp())
+
 
 def check_device(device: Any) -> None:
     """Raises `UnsupportedError` for what names no device of this machine: the CPU or a GPU of torch."""

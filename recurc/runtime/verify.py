@@ -14,7 +14,8 @@ from recurc.backends import reference
 from recurc.backends.base import Specialization
 from recurc.backends.storage import bf16_bits, loaded
 from recurc.errors import BackendError
-from recurc.runtime.host import storage
+from recurc.runtime.host import HostKit, storage
+from recurc.runtime.rescaling import inner_starts, whole_finals
 from recurc.runtime.specialize import Built
 from recurc.types import Dims, DType, Kind, literal_size
 
@@ -39,9 +40,13 @@ def verify(rec: ir.Recurrence, built: Built, tensors: bool, initial: Initial) ->
     for value in rec.params:
         given[value.name] = _random(rng, (1,), value.dims, spec.dtype(value.dtype), sizes, 1 / math.sqrt(largest))
     args: dict[str, Any] = {n: np.broadcast_to(a, (_BATCH, *a.shape[1:])) for n, a in given.items()}
-    for name in built.initial:
+    inner = {n for s in built.stabilized.values() for n in (s.mantissa, s.top)}
+    starts: dict[str, Any] = {}
+    for name in (*(n for n in built.initial if n not in inner), *built.stabilized):
         start = initial(name, spec, {p: given[p] for p in (q.name for q in rec.params)})
-        args[f"{name}@initial"] = np.broadcast_to(start, (_BATCH, *start.shape[1:]))
+        starts[f"{name}@initial"] = np.broadcast_to(start, (_BATCH, *start.shape[1:]))
+    kit = HostKit(tensors=False)
+    args |= starts | inner_starts(built, starts, (), kit, _BATCH)
     types = reference.value_types(rec)
     states = {s.name: s for s in rec.states}
     out: dict[str, NDArray[Any]] = {}
@@ -55,7 +60,10 @@ def verify(rec: ir.Recurrence, built: Built, tensors: bool, initial: Initial) ->
         args[f"{name}@final"] = place
         if name in states:
             out[f"{name}@final"] = place
+    whole = {n: np.zeros_like(args[f"{n}@initial"]) for n in built.stabilized}
     _call(built, args, tensors)
+    whole_finals(built, whole, args, kit)
+    out |= {f"{n}@final": a for n, a in whole.items()}
     expected = reference.run(rec, {n: loaded(a) for n, a in given.items()}, _BATCH, _STEPS, sizes)
     depth = _SLACK * _STEPS * (1 + math.sqrt(largest))
     bound = depth * _ROUNDING[spec.real.accumulator] + _STORED * _ROUNDING[spec.real]

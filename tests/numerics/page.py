@@ -36,7 +36,8 @@ u is 2^-24, half a unit in the last place of float32.
   of a state that has a reset, a decay of exactly zero forgets what is not finite as a reset does; in a loop, zero times
   infinity is not a number.
 - **Only differences of scores are exponentiated**, and they are at most zero: the stabiliser of a softmax is the
-  running maximum itself, and two parts meet at the larger of their maxima. Scores may be shifted by any number.
+  running maximum itself, and two parts meet at the larger of their maxima. Scores may be shifted by any number. A step
+  that adds up `exp(score)` and reads the sums as ratios only gets that maximum added ([analysis](analysis.md)).
 - **Padding is the identity**: decay 1, key, value and step 0 fill the last chunk of steps, zeros the last vector.
 - **Transforms run in double precision**, for the error of one is of the size of the largest value, next to small ones
   too. `auto` takes a convolution only where the storage is float32 or less.

@@ -179,13 +179,13 @@ def test_a_running_maximum_makes_scores_of_any_size_safe(shift: float, rng: np.r
     given = drawn("online_softmax", rng)
     far = given | {"x": given["x"] + shift}
     wanted = run("online_softmax", given).o
-    for name in ("online_softmax", "softmax_mean"):
+    for name in ("online_softmax", "softmax_mean", "softmax_naive"):
         for schedule in schedules(name):
             found = several(run(name, far, schedule))[0]
             assert close(found, wanted, 1e-9), f"{name} by {schedule}"
-    single = {n: a.astype(np.float32) for n, a in far.items()}
-    with np.errstate(all="ignore"):
-        assert not np.isfinite(load("softmax_naive").compile(backend="numpy")(**single)).any()
+        # In f32, where exp of such a score is 0 or infinite. Rounding a score of 300 changes its weight by 3e-5.
+        single = {n: a.astype(np.float32) for n, a in far.items()}
+        assert close(several(load(name).compile(backend="numpy")(**single))[0], wanted, 1e-4)
 
 
 # --- memories and stacks ----------------------------------------------------------------------------------------------
