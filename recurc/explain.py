@@ -88,6 +88,9 @@ def _groups(plan: Plan, width: int) -> str:
     lines = ["Groups of states"]
     if not plan.analysis.groups:
         lines += _wrap("none: nothing feeds back, every step is computed on its own", width, "  ", "    ")
+    if plan.analysis.triangular:
+        text = "together a triangular system (TRI): a group reads states of groups above it, which are known by then"
+        lines += _wrap(text, width, "  ", "    ")
     for group, chosen in zip(plan.analysis.groups, plan.schedules, strict=True):
         invariant = ", time-invariant" if group.linear_time_invariant else ""
         name = CLASSES.get(group.cls, "unnamed")
@@ -342,6 +345,7 @@ def to_json(plan: Plan, case: Case) -> dict[str, Any]:
         "dtype": case.real.value,
         "target": case.target.name,
         "target_figures": asdict(case.target),
+        "triangular": plan.analysis.triangular,
         "groups": [
             _group_json(plan, g, chosen) for g, chosen in zip(plan.analysis.groups, plan.schedules, strict=True)
         ],

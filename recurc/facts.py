@@ -157,6 +157,7 @@ class Analysis:
     groups: tuple[Group, ...]
     hoisted: tuple[str, ...] = ()  # equations that read no state, directly or through others
     sunk: tuple[str, ...] = ()  # equations no state reads
+    triangular: bool = False  # class TRI of the whole: a group reads states of an earlier one
 
 
 CLASSES = {

@@ -30,7 +30,9 @@ def classify(rec: Recurrence) -> Analysis:
     """The analysis of a recurrence in core form, with syntactic certificates."""
     scene = Scene(rec, dependence(rec))
     groups = [_group(scene, members) for members in scene.dep.groups]
-    return Analysis(tuple(_fused(scene, groups)), scene.dep.hoisted, scene.dep.sunk)
+    found = tuple(_fused(scene, groups))
+    triangular = any(scene.dep.on_states[s] - set(g.states) for g in found for s in g.states)
+    return Analysis(found, scene.dep.hoisted, scene.dep.sunk, triangular)
 
 
 def _group(scene: Scene, members: tuple[str, ...]) -> Group:

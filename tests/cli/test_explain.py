@@ -41,7 +41,7 @@ GROUP = {
 }  # fmt: skip
 WHOLE = {
     "recurrence": str, "sizes": dict, "batch": int, "steps": int, "dtype": str, "target": str, "target_figures": dict,
-    "groups": list, "hoisted": list, "sunk": list, "not_causal": list, "plan": list, "memory": dict,
+    "triangular": bool, "groups": list, "hoisted": list, "sunk": list, "not_causal": list, "plan": list, "memory": dict,
     "residual_bytes_per_step": int, "cost": dict, "reasons": list,
 }  # fmt: skip
 WEIGHED = {"seconds": float, "bytes_moved": float, "flops": float, "depth": int, "reason": str, "chosen": bool}

@@ -40,3 +40,11 @@ def test_the_header_says_what_it_is_where_it_is_from_and_of_which_class(name: st
     assert head.about.endswith(".") and len(head.about) > 20
     assert re.fullmatch(r'.+ \((1[0-9]|20)\d\d\), ".+".*', head.paper), 'Paper: authors (year), "title".'
     assert head.classes
+
+
+@pytest.mark.parametrize(
+    ("name", "triangular"),
+    [("kalman_filter", True), ("mamba3", True), ("mlstm", False), ("lstm", False), ("ema", False), ("adam", True)],
+)
+def test_groups_that_read_earlier_ones_are_a_triangular_system(name: str, triangular: bool) -> None:
+    assert load(name).analyze().triangular == triangular
