@@ -142,9 +142,9 @@ def test_systems_drawn_by_the_seed_by_every_legal_schedule(backend: str, pick: i
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)  # first, so that it changes with every test
 @pytest.mark.parametrize("name", cases.NAMES)
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)
 def test_every_system_by_every_legal_schedule(name: str, steps: int, backend: str, session_seed: int) -> None:
     _alike(name, backend, steps, session_seed)
 

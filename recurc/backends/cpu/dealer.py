@@ -25,7 +25,7 @@ AnyUnit = TypeVar("AnyUnit", bound=Unit, contravariant=True)
 
 
 class Dealer(Protocol[AnyUnit]):
-    """What deals the work of a function to the threads (see `module`)."""
+    """What deals the work of a function to the threads (see `entry`)."""
 
     plan: Plan
     spec: Specialization

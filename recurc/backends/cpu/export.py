@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from recurc.backends.base import Specialization
+from recurc.backends.cpu.entry import external_buffers
 from recurc.backends.cpu.limits import limitations
-from recurc.backends.cpu.module import external_buffers, print_module
+from recurc.backends.cpu.module import print_module
 from recurc.backends.emit.names import Names, module_name
 from recurc.errors import UnsupportedError
 from recurc.plan import Plan

@@ -13,7 +13,8 @@ import numpy as np
 
 from recurc.backends.base import Arrays, Specialization
 from recurc.backends.cpu import blas
-from recurc.backends.cpu.module import Module, external_buffers
+from recurc.backends.cpu.entry import external_buffers
+from recurc.backends.cpu.module import Module
 from recurc.backends.cpu.work import step_flops, useful_threads
 from recurc.backends.storage import loaded, store
 from recurc.ir import reads

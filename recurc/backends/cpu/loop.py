@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recurc.backends.cpu.body import Array, Body
+from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.matrices import scratch
 from recurc.backends.cpu.names import STORED, at, offset, stride_of
 from recurc.backends.cpu.program import STATE_BYTES, state_bytes
+from recurc.backends.cpu.values import Array
 from recurc.backends.emit.expr import C_TYPES
 from recurc.backends.emit.indexed import lower
 from recurc.backends.emit.nodes import Call, Load, Matrix, Node, Place, dim_of, free_vars, loads

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 
-from recurc.backends.cpu.body import Array, Body
+from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.loop import copy_state, step_pointers
 from recurc.backends.cpu.panels import field, in_place, pack_function, panel_place, print_in_place
+from recurc.backends.cpu.values import Array
 from recurc.backends.cpu.weights import Weights
 from recurc.backends.emit.nodes import Load, Node, dim_of, loads
 from recurc.backends.emit.text import Text
