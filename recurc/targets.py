@@ -62,7 +62,7 @@ _STEP_CYCLES, _FUNCTION_CYCLES = 4, 40
 _SUM_CYCLES = 150  # five shuffles and a turn through shared memory
 _MEMORY_LATENCY, _LAUNCH, _BARRIER = 0.65e-6, 4.0e-6, 1.2e-6
 # Transforms in f64 are bound by memory: about 45 operations for each number, which crosses it some 20 times (two passes
-# of cuFFT in each direction, the products of spectra, and what puts arrays in order around them). Counted, not measured.
+# of cuFFT in each direction, the products of spectra, and what puts arrays in order). Counted, not measured.
 _TRANSFORM_OPS_PER_BYTE = 0.25
 _TRANSFORM_LAUNCHES = 150  # of torch's functions around them, for some thousand steps
 

@@ -109,9 +109,9 @@ class _Split:
         self.owner = ""
         self.taken = {b.name for b in plan.buffers} | {e.name for s in plan.stages for e in s.body}
         self.kept: dict[Expr, Read] = {}
-        self.read_by_products = {
+        self.read_whole = {
             r.name for s in plan.stages if isinstance(s, Matmul) for r in reads(s.expr) if r.dtype.kind is Kind.COMPLEX
-        }
+        } | {n for s in plan.stages if isinstance(s, Convolution) for n in s.sources}
 
     def run(self) -> Plan:
         stages: list[Stage] = []
@@ -291,7 +291,7 @@ class _Split:
                     total = apply("sub" if minus else "add", total, read)
             sums.append(total)
         shown = self.plan.buffer(target).role is Role.OUTPUT
-        if shown or target in self.read_by_products:
+        if shown or target in self.read_whole:
             equations = [
                 Equation(part_name(target, k), self._fit(self._number(total, expr), expr), expr.span)
                 for k, total in enumerate(sums)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from recurc.backends.triton.chunk import chunk_problems
 from recurc.backends.triton.convolution import emit_convolution
 from recurc.backends.triton.coupled import emit_chunk
@@ -63,7 +65,10 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
                 raise UnsupportedError("the Triton backend does not do: " + "; ".join(problems))
             return emit_chunk(context, stage, name, options)
         case Frozen():
-            return emit_frozen(context, stage, name, lambda inner, kernel: emit_stages(inner, kernel, options))
+            # What is held is f32 also where arrays are stored in half precision, and then still on tensor cores
+            half = context.spec.real is not context.spec.real.accumulator
+            inside = replace(options, dot_precision=options.chunk_precision) if half else options
+            return emit_frozen(context, stage, name, lambda inner, kernel: emit_stages(inner, kernel, inside))
 
 
 def _made(context: Context, stage: Stage) -> list[Scratch]:
