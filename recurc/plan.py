@@ -154,7 +154,7 @@ class Newton:
         return tuple(Buffer(f"{c.name}'guess@initial", c.dims, c.dtype, Role.INITIAL) for c in self.carries)
 
 
-NO_TRANSFORM = "a convolution over all steps goes through a fast Fourier transform, which generated code does not have"
+NO_TRANSFORM = "a convolution over all steps goes through a fast Fourier transform, which C and CUDA code do not have"
 
 
 def drive_name(state: str) -> str:
@@ -263,7 +263,7 @@ class Readout:
     now: bool  # of the state after the step, not before it
 
 
-NO_FROZEN = "chunks with frozen states have no GPU kernels"
+NO_FROZEN = "chunks with frozen states have no CUDA kernels"
 
 
 def held_name(state: str) -> str:

@@ -61,6 +61,10 @@ _SHARE_OF_BANDWIDTH, _SHARE_OF_FLOPS, _SHARE_OF_TENSOR_CORES = 0.85, 0.7, 0.35
 _STEP_CYCLES, _FUNCTION_CYCLES = 4, 40
 _SUM_CYCLES = 150  # five shuffles and a turn through shared memory
 _MEMORY_LATENCY, _LAUNCH, _BARRIER = 0.65e-6, 4.0e-6, 1.2e-6
+# Transforms in f64 are bound by memory: about 45 operations for each number, which crosses it some 20 times (two passes
+# of cuFFT in each direction, the products of spectra, and what puts arrays in order). Counted, not measured.
+_TRANSFORM_OPS_PER_BYTE = 0.25
+_TRANSFORM_LAUNCHES = 150  # of torch's functions around them, for some thousand steps
 
 
 def _gpu(
@@ -82,6 +86,7 @@ def _gpu(
         tensor_flops * _SHARE_OF_TENSOR_CORES, _STEP_CYCLES / clock, _FUNCTION_CYCLES / clock, _SUM_CYCLES / clock,
         _LAUNCH, _BARRIER,
         shared_bytes=block_kib << 10, latency_bytes=sustained * _MEMORY_LATENCY,
+        fft_flops=sustained * _TRANSFORM_OPS_PER_BYTE, fft_setup=_TRANSFORM_LAUNCHES * _LAUNCH,
     )  # fmt: skip
 
 

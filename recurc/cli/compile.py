@@ -94,7 +94,8 @@ def export_kernels(
     check_renames(rec, known)
     real = DType(dtype)
     machine = targets.named(arch if target in ("triton", "cuda") else "cpu")
-    machine = replace(machine, fft_flops=0.0)  # what is exported links to no library
+    if target != "triton":  # whose modules need torch, which has transforms; other exported kernels link to no library
+        machine = replace(machine, fft_flops=0.0)
     spec = Specialization(tuple(sorted(known.items())), real)
     plan, _, _ = able_plan(
         backend(target), spec, schedule,

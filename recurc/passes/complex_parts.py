@@ -37,7 +37,6 @@ from recurc.ops import apply, convert
 from recurc.passes.complex_arithmetic import Arithmetic, Pair, Part
 from recurc.passes.verify_plan import verify_plan
 from recurc.plan import (
-    NO_TRANSFORM,
     Buffer,
     Carry,
     Chunk,
@@ -51,6 +50,8 @@ from recurc.plan import (
     Role,
     Scan,
     Stage,
+    drive_name,
+    step_name,
 )
 from recurc.types import Dims, DType, Kind
 
@@ -108,9 +109,9 @@ class _Split:
         self.owner = ""
         self.taken = {b.name for b in plan.buffers} | {e.name for s in plan.stages for e in s.body}
         self.kept: dict[Expr, Read] = {}
-        self.read_by_products = {
+        self.read_whole = {
             r.name for s in plan.stages if isinstance(s, Matmul) for r in reads(s.expr) if r.dtype.kind is Kind.COMPLEX
-        }
+        } | {n for s in plan.stages if isinstance(s, Convolution) for n in s.sources}
 
     def run(self) -> Plan:
         stages: list[Stage] = []
@@ -137,8 +138,10 @@ class _Split:
             writes = tuple(w for w in stage.writes if w in wanted)
             needed = {*writes, *(c.name for c in stage.carries)} if isinstance(stage, Loop | Scan) else set(writes)
             match stage:
-                case Matmul() | Newton() | Convolution() | Chunk() | Frozen():  # real chunks read real values
+                case Matmul() | Newton() | Chunk() | Frozen():  # real chunks read real values
                     new: Stage = stage
+                case Convolution():
+                    new = replace(stage, reads=_pruned(stage.reads, set(writes)), writes=writes)
                 case Map():
                     new = replace(stage, body=_pruned(stage.body, needed), writes=writes)
                 case Loop():
@@ -147,7 +150,7 @@ class _Split:
                     post = _pruned(stage.post, needed)
                     needed |= {r.name for e in (*(p.expr for p in post), *stage.monoid.lift) for r in reads(e)}
                     new = replace(stage, pre=_pruned(stage.pre, needed), post=post, writes=writes)
-            if writes or isinstance(new, Loop | Scan | Newton | Chunk | Frozen):
+            if writes or isinstance(new, Loop | Scan | Newton | Convolution | Chunk | Frozen):
                 wanted |= {r.name for e in _exprs(new) for r in reads(e)}
                 kept.append(new)
         return kept[::-1]
@@ -218,7 +221,7 @@ class _Split:
                     )
                 return [stage]
             case Convolution():
-                raise UnsupportedError(NO_TRANSFORM)
+                return [self._convolution(stage)]
             case Chunk() | Frozen():
                 return [stage]
 
@@ -288,7 +291,7 @@ class _Split:
                     total = apply("sub" if minus else "add", total, read)
             sums.append(total)
         shown = self.plan.buffer(target).role is Role.OUTPUT
-        if shown or target in self.read_by_products:
+        if shown or target in self.read_whole:
             equations = [
                 Equation(part_name(target, k), self._fit(self._number(total, expr), expr), expr.span)
                 for k, total in enumerate(sums)
@@ -301,6 +304,26 @@ class _Split:
             else:
                 self.instead[part_name(target, k)] = total
         return stages
+
+    def _convolution(self, stage: Convolution) -> Convolution:
+        whole = [c.name for c in stage.carries if c.dtype.kind is Kind.COMPLEX]
+        names = {
+            part_name(f(n), k): f(part_name(n, k)) for n in whole for f in (drive_name, step_name) for k in range(2)
+        }
+        kept = [f(n) for n in whole for f in (drive_name, step_name)]
+        steady, enter, step, read = (
+            tuple(replace(e, name=names.get(e.name, e.name)) for e in self._equations(body, {*kept}, shown))
+            for body, shown in (
+                (stage.steady, set[str]()),
+                (stage.enter, set[str]()),
+                (stage.step, set[str]()),
+                (stage.reads, self._outputs(stage.writes)),
+            )
+        )
+        kinds = {c.name: c.dtype for c in stage.carries}
+        sources = tuple(n for s in stage.sources for n in self._names(s, self.plan.buffer(s).dtype))
+        writes, carries = self._writes(stage.writes, stage.body, kinds), self._carries(stage.carries)
+        return Convolution(carries, sources, steady, enter, step, read, writes, stage.lanes, stage.blocks)
 
     def _contract_of_reads(self, expr: Contract) -> Contract:
         new = self.of(expr)

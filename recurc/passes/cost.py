@@ -94,8 +94,8 @@ def function_depth(expr: Expr) -> int:
 
 
 def convolution(flops: float, elements: float, shape: Shape, target: Target) -> Estimate:
-    """Transforms by a library, on one core and in double precision: `flops` per call, and `elements` that enter and
-    leave per step and sequence. Without a library the rate is that of a kernel nobody has written."""
+    """Transforms by a library, on one core or a GPU and in double precision: `flops` per call, and `elements` that
+    enter and leave per step and sequence. Without a library the rate is that of a kernel nobody has written."""
     moved = elements * shape.batch * shape.steps * shape.itemsize
     arithmetic, memory = flops / (target.fft_flops or target.flops), moved / target.bandwidth
     setup = target.fft_setup or target.launch

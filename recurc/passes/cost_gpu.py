@@ -11,6 +11,7 @@ from recurc.targets import Target
 
 _REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
 _TILE = 32  # steps that a scan takes at once, side by side
+_PER_CHUNK = 4  # kernels of a chunk with frozen states: a product, a map, the loop, a map
 
 
 def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
@@ -52,15 +53,19 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
 
 
 def frozen(work: Work, spares: FrozenWork, shape: Shape, target: Target) -> Estimate:
-    """A loop over chunks with frozen states, whose products with these are made for all steps of a chunk at once."""
+    """Chunks with frozen states, one after another: a few kernels for each, products with what is frozen as those of a
+    matrix."""
     steps, rows = shape.batch * shape.steps, min(spares.chunk, max(shape.steps, 1))
     total = work.flops + work.matmul_flops - spares.spared
     moved, used = work.bytes_per_step * steps, min(1.0, work.lanes * shape.batch / target.lanes)
     memory = moved / _bandwidth(target, work.lanes * shape.batch, shape)
     arithmetic = max(total - spares.known, 0.0) * steps / (target.flops * used)
     arithmetic += spares.known * steps / (target.matmul_flops * _REACHED * used)
+    chunks = math.ceil(shape.steps / spares.chunk)
     latency = shape.steps * (target.step_latency + work.chain * target.function_latency / rows)
-    return largest(target.launch, memory, arithmetic, latency, moved, total * steps, shape.steps, "T dependent steps")
+    latency += chunks * _PER_CHUNK * target.launch
+    deep = "the chunks that follow each other"
+    return largest(target.launch, memory, arithmetic, latency, moved, total * steps, shape.steps, deep)
 
 
 def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:

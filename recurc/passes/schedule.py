@@ -24,7 +24,7 @@ from recurc.passes.cost import (
 )
 from recurc.passes.newton import refusal
 from recurc.passes.work import Steps, Work
-from recurc.plan import NO_FROZEN, Candidate, Map, Matmul, Plan, candidate_name
+from recurc.plan import Candidate, Map, Matmul, Plan, candidate_name
 from recurc.targets import Target
 from recurc.types import DType
 
@@ -208,8 +208,6 @@ def _order(parts: Sequence[tuple[Group, str, Estimate]]) -> str:
 
 def _held_back(rec: Recurrence, group: Group, shape: Shape, target: Target) -> dict[str, str]:
     """Legal schedules that are taken only when they are asked for, and why."""
-    if "chunk-frozen" in group.schedules and target.kind == "gpu":
-        return {"chunk-frozen": NO_FROZEN}
     found: dict[str, str] = {}
     if group.monoid is not None and group.monoid.multiplies and target.kind != "cpu":
         found["scan"] = "on a GPU a scan combines single values; matrices and tables only where a backend can"

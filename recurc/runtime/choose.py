@@ -15,7 +15,7 @@ from recurc.runtime.notice import notice
 from recurc.targets import Target
 
 T = TypeVar("T")
-_OPTIONAL = ("chunkwise",)  # schedules that not every backend has
+_OPTIONAL = ("chunkwise", "convolution", "chunk-frozen")  # schedules that not every backend has
 
 # Name -> module and what its kernels take: arrays in host memory, or torch tensors on a device.
 BACKENDS = {

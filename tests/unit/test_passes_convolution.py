@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from recurc.passes import make_plan
 from recurc.passes.schedule import ScheduleError
 from recurc.passes.verify_plan import verify_plan
 from recurc.plan import Convolution, Map, Plan
+from recurc.runtime.choose import able_plan
 from recurc.types import DType
 
 STEP = """recurrence Step(D, H):
@@ -126,16 +128,30 @@ def test_auto_leaves_it_in_f64_and_where_there_is_no_library() -> None:
     double = plan(rec, "auto", 65_536, DType.F64)
     assert double.schedules == ("sequential",)
     assert any("only when asked for: in f64" in c.reason for c in double.candidates)
-    sizes = {"D": 3, "N": 64, "M": 64}
-    gpu = make_plan(rec.ir, sizes, 1, 65_536, DType.F32, targets.named("sm_90"), "auto")
-    assert gpu.schedules == ("sequential",)
-    assert any("no transforms between its kernels" in c.reason for c in gpu.candidates)
+    sizes, bare = {"D": 3, "N": 64, "M": 64}, replace(targets.cpu(cores=1), fft_flops=0.0)
+    exported = make_plan(rec.ir, sizes, 1, 65_536, DType.F32, bare, "auto")
+    assert exported.schedules == ("sequential",)
+    assert any("no transforms between its kernels" in c.reason for c in exported.candidates)
 
 
-def test_backends_that_print_kernels_say_what_they_lack() -> None:
+def test_auto_takes_it_on_a_gpu_where_the_backend_has_it() -> None:
+    """CUDA kernels have no library between them, so there the scheduler is asked again."""
+    rec, sizes = recurc.zoo.load("s4"), {"D": 3, "N": 64, "M": 64}
+    spec = Specialization(tuple(sorted(sizes.items())), DType.F32)
+
+    def make(without: Sequence[str]) -> Plan:
+        return make_plan(rec.ir, sizes, 1, 65_536, DType.F32, targets.named("sm_90"), "auto", without=without)
+
+    found, _, limits = able_plan(TRITON, spec, "auto", make)
+    assert found.schedules == ("convolution",) and not limits
+    found, _, limits = able_plan(CUDA, spec, "auto", make)
+    assert found.schedules == ("sequential",) and not limits
+
+
+def test_backends_without_transforms_say_so() -> None:
     found = plan(load("A @ h[t-1] + x"))
     spec = Specialization((("D", 3), ("H", 8)), DType.F32)
-    for backend in (CPU, TRITON, CUDA):
+    for backend in (CPU, CUDA):
         assert any("fast Fourier transform" in limit for limit in backend.limitations(found, spec))
 
 

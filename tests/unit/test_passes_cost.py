@@ -157,7 +157,7 @@ def test_params_alone_and_products_with_them_are_no_work_of_a_step() -> None:
     assert work.flops == 2 * 48 and work.matmul_flops == 0
 
 
-ONLY_CPU = {"single_flops", "core_bandwidth", "fft_flops", "fft_setup", "l3_bytes"}
+ONLY_CPU = {"single_flops", "core_bandwidth", "l3_bytes"}
 ONLY_GPU = {"shared_bytes", "latency_bytes"}
 
 

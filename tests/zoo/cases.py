@@ -46,7 +46,7 @@ def load(name: str) -> recurc.Recurrence:
 
 
 # Schedules that a backend does not have; it says so itself, which a test checks.
-LACKING = {"cuda": ("chunkwise", "chunk-frozen"), "triton": ("chunk-frozen",)}
+LACKING = {"cuda": ("chunkwise", "convolution", "chunk-frozen")}
 
 
 @cache

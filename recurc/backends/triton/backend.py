@@ -13,7 +13,7 @@ from recurc.backends.triton.module import Module, emit_module
 from recurc.backends.triton.scan import scan_problems
 from recurc.errors import UnsupportedError
 from recurc.ops import OPS
-from recurc.plan import NO_FROZEN, NO_TRANSFORM, Convolution, Frozen, Newton, Plan, Scan
+from recurc.plan import Newton, Plan, Scan
 from recurc.types import Kind
 
 
@@ -73,10 +73,6 @@ def _plan_problems(plan: Plan) -> list[str]:
             problems += scan_problems(stage)
         if isinstance(stage, Newton):
             problems.append(f"Newton's method over time (for {', '.join(c.name for c in stage.carries)})")
-        if isinstance(stage, Convolution):
-            problems.append(NO_TRANSFORM)
-        if isinstance(stage, Frozen):
-            problems.append(NO_FROZEN)
         for expr in stage_exprs(stage):
             for node in ir.walk(expr):
                 if isinstance(node, ir.Apply) and OPS[node.op].triton is None:

@@ -91,12 +91,23 @@ class Choice:
     otherwise: tuple[Step, ...]
 
 
-Step = str | Scratch | KernelText | Choice  # a line of Python, a tensor to make, a launch, a choice
+@dataclass(frozen=True)
+class Function:
+    """A function beside `launch`, which a stage calls. Everything it takes it takes by name."""
+
+    name: str
+    parameters: tuple[str, ...]
+    about: str
+    device: str  # as text: where the tensors it makes lie
+    steps: tuple[Step, ...]
+
+
+Step = str | Scratch | KernelText | Choice | Function  # a line of Python, a tensor to make, a launch, a choice, ...
 StageText = tuple[Step, ...]
 
 
 def kernels_of(steps: tuple[Step, ...]) -> list[KernelText]:
-    """Every kernel among the steps of `launch`, in order."""
+    """Every kernel among the steps of `launch` and of the functions it calls, in order."""
     out: list[KernelText] = []
     for step in steps:
         match step:
@@ -104,6 +115,22 @@ def kernels_of(steps: tuple[Step, ...]) -> list[KernelText]:
                 out.append(step)
             case Choice():
                 out += kernels_of(step.then) + kernels_of(step.otherwise)
+            case Function():
+                out += kernels_of(step.steps)
+            case _:
+                pass
+    return out
+
+
+def functions_of(steps: tuple[Step, ...]) -> list[Function]:
+    """Every function among the steps, each after those it calls."""
+    out: list[Function] = []
+    for step in steps:
+        match step:
+            case Choice():
+                out += functions_of(step.then) + functions_of(step.otherwise)
+            case Function():
+                out += [*functions_of(step.steps), step]
             case _:
                 pass
     return out

@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
-from recurc.backends.triton.chunk import chunk_problems
-from recurc.backends.triton.coupled import emit_chunk
+from recurc.backends.triton.host import host_text
 from recurc.backends.triton.kernel import (
     Arg,
     Choice,
+    Function,
     KernelText,
     Options,
     Scratch,
     Step,
+    functions_of,
     kernels_of,
     stored,
     torch_type,
 )
-from recurc.backends.triton.loop import emit_loop
-from recurc.backends.triton.maps import emit_map
-from recurc.backends.triton.matmul import emit_matmul
 from recurc.backends.triton.prelude import HELPER_NAMES, prelude
-from recurc.backends.triton.recurrent import emit_recurrent
-from recurc.backends.triton.recurrent_layout import recurrent_weights
-from recurc.backends.triton.scan import emit_scan
 from recurc.backends.triton.scope import Scope, plain
+from recurc.backends.triton.stages import MADE_HERE, emit_stages
 from recurc.backends.triton.values import Context
-from recurc.errors import UnsupportedError
-from recurc.ir import Equation
-from recurc.plan import (
-    NO_FROZEN,
-    NO_TRANSFORM,
-    Chunk,
-    Convolution,
-    Frozen,
-    Loop,
-    Map,
-    Matmul,
-    Newton,
-    Plan,
-    Role,
-    Scan,
-    Stage,
-)
-from recurc.types import Kind
-
-_IN_REGISTERS = 4096  # elements of recurrent weights a program can keep in registers
-_MADE_HERE = (Role.ONCE, Role.SEQUENCE)
+from recurc.plan import Plan, Role
 
 
 @dataclass(frozen=True)
@@ -62,91 +39,23 @@ class Module:
 
 def emit_module(plan: Plan, spec: Specialization, options: Options) -> Module:
     """The whole plan as one Triton module."""
-    scope = Scope(HELPER_NAMES | {"arrays", "segments", "per_sequence", "sets"})
+    scope = Scope(HELPER_NAMES | {"arrays", "segments", "per_sequence", "sets", "begin"})
     context = Context(plan, spec, scope)
     sizes = [(context.constant(dim), size) for dim, size in spec.sizes]
     for buffer in plan.buffers:
         scope(("buffer", buffer.name), buffer.name)
     name = scope("module", plan.recurrence.name)
-    steps: list[Step] = []
-    for number, stage in enumerate(plan.stages):
-        steps.append(f"# {plain(_headline(stage))}")
-        steps += _made(context, stage)
-        steps += _emit(
-            context, stage, scope(("kernel", number), f"{name}_{type(stage).__name__.lower()}_{number}"), options
-        )
-    kernels = kernels_of(tuple(steps))
+    steps = emit_stages(context, name, options)
+    kernels = kernels_of(steps)
     body = "".join(_kernel_text(k) for k in kernels)
-    lines = [_header(plan, spec), "import torch", "import triton", "import triton.language as tl", ""]
+    host = "".join(_function_text(context, f) for f in functions_of(steps)) + _launch(context, steps)
+    host = host_text(host) + host
+    math = ["import math", ""] if re.search(r"\bmath\.", host) else []
+    lines = [_header(plan, spec), *math, "import torch", "import triton", "import triton.language as tl", ""]
     lines += [f"{constant} = tl.constexpr({size})" for constant, size in sizes]
-    text = "\n".join(lines) + "\n" + prelude(body) + body + _SUPPORT + _launch(context, tuple(steps))
-    arguments = tuple((scope(("buffer", b.name), b.name), b.name) for b in plan.buffers if b.role not in _MADE_HERE)
+    text = "\n".join(lines) + "\n" + prelude(body) + body + _SUPPORT + host
+    arguments = tuple((scope(("buffer", b.name), b.name), b.name) for b in plan.buffers if b.role not in MADE_HERE)
     return Module(f"{name.lower()}_triton", text, tuple(kernels), arguments)
-
-
-def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[Step, ...]:
-    match stage:
-        case Map():
-            return emit_map(context, stage, name)
-        case Matmul(target=target, expr=expr) if expr.dtype.kind is Kind.INT:  # tensor cores do not count so far
-            return emit_map(context, Map((Equation(target, expr),), (target,)), name)
-        case Matmul():
-            return emit_matmul(context, stage, name, options)
-        case Loop():
-            weights = recurrent_weights(context, stage)
-            if options.recurrent == "dot" or (options.recurrent == "auto" and weights > _IN_REGISTERS):
-                try:
-                    return emit_recurrent(context, stage, name, options)
-                except UnsupportedError:
-                    if options.recurrent == "dot" or weights > 4 * _IN_REGISTERS:
-                        raise
-            return emit_loop(context, stage, name, options)
-        case Scan():
-            return emit_scan(context, stage, name, options)
-        case Newton():
-            raise UnsupportedError("Newton's method over time has no Triton kernels")
-        case Convolution():
-            raise UnsupportedError(NO_TRANSFORM)
-        case Chunk():
-            problems = chunk_problems(stage, context)
-            if problems:
-                raise UnsupportedError("the Triton backend does not do: " + "; ".join(problems))
-            return emit_chunk(context, stage, name, options)
-        case Frozen():
-            raise UnsupportedError(NO_FROZEN)
-
-
-def _made(context: Context, stage: Stage) -> list[Scratch]:
-    """The buffers of the plan that `launch` has to make before this stage."""
-    out: list[Scratch] = []
-    for target in stage.writes:
-        buffer = context.plan.buffer(target)
-        if buffer.role not in _MADE_HERE:
-            continue
-        lead = ["sets"] if buffer.role is Role.ONCE else ["batch", "steps"]
-        shape = f"({', '.join([*lead, *(str(context.size(d)) for d in buffer.dims)])},)"
-        out.append(Scratch(context.scope(("buffer", target), target), shape, stored(buffer, context.spec.real)))
-    return out
-
-
-def _headline(stage: Stage) -> str:
-    match stage:
-        case Map(over_time=over_time):
-            return f"{', '.join(stage.writes)}: " + ("for all t at once" if over_time else "once per call")
-        case Matmul():
-            return f"{stage.target}: one matrix product over all t"
-        case Loop(carries=carries):
-            return f"{', '.join(c.name for c in carries)}: one pass over t"
-        case Scan(carries=carries):
-            return f"{', '.join(c.name for c in carries)}: scan over t"
-        case Newton():
-            raise UnsupportedError("Newton's method over time has no Triton kernels")
-        case Convolution(carries=carries):
-            return f"{', '.join(c.name for c in carries)}: convolution over t"
-        case Chunk(form=form):
-            return f"{', '.join(form.states)}: chunks of steps by products of matrices"
-        case Frozen():
-            raise UnsupportedError(NO_FROZEN)
 
 
 def _header(plan: Plan, spec: Specialization) -> str:
@@ -164,7 +73,7 @@ def _header(plan: Plan, spec: Specialization) -> str:
         "Arrays of `launch` (B sequences, T steps; any batch and time strides, the dims after them contiguous):",
     ]
     for buffer in plan.buffers:
-        if buffer.role in _MADE_HERE:
+        if buffer.role in MADE_HERE:
             continue
         lead = "(B, T" if buffer.has_time else "(B"
         dims = "".join(f", {plain(d)}" for d in buffer.dims)
@@ -206,7 +115,7 @@ def _segments(programs, steps, block_t, device):
 
 def _launch(context: Context, steps: tuple[Step, ...]) -> str:
     plan = context.plan
-    buffers = [b for b in plan.buffers if b.role not in _MADE_HERE]
+    buffers = [b for b in plan.buffers if b.role not in MADE_HERE]
     names = [context.scope(("buffer", b.name), b.name) for b in buffers]
     params = [n for b, n in zip(buffers, names, strict=True) if b.role is Role.PARAM]
     out = next(n for b, n in zip(buffers, names, strict=True) if b.role in (Role.OUTPUT, Role.FINAL))
@@ -217,6 +126,12 @@ def _launch(context: Context, steps: tuple[Step, ...]) -> str:
     if any(b.role is Role.ONCE for b in plan.buffers):
         lines.append("    sets = batch if per_sequence else 1")
     lines += _written(context, steps, 1, f"{out}.device")
+    return "\n".join(lines) + "\n"
+
+
+def _function_text(context: Context, function: Function) -> str:
+    head = f"def {function.name}(*, {', '.join(function.parameters)}):"
+    lines = ["", "", head, f'    """{function.about}"""', *_written(context, function.steps, 1, function.device)]
     return "\n".join(lines) + "\n"
 
 
@@ -241,6 +156,8 @@ def _written(context: Context, steps: tuple[Step, ...], depth: int, device: str)
                 out += _written(context, step.then, depth + 1, device)
                 out.append(f"{pad}else:")
                 out += _written(context, step.otherwise, depth + 1, device)
+            case Function():
+                pass
     return out
 
 

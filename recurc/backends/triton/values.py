@@ -57,6 +57,7 @@ class Context:
     plan: Plan
     spec: Specialization
     scope: Scope  # the module's names: constants, kernels, buffers
+    begins: bool = False  # whether steps count from a number `begin` that is known at the launch, not from 0
 
     def size(self, dim: str) -> int:
         return self.spec.size(dim)
@@ -150,6 +151,8 @@ class TileCode:
             return Code(text, frozenset(), not text.startswith("tl."))
         match expr:
             case ir.Step():
+                if self.context.begins:
+                    return Code(f"({self.time} + {self.argument('begin', 'i64', 'begin')})", self.time_axes)
                 return Code(self.time, self.time_axes)
             case ir.Read():
                 return self._read(expr, ids)
