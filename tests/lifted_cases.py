@@ -64,6 +64,12 @@ CASES = {
         "BA", "h = (2 * h[t-1] - g[t-1] + n) % 1009; g = (h[t-1] + n * g[t-1]) % 1009",
         states="h[D]: int = 5, g[D]: int = -1",
     ),
+    "Fibonacci numbers below a large number": Lifted(
+        "BA", "h = h[t-1] + h[t-2] + n", states="h[D]: int(999999937) = 999999936"
+    ),
+    "remainders of three steps before": Lifted(
+        "BA", "h = 3 * h[t-1] - n * h[t-3] + n", states="h[D]: int(1009) = 5"
+    ),
     "rotation": Lifted(
         "CA", "h = 0.9 * (cos(x) * h[t-1] - sin(x) * g[t-1]) + z; g = 0.9 * (sin(x) * h[t-1] + cos(x) * g[t-1])",
         states="h[D] = 1, g[D] = 0.5",

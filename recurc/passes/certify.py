@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Certificate, Component, Group, Monoid, Reason
-from recurc.ir import Apply, Const, Expr, Gather, Iota, Linalg, Read, Recurrence, reads, rewrite, walk
+from recurc.ir import Apply, Const, Expr, Gather, Iota, Linalg, Read, Recurrence, State, reads, rewrite, walk
 from recurc.ops import apply
 from recurc.passes.dependence import dependence
 from recurc.passes.numeric import Numeric, laid_along
@@ -311,9 +311,16 @@ def _assumptions(dtype: DType) -> dict[str, bool]:
 
 
 def _old(rec: Recurrence, monoid: Monoid) -> dict[str, Objects]:
-    """The old values of the states."""
+    """The old values of the states; of one that is declared below a modulus, a remainder by it."""
     states = {s.name: s for s in rec.states}
-    return {s: _symbols(Read(s, 1, states[s].dims, states[s].dtype)) for s in monoid.states}
+
+    def old(state: State, combine: Expr) -> Objects:
+        value = _symbols(Read(state.name, 1, state.dims, state.dtype))
+        by = combine.args[1] if isinstance(combine, Apply) and combine.op == "mod" else None
+        known = isinstance(by, Const) and state.bound is not None and by.value == literal_size(state.bound)
+        return _remainder(combine, value) if known and isinstance(combine, Apply) else value
+
+    return {s: old(states[s], monoid.combine[0]) for s in monoid.states}
 
 
 def _element(monoid: Monoid, name: str, apart: bool) -> dict[str, Objects]:
