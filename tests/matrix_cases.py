@@ -128,6 +128,21 @@ CASES = {
         "input e[D, N]; param A[R, N]; state h[D, N] = 1; "
         "j = exp(e) * (((h[t-1] as [D, R]) @ abs(A)) as [D, N]); h = j / sum(j, N); output h",
     ),
+    "largest values": Mixed(
+        "ID",
+        "input x[D]; param p[Q, D]; state h[Q, D] = p; "
+        "h = max(h[t-1], if index(Q) == 0 then x else min(lookup(h[t-1], index(Q) - 1), x)); output h",
+    ),
+    "smallest whole numbers": Mixed(
+        "ID",
+        "input n: int; state h[N]: int = 7; over = lookup(h[t-1], index(N) - 1); "
+        "h = min(if index(N) == 0 then n else max(n, over), h[t-1]); output h, last = lookup(h, N - 1)",
+    ),
+    "largest values after a reset": Mixed(
+        "SEG",
+        "input x, go: bool; state h[Q] = -inf; reset when go; "
+        "h = max(h[t-1], if index(Q) == 0 then x else min(lookup(h[t-1], index(Q) - 1), x)); output h",
+    ),
     "after a reset": Mixed(
         "SEG",
         "input A[N, R], go: bool; state h[N] = index(N); reset when go; h = max(A + (h[t-1] as [R]), R); output h",

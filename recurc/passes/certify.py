@@ -255,7 +255,7 @@ def _monoid_laws(
                 return _symbols(read)  # what never changes, such as a modulus
             return (one if which == "1" else two)[name]
 
-        evaluate = Evaluator(joins, lookup, assumed)
+        evaluate = Evaluator(joins, lookup, assumed, places=_moves(monoid))
         parts = zip(monoid.components, monoid.combine, strict=True)
         return {c.name: _shaped(evaluate(e), e.dims, c.dims) for c, e in parts}
 
@@ -296,8 +296,16 @@ def _applied(
 ) -> list[Objects]:
     from recurc.passes.symbolic import Evaluator
 
-    evaluate: Evaluator = Evaluator(joins, lambda r: old[r.name] if r.lag else element[r.name], assumed)
+    def lookup(read: Read) -> Objects:
+        return old[read.name] if read.lag else element[read.name]
+
+    evaluate: Evaluator = Evaluator(joins, lookup, assumed, places=_moves(monoid))
     return [_shaped(evaluate(e), e.dims, shapes[s]) for s, e in zip(monoid.states, monoid.apply, strict=True)]
+
+
+def _moves(monoid: Monoid) -> bool:
+    """Whether the operator takes values by where they lie."""
+    return any(isinstance(n, Gather) for e in monoid.combine for n in walk(e))
 
 
 def _symbols(read: Read) -> Objects:

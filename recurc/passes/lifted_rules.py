@@ -15,7 +15,7 @@ from recurc.passes.algebras import NUMBERS
 from recurc.passes.conjugate import conjugate
 from recurc.passes.decayed import Decayed, decayed
 from recurc.passes.fractional import fractional
-from recurc.passes.insertion import inserts
+from recurc.passes.insertion import inserts, list_monoid
 from recurc.passes.matrix_fraction import matrix_fraction
 from recurc.passes.matrix_lift import lift, lift_each
 from recurc.passes.matrix_monoid import joined_monoid, matrix_monoid, projective_monoid
@@ -31,7 +31,7 @@ from recurc.passes.projective import scaled_linear
 from recurc.passes.ranges import nonnegative
 from recurc.passes.scene import BOTH, BY_STRUCTURE, DECIDED, LOOP, Scene
 from recurc.passes.semilinear import semilinear
-from recurc.passes.semiring import BOTTOM, Clamped, Tropical, tropical
+from recurc.passes.semiring import Clamped, Tropical, bottom, tropical
 from recurc.types import Kind
 
 _RUNNING = {"max": "the running maximum", "min": "the running minimum", "logaddexp": "a running log-sum-exp"}
@@ -50,14 +50,15 @@ def ordered(scene: Scene, name: str, forms: Forms) -> Group | None:
         return None
     join = value.join
     if value.offset is None:  # `max(h[t-1] + a, h[t-1] + b)`
-        value = replace(value, offset=Const(BOTTOM[join], state.dtype))
+        value = replace(value, offset=Const(bottom(join, state.dtype), state.dtype))
     cls = "ID" if value.shift is None and join != "logaddexp" else "SL"
     text = f"{name} is {_RUNNING[join]}{'' if value.shift is None else ' with a shift per step'}"
     reasons = [Reason(text, scene.span(name))]
     if value.by_choice:
         text = "the choice by comparison is read as max or min, which differ from it only where a NaN is compared"
         reasons.append(Reason(text))
-    if state.dtype.kind is not Kind.REAL:
+    whole = state.dtype.kind is Kind.INT and value.shift is None and join in ("max", "min")
+    if state.dtype.kind is not Kind.REAL and not whole:
         reasons.append(Reason(f"{name} is not real, so there is no infinity to start a scan from"))
         return Group((name,), cls, LOOP, False, tuple(reasons), certificate=DECIDED)
     scene.tropical[name] = value
@@ -140,10 +141,14 @@ def sorted_list(scene: Scene, name: str, forms: Forms) -> Group | None:
     found = inserts(forms, name)
     if found is None:
         return None
-    which, dim = ("largest" if found[0] == "max" else "smallest"), found[1]
-    text = f"{name} holds the {which} values so far, in order along {dim}: each step inserts one"
-    reasons = (Reason(text, scene.span(name)), Reason("a scan would merge such lists, which is not offered"))
-    return Group((name,), "ID", LOOP, False, reasons, certificate=BY_STRUCTURE)
+    which = "largest" if found.op == "max" else "smallest"
+    text = f"{name} holds the {which} values so far, in order along {found.dim}: each step inserts one"
+    group = Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+    monoid = list_monoid(scene.states[name], found, scene.taken)
+    if monoid is None:
+        return group
+    reason = Reason("a scan merges such lists, each pair of places once")
+    return replace(group, schedules=BOTH, monoid=monoid, reasons=(*group.reasons, reason))
 
 
 def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:

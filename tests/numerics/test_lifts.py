@@ -74,7 +74,7 @@ def test_a_fraction_with_an_infinite_denominator_is_zero_and_goes_on_from_there(
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("case", [c for c, v in CASES.items() if v.cls == "SEG"])
+@pytest.mark.parametrize("case", [c for c, v in CASES.items() if v.cls == "SEG" and not v.states])
 def test_nothing_leaks_over_a_reset(case: str, bad: float, rng: np.random.Generator) -> None:
     rec = CASES[case].rec
     given = arrays(rec, rng, 2, 90)
