@@ -20,6 +20,7 @@ from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Certificate, Component, Group, Monoid, Reason
 from recurc.ir import Apply, Const, Expr, Gather, Iota, Linalg, Read, Recurrence, State, reads, rewrite, walk
 from recurc.ops import apply
+from recurc.passes.algebras import ordered
 from recurc.passes.dependence import dependence
 from recurc.passes.numeric import Numeric, laid_along
 from recurc.types import Dims, DType, Kind, literal_size, own_dim
@@ -175,7 +176,7 @@ def _one_spelling(rec: Recurrence, monoid: Monoid, joins: Joins) -> Monoid:
 def _chosen(expr: Expr, condition: Expr, branch: int) -> Expr:
     def rule(node: Expr) -> Expr:
         hit = isinstance(node, Apply) and node.op == "select" and node.args[0] == condition
-        return node.args[branch] if hit and isinstance(node, Apply) else node
+        return ordered(node.args[branch], node.dims) if hit and isinstance(node, Apply) else node
 
     return rewrite(expr, rule)
 

@@ -254,6 +254,12 @@ class Evaluator:
                 known = algebra().expand(gap).is_zero
             if known is not None:
                 return algebra().true if known is (op == "eq") else algebra().false
+        elif algebra().oo in v or -algebra().oo in v:
+            below = v[0] == -algebra().oo or v[1] == algebra().oo
+            known = {"lt": below, "le": below, "gt": not below, "ge": not below}[op]
+            if v[0] == v[1]:
+                known = op in ("le", "ge")
+            return algebra().true if known else algebra().false
         elif v[0].is_number and v[1].is_number:
             gap = v[0] - v[1]
             known = {"lt": gap < 0, "le": gap <= 0, "gt": gap > 0, "ge": gap >= 0}[op]
