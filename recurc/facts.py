@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from recurc.ir import Expr
+from recurc.ir import Expr, walk
 from recurc.source import Span
 from recurc.types import Dims, DType, own_dim
 
@@ -39,8 +39,10 @@ class Monoid:
 
     @property
     def multiplies(self) -> bool:
-        """Whether its elements are matrices or tables, of which two are combined by more than one value for another."""
-        return any(own_dim(d) != d for c in self.components for d in c.dims)
+        """Whether its elements are matrices, tables or lists, of which two are combined by more than one value for
+        another."""
+        inside = (n.dims for e in self.combine for n in walk(e))
+        return any(own_dim(d) != d for dims in (*(c.dims for c in self.components), *inside) for d in dims)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,15 @@ class DimDecl:
     same_as: str | None = None
 
 
+def extreme(dtype: DType, largest: bool) -> float | int:
+    """The largest or least value of a real or integer type: what `min` or `max` leaves its other operand as it is
+    with."""
+    if dtype.kind is Kind.REAL:
+        return math.inf if largest else -math.inf
+    bits = 8 * dtype.itemsize
+    return (1 << (bits - 1)) - 1 if largest else -(1 << (bits - 1))
+
+
 def literal_size(dim: str) -> int | None:
     """The size of a literal dim, None for a named one."""
     return int(own_dim(dim)) if own_dim(dim).isdigit() else None

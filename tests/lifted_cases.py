@@ -56,6 +56,13 @@ CASES = {
     "fading minimum": Lifted("SL", "h = min(sigmoid(z) * h[t-1] / (1 + x**2), x)"),
     "fading maximum after a reset": Lifted("SEG", "reset when go; h = max(0.75 * h[t-1], x)", "p"),
     "maximum after a reset": Lifted("SEG", "reset when go; h = max(h[t-1], x)", "-inf"),
+    "maximum of whole numbers": Lifted("ID", "h = max(h[t-1], 2 * n)", states="h[D]: int = -30"),
+    "minimum of whole numbers, sometimes": Lifted(
+        "ID", "h = if go then min(n, h[t-1]) else h[t-1]", states="h[D]: int = 9223372036854775807"
+    ),
+    "minimum of whole numbers after a reset": Lifted(
+        "SEG", "reset when go; h = if n < h[t-1] then n else h[t-1]", states="h[D]: int = 30"
+    ),
     "log-sum-exp after a reset": Lifted("SEG", "reset when go; h = logaddexp(h[t-1] - 0.5, x)", "p"),
     "average after a reset": Lifted("SEG", "reset when go; h = 0.75 * h[t-1] + x", "p"),
     "generator": Lifted("EA", "h = (16807 * (h[t-1] + n)) % 2147483647", states="h[D]: int = 12345"),
@@ -63,6 +70,12 @@ CASES = {
     "two remainders": Lifted(
         "BA", "h = (2 * h[t-1] - g[t-1] + n) % 1009; g = (h[t-1] + n * g[t-1]) % 1009",
         states="h[D]: int = 5, g[D]: int = -1",
+    ),
+    "Fibonacci numbers below a large number": Lifted(
+        "BA", "h = h[t-1] + h[t-2] + n", states="h[D]: int(999999937) = 999999936"
+    ),
+    "remainders of three steps before": Lifted(
+        "BA", "h = 3 * h[t-1] - n * h[t-3] + n", states="h[D]: int(1009) = 5"
     ),
     "rotation": Lifted(
         "CA", "h = 0.9 * (cos(x) * h[t-1] - sin(x) * g[t-1]) + z; g = 0.9 * (sin(x) * h[t-1] + cos(x) * g[t-1])",

@@ -128,6 +128,38 @@ CASES = {
         "input e[D, N]; param A[R, N]; state h[D, N] = 1; "
         "j = exp(e) * (((h[t-1] as [D, R]) @ abs(A)) as [D, N]); h = j / sum(j, N); output h",
     ),
+    "min and plus in whole numbers": Mixed(
+        "SL",
+        "input A[N, R]: int(Q), n[N]: int(Q); state h[N]: int = if index(N) == 1 then 0 else 9223372036854775800; "
+        "h = min(min((h[t-1] as [R]) + A - 1, R), if n == 0 then h[t-1] - 2 else n + 100); output h",
+    ),
+    "max and plus in whole numbers": Mixed(
+        "SL",
+        "input n[N, D]: int(Q); param A[N, R]: int(Q); state h[N, D]: int = -4611686018427387904; "
+        "h = max(if A == 2 then -1000000 else A + n + (h[t-1] as [R, D]), R); output h",
+    ),
+    "a queue in whole numbers": Mixed(
+        "SL", "input n[D]: int(Q), k[D]: int(N); state h[D]: int = 5; h = max(h[t-1] + n - k, 0); output h"
+    ),
+    "max and min in whole numbers": Mixed(
+        "SL",
+        "input A[N, R]: int; state h[N]: int = index(N) - 1; h = max(min(A, (h[t-1] as [R])), R); output h",
+    ),
+    "largest values": Mixed(
+        "ID",
+        "input x[D]; param p[Q, D]; state h[Q, D] = p; "
+        "h = max(h[t-1], if index(Q) == 0 then x else min(lookup(h[t-1], index(Q) - 1), x)); output h",
+    ),
+    "smallest whole numbers": Mixed(
+        "ID",
+        "input n: int; state h[N]: int = 7; over = lookup(h[t-1], index(N) - 1); "
+        "h = min(if index(N) == 0 then n else max(n, over), h[t-1]); output h, last = lookup(h, N - 1)",
+    ),
+    "largest values after a reset": Mixed(
+        "SEG",
+        "input x, go: bool; state h[Q] = -inf; reset when go; "
+        "h = max(h[t-1], if index(Q) == 0 then x else min(lookup(h[t-1], index(Q) - 1), x)); output h",
+    ),
     "after a reset": Mixed(
         "SEG",
         "input A[N, R], go: bool; state h[N] = index(N); reset when go; h = max(A + (h[t-1] as [R]), R); output h",

@@ -171,8 +171,12 @@ def residue_group(scene: Scene, members: tuple[str, ...], found: Residues) -> Gr
     cls = "EA" if len(members) == 1 else "BA"
     states = tuple(scene.states[m] for m in members)
     calm = not any(f.cut or f.cancels for f in found.forms.values()) and len({s.dims for s in states}) == 1
-    if found.delays:
-        text = "a delayed value may begin as something else than a remainder, which a scan would not keep"
+    loose = [n for n in found.delayed if not found.begins_as_one(scene.states[n])]
+    if loose:
+        text = (
+            f"{loose[0]} is delayed, and may begin as something else than a remainder, which a scan would not keep; "
+            "declared as an integer below that number, `int(M)`, this would be a scan"
+        )
         return Group(members, cls, LOOP, steady, (*reasons, Reason(text)), certificate=DECIDED)
     if not calm or len(members) > _LARGEST_BLOCK or not found.fits(len(members)):
         return Group(members, cls, LOOP, steady, reasons, certificate=DECIDED)

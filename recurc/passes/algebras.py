@@ -2,7 +2,10 @@
 
 Such matrices multiply associatively whatever the semiring (Mohri, "Semiring frameworks and algorithms for
 shortest-distance problems", 2002). `zero` changes nothing under `plus` and absorbs under `times`; `one` changes nothing
-under `times`. The rows of a matrix are dims of a state, its columns the same dims under another name (`types.second`).
+under `times`. Integers have no infinity: over max or min and +, the largest (or least) of their type stands for it. It
+is kept apart in every sum, so it is reached by none as long as sums of finite values stay below it, which the caller
+sees to (`ranges.finite_range`). The rows of a matrix are dims of a state, its columns the same dims under another name
+(`types.second`).
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ import math
 from dataclasses import dataclass
 
 from recurc.build import reduce
-from recurc.ir import Broadcast, Const, Contract, Expr, Linalg, Reaxis
+from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Linalg, Reaxis, walk
 from recurc.ops import apply, convert
 from recurc.passes.affine import one, sum_over, zero
-from recurc.types import Dims, DType, Kind, second
+from recurc.types import Dims, DType, Kind, extreme, second
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,62 @@ class Algebra:
         return f"{self.plus} and {'+' if self.times == 'add' else self.times}"
 
     def zero(self, dtype: DType) -> Const:
-        return zero(dtype) if self.low is None else Const(self.low, dtype)
+        return zero(dtype) if self.low is None else _constant(self.low, dtype)
 
     def one(self, dtype: DType) -> Const:
-        return one(dtype) if self.high is None else Const(self.high, dtype)
+        return one(dtype) if self.high is None else _constant(self.high, dtype)
+
+    def saturates(self, dtype: DType) -> bool:
+        """Whether the sums that stand for products have to keep the zero apart: those of integers."""
+        return self.times == "add" and dtype.kind is Kind.INT
 
     def holds(self, dtype: DType) -> bool:
         """Whether values of that type have a zero and a one."""
         if isinstance(self.low, bool):
             return dtype.kind is Kind.BOOL
+        if self.plus != "logaddexp" and dtype is DType.I64:
+            return True
         return dtype.kind is Kind.REAL or (self.low is None and dtype.kind is not Kind.BOOL)
+
+    def scaled(self, op: str, value: Expr, free: Expr, value_first: bool = True) -> Expr:
+        """`value` times something finite, or by the operator that undoes that; `value` may be zero."""
+        nothing = self.zero(value.dtype)
+
+        def by(e: Expr) -> Expr:
+            return apply(op, e, free) if value_first else apply(op, free, e)
+
+        def of(e: Expr) -> Expr:
+            return self.scaled(op, e, free, value_first)
+
+        if not self.saturates(value.dtype) or all(n != nothing for n in walk(value)):
+            return by(value)
+        match value:
+            case Const():
+                return value
+            case Apply(op="select", args=(Apply(op="eq", args=(_, none)) as where, zero_, rest)) if (
+                none == nothing == zero_
+            ):
+                return apply("select", where, nothing, by(rest))
+            case Apply(op="select", args=(where, yes, no)):
+                return apply("select", where, of(yes), of(no))
+            case Apply(op=plus, args=(a, b)) if plus == self.plus:
+                return apply(plus, of(a), of(b))
+            case _:
+                return apply("select", apply("eq", value, nothing), nothing, by(value))
+
+    def times_of(self, a: Expr, b: Expr, given: bool = False) -> Expr:
+        """The product of two values aligned by name, of which each may be zero. `given`: b is never zero, and may be
+        any number of its type: a sum that would leave it is zero."""
+        made = apply(self.times, a, b)
+        if not self.saturates(a.dtype):
+            return made
+        nothing, none = self.zero(a.dtype), Const(0, a.dtype)
+        least = self.plus == "max"
+        if not given:
+            either = apply("eq", apply("min" if least else "max", a, b), nothing)
+            return apply("select", either, nothing, made)
+        room = apply("sub", nothing, apply("min" if least else "max", b, none))
+        return apply("select", apply("le" if least else "ge", a, room), nothing, made)
 
     def add(self, a: Expr | None, b: Expr | None) -> Expr | None:
         """The sum, where None is zero."""
@@ -60,13 +109,13 @@ class Algebra:
         missing = tuple(d for d in over if d not in arg.dims)
         return log_total(repeated(arg, missing), over) if over else arg
 
-    def product(self, a: Expr, b: Expr, over: Dims, out: Dims) -> Expr:
-        """The sum over `over` of the products of two values aligned by name; shape `out`."""
+    def product(self, a: Expr, b: Expr, over: Dims, out: Dims, given: bool = False) -> Expr:
+        """The sum over `over` of the products of two values aligned by name; shape `out`. `given` as in `times_of`."""
         if self.low is None:
             names = list(dict.fromkeys((*a.dims, *b.dims)))
             labels = [tuple(names.index(d) for d in dims) for dims in (a.dims, b.dims, out)]
             return Contract(a, b, labels[0], labels[1], labels[2], out, a.dtype)
-        return ordered(self.total(apply(self.times, a, b), over), out)
+        return ordered(self.total(self.times_of(a, b, given), over), out)
 
     def unit(self, rows: Dims, columns: Dims, factor: Expr | None, dtype: DType) -> Expr:
         """`factor` (one, if None) where each row is its column, zero elsewhere."""
@@ -83,6 +132,12 @@ class Algebra:
 
 
 NUMBERS = Algebra()
+
+
+def _constant(value: bool | float, dtype: DType) -> Const:
+    if dtype.kind is not Kind.INT:
+        return Const(value, dtype)
+    return Const(extreme(dtype, value > 0) if math.isinf(value) else int(value), dtype)
 
 
 def log_total(arg: Expr, over: Dims) -> Expr:

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 from recurc.build import below
 from recurc.ir import Equation, Recurrence
+from recurc.passes.expand import shift_states
 from recurc.passes.manager import Pass
 
 
 def bounds(rec: Recurrence) -> Recurrence:
     """`rec` with the remainder written out; its states keep their bounds, as facts."""
-    limits = {s.name: s.bound for s in rec.states}
+    delays = shift_states(rec)  # of what is below already
+    limits = {s.name: s.bound for s in rec.states if s.name not in delays}
     if not any(limits.values()):
         return rec
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Certificate, Component, Group, Monoid, Reason
-from recurc.ir import Apply, Const, Expr, Gather, Iota, Linalg, Read, Recurrence, reads, rewrite, walk
+from recurc.ir import Apply, Const, Expr, Gather, Iota, Linalg, Read, Recurrence, State, reads, rewrite, walk
 from recurc.ops import apply
+from recurc.passes.algebras import ordered
 from recurc.passes.dependence import dependence
 from recurc.passes.numeric import Numeric, laid_along
 from recurc.types import Dims, DType, Kind, literal_size, own_dim
@@ -175,7 +176,7 @@ def _one_spelling(rec: Recurrence, monoid: Monoid, joins: Joins) -> Monoid:
 def _chosen(expr: Expr, condition: Expr, branch: int) -> Expr:
     def rule(node: Expr) -> Expr:
         hit = isinstance(node, Apply) and node.op == "select" and node.args[0] == condition
-        return node.args[branch] if hit and isinstance(node, Apply) else node
+        return ordered(node.args[branch], node.dims) if hit and isinstance(node, Apply) else node
 
     return rewrite(expr, rule)
 
@@ -255,7 +256,7 @@ def _monoid_laws(
                 return _symbols(read)  # what never changes, such as a modulus
             return (one if which == "1" else two)[name]
 
-        evaluate = Evaluator(joins, lookup, assumed)
+        evaluate = Evaluator(joins, lookup, assumed, places=_moves(monoid))
         parts = zip(monoid.components, monoid.combine, strict=True)
         return {c.name: _shaped(evaluate(e), e.dims, c.dims) for c, e in parts}
 
@@ -296,8 +297,16 @@ def _applied(
 ) -> list[Objects]:
     from recurc.passes.symbolic import Evaluator
 
-    evaluate: Evaluator = Evaluator(joins, lambda r: old[r.name] if r.lag else element[r.name], assumed)
+    def lookup(read: Read) -> Objects:
+        return old[read.name] if read.lag else element[read.name]
+
+    evaluate: Evaluator = Evaluator(joins, lookup, assumed, places=_moves(monoid))
     return [_shaped(evaluate(e), e.dims, shapes[s]) for s, e in zip(monoid.states, monoid.apply, strict=True)]
+
+
+def _moves(monoid: Monoid) -> bool:
+    """Whether the operator takes values by where they lie."""
+    return any(isinstance(n, Gather) for e in monoid.combine for n in walk(e))
 
 
 def _symbols(read: Read) -> Objects:
@@ -311,9 +320,16 @@ def _assumptions(dtype: DType) -> dict[str, bool]:
 
 
 def _old(rec: Recurrence, monoid: Monoid) -> dict[str, Objects]:
-    """The old values of the states."""
+    """The old values of the states; of one that is declared below a modulus, a remainder by it."""
     states = {s.name: s for s in rec.states}
-    return {s: _symbols(Read(s, 1, states[s].dims, states[s].dtype)) for s in monoid.states}
+
+    def old(state: State, combine: Expr) -> Objects:
+        value = _symbols(Read(state.name, 1, state.dims, state.dtype))
+        by = combine.args[1] if isinstance(combine, Apply) and combine.op == "mod" else None
+        known = isinstance(by, Const) and state.bound is not None and by.value == literal_size(state.bound)
+        return _remainder(combine, value) if known and isinstance(combine, Apply) else value
+
+    return {s: old(states[s], monoid.combine[0]) for s in monoid.states}
 
 
 def _element(monoid: Monoid, name: str, apart: bool) -> dict[str, Objects]:

@@ -49,7 +49,8 @@ def expand(rec: Recurrence) -> Recurrence:
         for k in range(1, lag):
             source = name if k == 1 else lag_name(name, k - 1)
             shift = lag_name(name, k)
-            chains.append(State(shift, origin.dims, origin.dtype, convert(_plain(before), origin.dtype), origin.span))
+            first = convert(_plain(before), origin.dtype)
+            chains.append(State(shift, origin.dims, origin.dtype, first, origin.span, origin.bound))
             shifts.append(Equation(shift, Read(source, 1, origin.dims, origin.dtype, origin.span), origin.span))
     names = _Namer(rec)
     equations = [] if rec.reset is not None else shifts

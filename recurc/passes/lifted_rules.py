@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from recurc.facts import Group, Reason
-from recurc.ir import Apply, Const, reads
+from recurc.ir import Apply, Const, Expr, reads
 from recurc.passes.affine import Forms, Linear, is_number, shown, zero
 from recurc.passes.algebras import NUMBERS
 from recurc.passes.conjugate import conjugate
 from recurc.passes.decayed import Decayed, decayed
 from recurc.passes.fractional import fractional
-from recurc.passes.insertion import inserts
+from recurc.passes.insertion import inserts, list_monoid
 from recurc.passes.matrix_fraction import matrix_fraction
-from recurc.passes.matrix_lift import lift, lift_each
+from recurc.passes.matrix_lift import Lifted, lift, lift_each
 from recurc.passes.matrix_monoid import joined_monoid, matrix_monoid, projective_monoid
 from recurc.passes.monoid import (
     clamp_monoid,
@@ -28,11 +28,11 @@ from recurc.passes.monoid import (
     tropical_monoid,
 )
 from recurc.passes.projective import scaled_linear
-from recurc.passes.ranges import nonnegative
+from recurc.passes.ranges import LONGEST, WIDEST, finite_range, nonnegative
 from recurc.passes.scene import BOTH, BY_STRUCTURE, DECIDED, LOOP, Scene
 from recurc.passes.semilinear import semilinear
-from recurc.passes.semiring import BOTTOM, Clamped, Tropical, tropical
-from recurc.types import Kind
+from recurc.passes.semiring import Clamped, Tropical, bottom, tropical
+from recurc.types import Kind, literal_size
 
 _RUNNING = {"max": "the running maximum", "min": "the running minimum", "logaddexp": "a running log-sum-exp"}
 
@@ -50,14 +50,17 @@ def ordered(scene: Scene, name: str, forms: Forms) -> Group | None:
         return None
     join = value.join
     if value.offset is None:  # `max(h[t-1] + a, h[t-1] + b)`
-        value = replace(value, offset=Const(BOTTOM[join], state.dtype))
+        value = replace(value, offset=Const(bottom(join, state.dtype), state.dtype))
     cls = "ID" if value.shift is None and join != "logaddexp" else "SL"
     text = f"{name} is {_RUNNING[join]}{'' if value.shift is None else ' with a shift per step'}"
     reasons = [Reason(text, scene.span(name))]
     if value.by_choice:
         text = "the choice by comparison is read as max or min, which differ from it only where a NaN is compared"
         reasons.append(Reason(text))
-    if state.dtype.kind is not Kind.REAL:
+    whole = state.dtype.kind is Kind.INT and join in ("max", "min")
+    if whole and value.shift is not None:
+        return None  # sums of integers are a matter of their bounds (`over_a_semiring`)
+    if state.dtype.kind is not Kind.REAL and not whole:
         reasons.append(Reason(f"{name} is not real, so there is no infinity to start a scan from"))
         return Group((name,), cls, LOOP, False, tuple(reasons), certificate=DECIDED)
     scene.tropical[name] = value
@@ -140,10 +143,14 @@ def sorted_list(scene: Scene, name: str, forms: Forms) -> Group | None:
     found = inserts(forms, name)
     if found is None:
         return None
-    which, dim = ("largest" if found[0] == "max" else "smallest"), found[1]
-    text = f"{name} holds the {which} values so far, in order along {dim}: each step inserts one"
-    reasons = (Reason(text, scene.span(name)), Reason("a scan would merge such lists, which is not offered"))
-    return Group((name,), "ID", LOOP, False, reasons, certificate=BY_STRUCTURE)
+    which = "largest" if found.op == "max" else "smallest"
+    text = f"{name} holds the {which} values so far, in order along {found.dim}: each step inserts one"
+    group = Group((name,), "ID", LOOP, False, (Reason(text, scene.span(name)),), certificate=BY_STRUCTURE)
+    monoid = list_monoid(scene.states[name], found, scene.taken)
+    if monoid is None:
+        return group
+    reason = Reason("a scan merges such lists, each pair of places once")
+    return replace(group, schedules=BOTH, monoid=monoid, reasons=(*group.reasons, reason))
 
 
 def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
@@ -173,12 +180,33 @@ def over_a_semiring(scene: Scene, name: str, forms: Forms) -> Group | None:
         text = "a step is a product of a matrix over that semiring, and a scan would multiply such matrices"
         reasons.append(Reason(text))
     group = Group((name,), "SL", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    text = None
     if lifted is None:
         infinite = found.semiring.holds(state.dtype)
         text = "the matrix cannot be written out" if infinite else f"{name} is not real: it has no infinity for no path"
+    elif found.semiring.saturates(state.dtype) and not _far_from_the_ends(scene, lifted):
+        text = (
+            f"{name} is a whole number, and what is added to it is not known to be small enough (as an `int(Q)` is) "
+            "for sums over all steps to stay below 2^62"
+        )
+    if lifted is None or text is not None:
         return replace(group, reasons=(*reasons, Reason(f"{text}, so only a loop over time is offered")))
     monoid = matrix_monoid("SL", state, lifted, found.semiring, scene.taken)
     return replace(group, schedules=BOTH, monoid=monoid)
+
+
+def _far_from_the_ends(scene: Scene, lifted: Lifted) -> bool:
+    """Whether sums of integers along any path through time stay below 2^62, so that none is taken for no path at all.
+    A step adds an entry of its matrix; places along a dim times steps are less than 2^60, for each is visited."""
+    equations = {e.name: e.expr for e in scene.rec.equations}
+    bounds = {v.name: v.bound for v in (*scene.rec.inputs, *scene.rec.params, *scene.rec.states) if v.bound is not None}
+    known = {n: (0.0, float(literal_size(b) or WIDEST)) for n, b in bounds.items()}
+
+    def largest(expr: Expr | None) -> float:
+        low, high = (0.0, 0.0) if expr is None else finite_range(expr, known, equations)
+        return max(-low, high)
+
+    return largest(lifted.matrix) * LONGEST + largest(lifted.offset) < 2.0**62
 
 
 def matrix_quotients(scene: Scene, name: str, forms: Forms) -> Group | None:

@@ -234,7 +234,7 @@ class _Lift:
 
     def _scaled(self, value: _Value, op: str, free: Expr, state_first: bool) -> _Value:
         def by(expr: Expr) -> Expr:
-            return apply(op, expr, free) if state_first else apply(op, free, expr)
+            return self._algebra.scaled(op, expr, free, state_first)
 
         matrix = value.matrix
         if isinstance(matrix, _Diagonal) and matrix.factor is None:

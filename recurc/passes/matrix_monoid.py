@@ -24,7 +24,7 @@ def matrix_monoid(cls: str, state: State, found: Lifted, algebra: Algebra, taken
     parts, lift, identity = [matrix], [found.matrix], [algebra.unit(rows, columns, None, dtype)]
     old, own = Read(state.name, 1, state.dims, dtype), _part("", matrix)
     combine: list[Expr] = [multiplied(algebra, _part("2.", matrix), _part("1.", matrix), rows, matrix.dims)]
-    new = applied(algebra, own, old, rows)
+    new = applied(algebra, own, old, rows, given=True)
     if found.offset is not None:
         offset = Component(fresh("b", {*taken, matrix.name}), state.dims, dtype)
         moved = algebra.add(applied(algebra, _part("2.", matrix), _part("1.", offset), rows), _part("2.", offset))
@@ -96,11 +96,11 @@ def multiplied(algebra: Algebra, later: Expr, earlier: Expr, rows: Dims, out: Di
     return algebra.product(first, renamed(earlier, between), tuple(between.values()), out)
 
 
-def applied(algebra: Algebra, matrix: Expr, value: Expr, rows: Dims) -> Expr:
-    """The matrix times a value over its rows; shape that of the value."""
+def applied(algebra: Algebra, matrix: Expr, value: Expr, rows: Dims, given: bool = False) -> Expr:
+    """The matrix times a value over its rows; shape that of the value. `given`: it is no value of the algebra's own."""
     columns = columns_of(rows)
     turned = renamed(value, dict(zip(rows, columns, strict=True)))
-    return algebra.product(matrix, turned, columns, value.dims)
+    return algebra.product(matrix, turned, columns, value.dims, given)
 
 
 def _part(side: str, component: Component) -> Read:

@@ -29,7 +29,7 @@ from recurc.passes.affine import Coef, Linear, one, zero
 from recurc.passes.canonicalize import simplified
 from recurc.passes.conjugate import Conjugate
 from recurc.passes.decayed import Decayed
-from recurc.passes.semiring import BOTTOM, Clamped, Tropical
+from recurc.passes.semiring import Clamped, Tropical, bottom
 from recurc.passes.softmax import Accumulators
 from recurc.passes.terms import fresh
 from recurc.types import Dims, DType
@@ -77,7 +77,7 @@ def tropical_monoid(state: State, form: Tropical, taken: set[str]) -> Monoid:
     """h = join(h + shift, offset); without a shift the element is the offset alone."""
     assert form.join is not None and form.offset is not None
     dims, dtype, join = state.dims, state.dtype, form.join
-    bottom = Const(BOTTOM[join], dtype)
+    nothing = Const(bottom(join, dtype), dtype)
     value = Component(fresh("b", taken), dims, dtype)
     b1, b2 = _one_two(value)
     b, old = Read(value.name, 0, dims, dtype), Read(state.name, 1, dims, dtype)
@@ -85,7 +85,7 @@ def tropical_monoid(state: State, form: Tropical, taken: set[str]) -> Monoid:
     if form.shift is None:
         cls = "SL" if join == "logaddexp" else "ID"
         return Monoid(
-            cls, (state.name,), (value,), (bottom,), (offset,), (apply(join, b1, b2),), (apply(join, old, b),)
+            cls, (state.name,), (value,), (nothing,), (offset,), (apply(join, b1, b2),), (apply(join, old, b),)
         )
     shift = Component(fresh("a", taken), _in_order(form.shift.dims, dims), dtype)
     a1, a2 = _one_two(shift)
@@ -94,7 +94,7 @@ def tropical_monoid(state: State, form: Tropical, taken: set[str]) -> Monoid:
         "SL",
         (state.name,),
         (shift, value),
-        (zero(dtype), bottom),
+        (zero(dtype), nothing),
         (convert(form.shift, dtype), offset),
         (apply("add", a1, a2), apply(join, apply("add", b1, a2), b2)),
         (apply(join, apply("add", old, a), b),),
@@ -359,18 +359,18 @@ def decayed_monoid(state: State, form: Decayed, taken: set[str]) -> Monoid:
     """h = join(a h, b) with a >= 0. A neutral b stays so, for 0 * inf is not a number."""
     assert form.join is not None and form.offset is not None
     dims, dtype, join = state.dims, state.dtype, form.join
-    bottom = Const(BOTTOM[join], dtype)
+    nothing = Const(bottom(join, dtype), dtype)
     parts = Parts(taken)
     factor = parts.add("a", _in_order(form.factor.dims, dims), dtype, "nonnegative")
     value = parts.add("b", dims, dtype)
     (a1, a2), (b1, b2) = _one_two(factor), _one_two(value)
-    moved = apply("select", apply("eq", b1, bottom), bottom, apply("mul", a2, b1))
+    moved = apply("select", apply("eq", b1, nothing), nothing, apply("mul", a2, b1))
     old = Read(state.name, 1, dims, dtype)
     return Monoid(
         "SL",
         (state.name,),
         tuple(parts.components),
-        (one(dtype), bottom),
+        (one(dtype), nothing),
         (convert(form.factor, dtype), convert(form.offset, dtype)),
         (apply("mul", a2, a1), apply(join, moved, b2)),
         (apply(join, apply("mul", parts.own(factor), old), parts.own(value)),),

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 from recurc.ir import Apply, Broadcast, Const, Expr, Gather, Iota, Read, Reaxis, Reduce, Size, Step, Unfold
 from recurc.ops import OPS
-from recurc.types import Kind
+from recurc.types import Kind, extreme, literal_size
 
 Range = tuple[float, float]
 _ANY: Range = (-math.inf, math.inf)
+LONGEST, WIDEST = 2.0**40, 2.0**20  # steps of a call and places along a dim: together too many to visit each
 _DEEPEST = 40  # levels of an expression, and of names, that are looked through
 
 
@@ -45,6 +46,46 @@ def value_range(expr: Expr, equations: Mapping[str, Expr], depth: int = _DEEPEST
             return of(arg)
         case Apply():
             return _applied(expr, [of(a) for a in expr.args])
+        case _:
+            return _ANY
+
+
+def finite_range(expr: Expr, known: Mapping[str, Range], equations: Mapping[str, Expr]) -> Range:
+    """The least and the largest integer that `expr` can be where it is not the largest or least of its type, which
+    stand for no value at all. `known`: what reads lie between; a dim has at most `WIDEST` places, a call less than
+    `LONGEST` steps."""
+    return _finite(expr, known, equations, _DEEPEST) or (0.0, 0.0)
+
+
+def _finite(expr: Expr, known: Mapping[str, Range], equations: Mapping[str, Expr], depth: int) -> Range | None:
+    if depth == 0:
+        return _ANY
+
+    def of(e: Expr) -> Range | None:
+        return _finite(e, known, equations, depth - 1)
+
+    match expr:
+        case Const(value=int(value), dtype=dtype):
+            return None if value in (extreme(dtype, False), extreme(dtype, True)) else (float(value), float(value))
+        case _ if expr.dtype.kind is Kind.BOOL:
+            return 0.0, 1.0
+        case Step():
+            return 0.0, LONGEST
+        case Iota(dim=dim) | Size(dim=dim):
+            return 0.0, float(literal_size(dim) or WIDEST)
+        case Read(name=name, lag=0) if name in equations:
+            return of(equations[name])
+        case Read(name=name):
+            return known.get(name, _ANY)
+        case Reaxis(arg=arg) | Broadcast(arg=arg) | Gather(arg=arg) | Reduce(op="max" | "min", arg=arg):
+            return of(arg)
+        case Apply(op="max" | "min", args=args) | Apply(op="select", args=(_, *args)):
+            # where one of them is none, it is the other
+            found = [r for r in map(of, args) if r is not None]
+            return (min(r[0] for r in found), max(r[1] for r in found)) if found else None
+        case Apply(op="add" | "sub" | "neg" | "mul" | "cast" | "mod", args=args):
+            found = [r for r in map(of, args) if r is not None]
+            return _applied(expr, found) if len(found) == len(args) else None
         case _:
             return _ANY
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from recurc.ir import Apply, Const, Expr, Read, Recurrence, rewrite, walk
+from recurc.ir import Apply, Const, Expr, Read, Recurrence, State, rewrite, walk
 from recurc.passes.affine import Forms, Free, Linear
-from recurc.types import DType, Kind
+from recurc.passes.tables import begins_below
+from recurc.types import DType, Kind, literal_size
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,18 @@ class Residues:
 
     modulus: Expr
     forms: Mapping[str, Linear]
-    delays: bool  # whether a member only delays another: what it holds at first need not be a remainder
+    delayed: tuple[str, ...]  # members that others only delay: what those hold at first need not be a remainder
 
     def fits(self, products: int) -> bool:
         """Whether a sum of so many products of remainders, and one more remainder, is below 2^63."""
         m = self.modulus.value if isinstance(self.modulus, Const) else None
         return isinstance(m, int) and products * (m - 1) ** 2 + (m - 1) < 1 << 63
+
+    def begins_as_one(self, state: State) -> bool:
+        """Whether the first value of `state` is surely a remainder: one that is declared below it, as calls check."""
+        m = self.modulus.value if isinstance(self.modulus, Const) else None
+        bound = literal_size(state.bound or "")
+        return bound is not None and bound == m and begins_below(state)
 
 
 def residues(forms: Forms, members: tuple[str, ...], steady: Callable[[Expr], bool]) -> Residues | None:
@@ -35,11 +42,11 @@ def residues(forms: Forms, members: tuple[str, ...], steady: Callable[[Expr], bo
     if any(states[m].dtype is not DType.I64 for m in members):
         return None
     modulus: Expr | None = None
-    delays = False
+    delayed: list[str] = []
     for member in members:
         whole = forms.resolved(forms.equation(member))
         if isinstance(whole, Read) and whole.lag and whole.name in members:
-            delays = True
+            delayed.append(whole.name)
             continue
         if not (isinstance(whole, Apply) and whole.op == "mod") or modulus not in (None, whole.args[1]):
             return None
@@ -66,7 +73,7 @@ def residues(forms: Forms, members: tuple[str, ...], steady: Callable[[Expr], bo
     bare = Forms(plain, forms.dep, forms.group)
     found = {m: bare.of_equation(m) for m in members}
     linear = {m: f for m, f in found.items() if isinstance(f, Linear)}
-    return Residues(modulus, linear, delays) if len(linear) == len(found) else None
+    return Residues(modulus, linear, tuple(delayed)) if len(linear) == len(found) else None
 
 
 def _positive(modulus: Expr) -> bool:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from recurc.ir import Apply, Expr, Read, Reaxis
+from recurc.ir import Apply, Const, Expr, Read, Reaxis
 from recurc.ops import apply, number
 from recurc.passes.affine import Forms, Free, Nonlinear, reorders_only, shown
 from recurc.passes.terms import too_large
+from recurc.types import DType, extreme
 
-# What a join leaves its other operand as it is with.
-BOTTOM = {"max": -math.inf, "logaddexp": -math.inf, "min": math.inf}
 _PICKS = {"gt": "max", "ge": "max", "lt": "min", "le": "min"}
+
+
+def bottom(join: str, dtype: DType) -> float:
+    """What a join leaves its other operand as it is with."""
+    return extreme(dtype, join == "min")
 
 
 @dataclass(frozen=True)
@@ -182,8 +186,8 @@ class _Interpreter:
         if a.shift is not None or b.shift is not None:
             shift = apply("select", condition, a.shift or number(0.0), b.shift or number(0.0), span=node.span)
         if a.offset is not None or b.offset is not None:
-            bottom = number(BOTTOM[join])
-            offset = apply("select", condition, a.offset or bottom, b.offset or bottom, span=node.span)
+            none = Const(bottom(join, node.dtype), node.dtype)
+            offset = apply("select", condition, a.offset or none, b.offset or none, span=node.span)
         return Tropical(join, shift, offset, a.by_choice or b.by_choice)
 
 

@@ -33,7 +33,7 @@ from recurc.ir import (
     walk,
 )
 from recurc.passes.joins import Joins, Objects, algebra, by_name, each, size, symbols
-from recurc.types import Dims, DType, axis_ids, own_dim
+from recurc.types import Dims, DType, Kind, axis_ids, extreme, own_dim
 
 Lookup = Callable[[Read], Objects]
 
@@ -64,6 +64,8 @@ class Evaluator:
 
     def __call__(self, expr: Expr) -> Objects:
         match expr:
+            case Const(value=value, dtype=dtype) if dtype.kind is Kind.INT and value in _extremes(dtype):
+                return _cell(algebra().oo * (1 if value.real > 0 else -1))  # beyond every value that is computed with
             case Const(value=value):
                 return _cell(_number(value))
             case Size(dim=dim):
@@ -252,6 +254,12 @@ class Evaluator:
                 known = algebra().expand(gap).is_zero
             if known is not None:
                 return algebra().true if known is (op == "eq") else algebra().false
+        elif algebra().oo in v or -algebra().oo in v:
+            below = v[0] == -algebra().oo or v[1] == algebra().oo
+            known = {"lt": below, "le": below, "gt": not below, "ge": not below}[op]
+            if v[0] == v[1]:
+                known = op in ("le", "ge")
+            return algebra().true if known else algebra().false
         elif v[0].is_number and v[1].is_number:
             gap = v[0] - v[1]
             known = {"lt": gap < 0, "le": gap <= 0, "gt": gap > 0, "ge": gap >= 0}[op]
@@ -451,6 +459,10 @@ def _number(value: complex) -> Any:
     if math.isinf(value):
         return algebra().oo if value > 0 else -algebra().oo
     return algebra().Rational(value)
+
+
+def _extremes(dtype: DType) -> tuple[float, float]:
+    return extreme(dtype, False), extreme(dtype, True)
 
 
 def _cell(value: Any) -> Objects:

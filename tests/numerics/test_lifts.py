@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import recurc
+from recurc.errors import ShapeError
 from recurc.passes import analyze
 from tests.lifted_cases import CASES, arrays
 
@@ -73,7 +74,7 @@ def test_a_fraction_with_an_infinite_denominator_is_zero_and_goes_on_from_there(
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("case", [c for c, v in CASES.items() if v.cls == "SEG"])
+@pytest.mark.parametrize("case", [c for c, v in CASES.items() if v.cls == "SEG" and not v.states])
 def test_nothing_leaks_over_a_reset(case: str, bad: float, rng: np.random.Generator) -> None:
     rec = CASES[case].rec
     given = arrays(rec, rng, 2, 90)
@@ -106,3 +107,16 @@ def test_a_delayed_remainder_keeps_a_first_value_that_is_none() -> None:
     assert rec.analyze().groups[0].schedules == ("sequential",)
     _, old = rec.compile(backend="numpy")(n=np.arange(5))
     assert list(np.asarray(old)[:2]) == [50, 50]
+
+
+@pytest.mark.parametrize(("first", "above"), [("5", "6"), ("0", "7")])
+def test_a_delayed_remainder_that_surely_begins_as_one_is_scanned(first: str, above: str) -> None:
+    rec = recurc.load(
+        text=f"recurrence F:\n    input  n: int\n    state  h: int({above}) = {first}\n    h = h[t-1] + h[t-3] + n\n"
+        "    old = h[t-3]\n    output h, old\n"
+    )
+    assert rec.analyze().groups[0].schedules == ("sequential", "scan")
+    for steps in (0, 1, 2, 3, 9):
+        agree(rec, {"n": np.arange(steps) - 4})
+    with pytest.raises(ShapeError, match=rf"is int\({above}\)"):
+        rec.compile(backend="numpy", schedule="scan")(n=np.arange(3), initial={"h": int(above)})

@@ -53,6 +53,8 @@ def literal(value: bool | int | float | complex, dtype: DType) -> str:
     match dtype.kind:
         case Kind.BOOL:
             return "true" if value else "false"
+        case Kind.INT if value == -(2**63):  # C++ has no negative numbers, only minus signs
+            return f"i64({int(value.real) + 1}LL - 1)"
         case Kind.INT:
             return f"i64({value}LL)" if dtype is DType.I64 else f"{value}"
         case Kind.REAL if isinstance(value, int | float):

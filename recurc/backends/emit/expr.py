@@ -118,6 +118,8 @@ def number(value: bool | int | float | complex, dtype: DType) -> str:
         if isinstance(value, float) and not value.is_integer():
             raise CompilerBug(f"the constant {value} is not an integer")
         text = str(int(value))
+        if int(value) == -(2**63):  # C has no negative numbers, only minus signs
+            return f"(INT64_C({int(value) + 1}) - 1)"
         return text if abs(int(value)) < 2**31 else f"INT64_C({text})"
     real = float(value)
     if math.isinf(real):

@@ -124,7 +124,8 @@ def scan_problems(stage: Scan) -> list[str]:
     problems: list[str] = []
     monoid = stage.monoid
     if monoid.multiplies:
-        names = ", ".join(c.name for c in monoid.components if any(own_dim(d) != d for d in c.dims))
+        wide = [c.name for c in monoid.components if any(own_dim(d) != d for d in c.dims)]
+        names = ", ".join(wide or [c.name for c in monoid.components])
         return [f"a scan of matrices or tables ({names}): `tl.associative_scan` combines single values"]
     for component, expr, identity in zip(monoid.components, monoid.combine, monoid.identity, strict=True):
         if len(set(component.dims)) < len(component.dims):
