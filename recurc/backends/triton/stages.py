@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recurc.backends.triton.chunk import chunk_problems
+from recurc.backends.triton.chunk_lines import chunk_problems
 from recurc.backends.triton.convolution import emit_convolution
 from recurc.backends.triton.coupled import emit_chunk
 from recurc.backends.triton.frozen import emit_frozen
