@@ -21,6 +21,7 @@ from recurc.backends.triton.kernel import (
 from recurc.backends.triton.loop import emit_loop
 from recurc.backends.triton.maps import emit_map
 from recurc.backends.triton.matmul import emit_matmul
+from recurc.backends.triton.matrix_scan import emit_matrix_scan
 from recurc.backends.triton.prelude import HELPER_NAMES, prelude
 from recurc.backends.triton.recurrent import emit_recurrent
 from recurc.backends.triton.recurrent_layout import recurrent_weights
@@ -101,6 +102,8 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
                     if options.recurrent == "dot" or weights > 4 * _IN_REGISTERS:
                         raise
             return emit_loop(context, stage, name, options)
+        case Scan(monoid=monoid) if monoid.multiplies:
+            return emit_matrix_scan(context, stage, name, options)
         case Scan():
             return emit_scan(context, stage, name, options)
         case Newton():
