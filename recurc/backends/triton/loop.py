@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from recurc.backends.emit.lanes import lane_dims
-from recurc.backends.triton.kernel import Arg, Options, StageText, power_of_two
+from recurc.backends.triton.kernel import Arg, KernelText, Options, StageText, power_of_two
 from recurc.backends.triton.lanes import LARGEST_TILE, LaneCode, finish, lane_blocks, two_runs, warps
 from recurc.backends.triton.scope import Lines
 from recurc.backends.triton.values import EXTENTS, SEQ, Code, Context, TileCode, dim_of
 from recurc.errors import UnsupportedError
-from recurc.plan import Loop
-from recurc.types import axis_ids
+from recurc.plan import Carry, Loop
+from recurc.types import Dims, axis_ids
 
 _PREFETCH = 4  # steps whose inputs are on their way (asynchronous copies, where elements are at least 4 bytes)
+_ELEMENTS = 256  # of a program's tile: what waits for each other is kept short
+
+Made = TypeVar("Made", bound="LoopCode")
+Make = Callable[[tuple[str, ...] | None, dict[str, int], int], Made]  # axes (None: a trial), lanes, sequences
 
 
 def emit_loop(context: Context, stage: Loop, name: str, options: Options) -> StageText:
     """The stage as one kernel."""
-    lanes = lane_dims(stage)
-    trial = _write(context, stage, None, dict.fromkeys(lanes, 1), 1)
-    whole = whole_elements(trial, lanes)
-    blocks = lane_blocks(context, lanes, whole, 256, 32)
-    held = whole * math.prod(blocks.values())
-    block_seq = options.block_seq or (min(max(32 // held, 1), 32) if held < 32 else 1)
-    code = two_runs(lambda axes: _write(context, stage, axes, blocks, block_seq))
-    body = [*code.prologue(), *code.sequence_lines(), *code.index_lines()]
-    code.args["steps"] = Arg("steps", "i32", "steps")
-    text = ["    " + line for line in body] + code.setup.lines
-    text += [f"    for step in tl.range(0, steps, num_stages={_PREFETCH}):", "        t = tl.cast(step, tl.int64)"]
-    text += code.step.lines + code.after.lines
+    code = fitted(
+        context, lambda *tile: LoopCode(context, stage, *tile).write(), lane_dims(stage), options.block_seq, _ELEMENTS
+    )
     about = (
         "Fused loop over t: each program keeps the states of its lanes in registers.",
         f"States: {', '.join(c.name for c in stage.carries)}. Stored at every step: {', '.join(stage.writes)}.",
     )
-    grid = code.grid(f"triton.cdiv(batch, {block_seq})")
-    return (finish(code, name, "loop", about, text, grid, warps(held * block_seq, 8)),)
+    return (code.kernel(name, "loop", about),)
+
+
+def fitted(context: Context, make: Make[Made], lanes: Dims, block_seq: int | None, elements: int) -> Made:
+    """The code of a loop whose tiles have about `elements` elements, as far as its lanes can be cut.
+
+    Raises `UnsupportedError` if no GPU could hold such a tile."""
+    whole = whole_elements(make(None, dict.fromkeys(lanes, 1), 1), lanes)
+    blocks = lane_blocks(context, lanes, whole, elements, 32)
+    held = whole * math.prod(blocks.values())
+    block_seq = block_seq or (min(max(32 // held, 1), 32) if held < 32 else 1)
+    return two_runs(lambda axes: make(axes, blocks, block_seq))
 
 
 def whole_elements(code: TileCode, lanes: tuple[str, ...]) -> int:
@@ -53,36 +61,75 @@ def whole_elements(code: TileCode, lanes: tuple[str, ...]) -> int:
     return whole
 
 
-class _LoopCode(LaneCode):
-    """A lane tile with lines after the loop."""
+class LoopCode(LaneCode):
+    """A lane tile with lines in and after a loop over the steps from `first` to `past`. Subclasses say where states
+    come from and go to, and which steps there are."""
 
-    def __init__(self, context: Context, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int) -> None:
+    first, past = "0", "steps"
+    steps_are = "steps"  # what `launch` passes for the number of steps
+
+    def __init__(
+        self, context: Context, stage: Loop, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int
+    ) -> None:
         super().__init__(context, (SEQ,), axes, lanes, block_seq)
+        self.stage = stage
         self.step, self.after = Lines(2), Lines(1)
 
+    def begin(self, carry: Carry) -> Code:
+        """The value of a state before the first step."""
+        return self.load(self.context.plan.buffer(f"{carry.name}@initial"), 0, axis_ids(carry.dims))
 
-def _write(
-    context: Context, stage: Loop, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int
-) -> _LoopCode:
-    code = _LoopCode(context, axes, lanes, block_seq)
-    code.equations = {e.name: e for e in stage.body}
-    for equation in stage.body:
-        code.scope(("value", equation.name), equation.name)
-    for carry in stage.carries:
-        ids = axis_ids(carry.dims)
-        start = code.load(context.plan.buffer(f"{carry.name}@initial"), 0, ids)
-        before = code.scope(("before", carry.name), f"{carry.name}_before")
-        code.setup.add(f"{before} = {start.text}")
-        code.values[carry.name, 1] = Code(before, start.covers)
-    for target in stage.writes:
-        equation = code.equations[target]
-        code.store(code.step, context.plan.buffer(target), code.define(equation))
-    renewed = {c.name: code.define(code.equations[c.name]) for c in stage.carries}
-    for carry in stage.carries:
-        ids = axis_ids(carry.dims)
-        full = code.spread(renewed[carry.name], [SEQ, *ids])
-        before = code.values[carry.name, 1]
-        code.step.add(f"{before.text} = {full.text}")
-        if context.plan.has(f"{carry.name}@final"):
-            code.store(code.after, context.plan.buffer(f"{carry.name}@final"), before)
-    return code
+    def end(self, carry: Carry, last: Code) -> None:
+        """Stores the value of a state after the last step."""
+        if self.context.plan.has(f"{carry.name}@final"):
+            self.store(self.after, self.context.plan.buffer(f"{carry.name}@final"), last)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """What is computed here stands before the loop."""
+        inside, self.step = self.step, self.setup
+        yield
+        self.step = inside
+
+    def write(self: Made) -> Made:
+        stage = self.stage
+        self.equations = {e.name: e for e in stage.body}
+        for equation in stage.body:
+            self.scope(("value", equation.name), equation.name)
+        for carry in stage.carries:
+            with self.outside():
+                start = self.begin(carry)
+            before = self.scope(("before", carry.name), f"{carry.name}_before")
+            self.setup.add(f"{before} = {start.text}")
+            self.values[carry.name, 1] = Code(before, start.covers)
+        for target in stage.writes:
+            self.store(self.step, self.context.plan.buffer(target), self.define(self.equations[target]))
+        renewed = {c.name: self.define(self.equations[c.name]) for c in stage.carries}
+        for carry in stage.carries:
+            full = self.spread(renewed[carry.name], [SEQ, *axis_ids(carry.dims)])
+            before = self.values[carry.name, 1]
+            self.step.add(f"{before.text} = {full.text}")
+            self.end(carry, before)
+        return self
+
+    def place_lines(self) -> list[str]:
+        """Lines that say which part of time a program has, of which `pid` still knows."""
+        return []
+
+    def programs(self) -> str:
+        """How many programs there are for each block of lanes, in the words of `launch`."""
+        return f"triton.cdiv(batch, {self.block_seq})"
+
+    @property
+    def held(self) -> int:
+        """Elements of a program's tile."""
+        return self.block_seq * math.prod(self.block(a) for a in self.axes if a not in EXTENTS)
+
+    def kernel(self, name: str, form: str, about: tuple[str, ...], per_thread: int = 8) -> KernelText:
+        """The kernel around what was written; a thread has about `per_thread` elements of the tile."""
+        body = [*self.prologue(), *self.place_lines(), *self.sequence_lines(), *self.index_lines()]
+        self.args["steps"] = Arg("steps", "i32", self.steps_are)
+        text = ["    " + line for line in body] + self.setup.lines
+        text += [f"    for step in tl.range({self.first}, {self.past}, num_stages={_PREFETCH}):"]
+        text += ["        t = tl.cast(step, tl.int64)", *self.step.lines, *self.after.lines]
+        return finish(self, name, form, about, text, self.grid(self.programs()), warps(self.held, per_thread))

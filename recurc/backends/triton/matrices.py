@@ -60,6 +60,7 @@ def _solution(code: TileCode, expr: ir.Linalg, batch: Ids, where: dict[str, str 
 
 
 def _shape(code: TileCode, row: str, column: str) -> str:
+    code.crossed |= {row, column}
     size = code.context.size(row.partition("'")[0])
     return f"{code.index(row)}, {code.index(column)}, {size}, {code.position(row)}, {code.position(column)}"
 

@@ -30,7 +30,7 @@ from recurc.backends.triton.scope import Lines
 from recurc.backends.triton.values import SEQ, TIME, Code, Context, TileCode, constant_value
 from recurc.errors import CompilerBug
 from recurc.plan import Role, Scan
-from recurc.types import Dims, DType, Kind, axis_ids, own_dim
+from recurc.types import Dims, DType, Kind, axis_ids
 
 _TILE = 2048  # elements of a program's tile, for an element of 8 bytes: 16 in each thread, so that nothing spills
 
@@ -123,10 +123,15 @@ def scan_problems(stage: Scan) -> list[str]:
     """Why `tl.associative_scan` cannot run this monoid: its operator works on single elements."""
     problems: list[str] = []
     monoid = stage.monoid
+<<<<<<< HEAD
     if monoid.multiplies:
         wide = [c.name for c in monoid.components if any(own_dim(d) != d for d in c.dims)]
         names = ", ".join(wide or [c.name for c in monoid.components])
         return [f"a scan of matrices or tables ({names}): `tl.associative_scan` combines single values"]
+=======
+    if monoid.multiplies:  # matrices and tables, for which there are other kernels
+        return problems
+>>>>>>> trimat
     for component, expr, identity in zip(monoid.components, monoid.combine, monoid.identity, strict=True):
         if len(set(component.dims)) < len(component.dims):
             problems.append(f"a scan whose element `{component.name}` is a square matrix")

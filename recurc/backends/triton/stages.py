@@ -12,6 +12,7 @@ from recurc.backends.triton.kernel import Options, Scratch, StageText, Step, sto
 from recurc.backends.triton.loop import emit_loop
 from recurc.backends.triton.maps import emit_map
 from recurc.backends.triton.matmul import emit_matmul
+from recurc.backends.triton.matrix_scan import emit_matrix_scan
 from recurc.backends.triton.recurrent import emit_recurrent
 from recurc.backends.triton.recurrent_layout import recurrent_weights
 from recurc.backends.triton.scan import emit_scan
@@ -53,6 +54,8 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
                     if options.recurrent == "dot" or weights > 4 * _IN_REGISTERS:
                         raise
             return emit_loop(context, stage, name, options)
+        case Scan(monoid=monoid) if monoid.multiplies:
+            return emit_matrix_scan(context, stage, name, options)
         case Scan():
             return emit_scan(context, stage, name, options)
         case Newton():

@@ -11,6 +11,7 @@ to the loads this way and cost nothing. A `Place` there is a tile of computed pl
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +94,10 @@ class TileCode:
         self.values: dict[tuple[str, int], Code] = {}
         self.setup = Lines()  # before the loop over time, if there is one
         self.step = self.setup
+        self.inlined: dict[str, ir.Expr] = {}  # names whose values are computed on the axes they are asked for on
+        self.crossed: set[str] = set()  # axes along which positions were summed, picked or moved in registers
         self._loads: dict[tuple[str, int, Ids], Code] = {}
+        self._inline: dict[tuple[str, Ids], Code] = {}
         self._in_progress: list[str] = []
 
     # --- axes ---------------------------------------------------------------------------------------------------
@@ -266,7 +270,7 @@ class TileCode:
     def _reduce(self, expr: ir.Reduce, ids: Ids) -> Code:
         where = dict(zip(expr.dims, ids, strict=True))
         for dim in expr.over:
-            where[dim] = fresh_axis(dim, where.values())
+            where[dim] = self.summed_axis(dim, where.values())
         arg = self.value(expr.arg, tuple(where[d] for d in expr.arg.dims))
         text, covers = self.spread(arg, [where[d] for d in expr.over]).text, arg.covers
         for dim in expr.over:
@@ -297,12 +301,13 @@ class TileCode:
         return f"{neutral}.0" if expr.arg.dtype.kind is Kind.REAL else neutral
 
     def _padded(self, text: str, axis: str, neutral: str) -> str:
-        """`text` with the neutral element where the axis is padding."""
+        """`text`, which goes into a sum over an axis, with the neutral element where the axis is padding."""
+        self.crossed.add(axis)
         mask = self.mask(axis)
         return text if mask is None else f"tl.where({mask}, {bare(text)}, {neutral})"
 
     def _contract(self, expr: ir.Contract, ids: Ids) -> Code:
-        labels = label_ids(expr, ids)
+        labels = label_ids(expr, ids, self.summed_axis)
         taps = places.tap_labels(self, expr)
         text, covers = "", frozenset[str]()
         for at in places.tap_places(self, expr, taps):
@@ -322,6 +327,10 @@ class TileCode:
             covers -= {axis}
         return Code(text, covers)
 
+    def summed_axis(self, dim: str, used: Iterable[str | int | Place]) -> str:
+        """The axis for a dim that is summed over, apart from those in use."""
+        return fresh_axis(dim, used)
+
     def spread(self, code: Code, axes: list[Any]) -> Code:
         """The value repeated along axes it does not have yet."""
         missing = [a for a in axes if isinstance(a, str) and a not in code.covers]
@@ -336,6 +345,12 @@ class TileCode:
     # --- reads --------------------------------------------------------------------------------------------------
 
     def _read(self, read: ir.Read, ids: Ids) -> Code:
+        if read.lag == 0 and read.name in self.inlined:
+            key = (read.name, ids)
+            if key not in self._inline:
+                code = self.filled(self.within(self.inlined[read.name], read.dims, ids), read.dtype)
+                self._inline[key] = code if code.text.isidentifier() else self.named(code, read.name)
+            return self._inline[key]
         natural = axis_ids(read.dims)
         equation = self.equations.get(read.name) if read.lag == 0 else None
         if equation is not None and any(isinstance(i, int) for i in ids):
@@ -375,6 +390,7 @@ class TileCode:
             value = self.moved(code, natural, tuple(on), dtype)
             for axis, target in zip(on, ids, strict=True):
                 if isinstance(target, Place):
+                    self.crossed.add(str(axis))
                     value = self.named(places.picked(self, value, str(axis), target, dtype), "picked")
             return value
         if len({i for i in ids if isinstance(i, str)}) < sum(isinstance(i, str) for i in ids):
@@ -385,8 +401,10 @@ class TileCode:
                 picked = f"tl.where({self.index(axis)} == {target}, {text}, 0)"
                 text = f"tl.sum({picked}, axis={self.position(str(axis))}, keep_dims=True)"
                 covers -= {str(axis)}
+                self.crossed.add(str(axis))
         moves = {str(a): b for a, b in zip(natural, ids, strict=True) if isinstance(b, str) and a != b and a in covers}
         if moves:
+            self.crossed |= {*moves, *moves.values()}
             for axis in moves.values():
                 self.position(axis)
             source = {b: a for a, b in moves.items()}
@@ -502,14 +520,16 @@ def dim_of(axis: str) -> str:
     return axis.partition("'")[0]
 
 
-def label_ids(expr: ir.Contract, ids: Ids) -> dict[int, str | int | Place]:
+def label_ids(
+    expr: ir.Contract, ids: Ids, summed: Callable[[str, Iterable[str | int | Place]], str] = fresh_axis
+) -> dict[int, str | int | Place]:
     """The axis of every label: the output's are given, a summed one gets an axis of its own."""
     labels: dict[int, str | int | Place] = dict(zip(expr.out_axes, ids, strict=True))
     sides = ((expr.left_axes, expr.left.dims), (expr.right_axes, expr.right.dims))
     for side, dims in sides:
         for label, dim in zip(side, dims, strict=True):
             if label not in labels:
-                labels[label] = fresh_axis(dim, labels.values())
+                labels[label] = summed(dim, labels.values())
     return labels
 
 
