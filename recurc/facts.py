@@ -27,6 +27,7 @@ class Monoid:
     `combine[i]` reads `1.NAME` (earlier) and `2.NAME` (later) for every component NAME.
     `apply[j]` gives the new value of `states[j]`; it reads components by NAME and old states as `STATE` at lag 1.
     `identity[i]` is a constant, of a matrix or a table one of the places alone. `combine` need not be commutative.
+    The lifted element is the step where what `symmetric` names (states, inputs, params) holds symmetric matrices.
     """
 
     cls: str
@@ -36,6 +37,7 @@ class Monoid:
     lift: tuple[Expr, ...]
     combine: tuple[Expr, ...]
     apply: tuple[Expr, ...]
+    symmetric: frozenset[str] = frozenset()
 
     @property
     def multiplies(self) -> bool:
