@@ -16,7 +16,9 @@ class Component:
     name: str
     dims: Dims
     dtype: DType = DType.REAL
-    holds: str = "any"  # or "nonnegative", "flag" (0 or 1), "flagged" (0 without the flag): what the laws are for
+    # What the laws are for: "any", "nonnegative", "flag" (0 or 1), "flagged" (0 without the flag), "symmetric" (a
+    # covariance or an information). "definite": any, and like those in a filter.
+    holds: str = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class LowRank:
 class Certificate:
     """Evidence that the monoid is right: how it was established and whether it held."""
 
-    method: str  # "syntactic", "symbolic", "randomised", "none"
+    method: str  # "syntactic", "symbolic", "exact", "randomised", "none"
     status: str  # "decided", "proved", "failed", "not applicable"
     details: tuple[str, ...] = ()
 

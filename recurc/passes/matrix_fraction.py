@@ -110,7 +110,7 @@ class _Interpreter:
                 inner = self.value(a)
                 if not isinstance(inner, MatrixFraction):
                     return None
-                return replace(self._turned(inner.settled()), inverts=True, inverse=not inner.inverse)
+                return replace(inner.settled(), inverts=True, inverse=not inner.inverse)
             case Reaxis(arg=arg, at=None) if len(arg.dims) == 2 or reorders(expr):
                 inner = self.value(arg)
                 return self._turned(inner) if isinstance(inner, MatrixFraction) and expr.axes == (1, 0) else inner
@@ -136,10 +136,10 @@ class _Interpreter:
             return found
         if len(added.dims) != 2:
             return found.without("what is added to it is no matrix")
-        whole = matrix(convert(added, self._state.dtype), rows, columns)
-        if not value.inverse:
-            return replace(found, star=replace(found.star, c=plus(found.star.c, whole)))
-        return replace(found, star=star(found.star, Star(j=whole)))
+        whole = convert(added, self._state.dtype)
+        if value.inverse:
+            return replace(found, star=star(found.star, Star(j=matrix(whole, columns, rows))))
+        return replace(found, star=replace(found.star, c=plus(found.star.c, matrix(whole, rows, columns))))
 
     def _scaled(self, value: MatrixFraction, op: str, factor: Expr | None) -> MatrixFraction:
         if value.star is None:

@@ -169,7 +169,9 @@ def star_monoid(state: State, found: Star, taken: set[str], assumes: frozenset[s
     units = unit(rows, dtype), unit(columns, dtype), zero(dtype), zero(dtype)
     ends = (rows, rows), (columns, columns), (rows, columns), (columns, rows)
     kept = [n for n, part in enumerate(found.each()) if part is not None or n < 2]
-    made = {n: parts.add("ABCJ"[n], (ends[n][0], second(ends[n][1])), dtype) for n in kept}
+    made = {
+        n: parts.add("ABCJ"[n], (ends[n][0], second(ends[n][1])), dtype, "any" if n < 2 else "definite") for n in kept
+    }
 
     def element(side: str) -> Star:
         reads = {n: Read(f"{side}{p.name}", 0, p.dims, dtype) for n, p in made.items()}
