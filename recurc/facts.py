@@ -16,7 +16,9 @@ class Component:
     name: str
     dims: Dims
     dtype: DType = DType.REAL
-    holds: str = "any"  # or "nonnegative", "flag" (0 or 1), "flagged" (0 without the flag): what the laws are for
+    # What the laws are for: "any", "nonnegative", "flag" (0 or 1), "flagged" (0 without the flag), "symmetric" (a
+    # covariance or an information). "definite": any, and like those in a filter.
+    holds: str = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Monoid:
     `combine[i]` reads `1.NAME` (earlier) and `2.NAME` (later) for every component NAME.
     `apply[j]` gives the new value of `states[j]`; it reads components by NAME and old states as `STATE` at lag 1.
     `identity[i]` is a constant, of a matrix or a table one of the places alone. `combine` need not be commutative.
+    The lifted element is the step where what `symmetric` names (states, inputs, params) holds symmetric matrices.
     """
 
     cls: str
@@ -36,6 +39,7 @@ class Monoid:
     lift: tuple[Expr, ...]
     combine: tuple[Expr, ...]
     apply: tuple[Expr, ...]
+    symmetric: frozenset[str] = frozenset()
 
     @property
     def multiplies(self) -> bool:
@@ -119,7 +123,7 @@ class LowRank:
 class Certificate:
     """Evidence that the monoid is right: how it was established and whether it held."""
 
-    method: str  # "syntactic", "symbolic", "randomised", "none"
+    method: str  # "syntactic", "symbolic", "exact", "randomised", "none"
     status: str  # "decided", "proved", "failed", "not applicable"
     details: tuple[str, ...] = ()
 

@@ -269,7 +269,7 @@ class Forms:
             if ca.factor is not None or cb.factor is not None:
                 zero_ = zero(node.dtype)
                 factor = apply("select", condition, ca.factor or zero_, cb.factor or zero_, span=node.span)
-                cut = cut or ca.factor is None or cb.factor is None
+                cut = cut or any(c.factor is None and not c.mixes for c in (ca, cb))
             coefs[name] = Coef(factor, ca.mixes + cb.mixes)
         zero_ = zero(node.dtype)
         offset = None

@@ -2,8 +2,11 @@
 
 The symbolic proof, at dims of size 2 with every value a symbol, shows four things: applying the lifted element is the
 step; applying a combination is applying one element after the other, for *generic* elements (not only lifted ones, so
-that the operator is closed); the operator is associative; the identity is neutral on both sides. The randomised check
-combines long random sequences in float64 with different parenthesisations and compares.
+that the operator is closed); the operator is associative; the identity is neutral on both sides. Operators that invert
+matrices are rational functions too large to write out. The same laws are computed for these in exact fractions at random
+points, where a polynomial of degree d that is not zero vanishes with a chance of at most d by how many numbers are drawn
+from (J. T. Schwartz 1980, "Fast probabilistic algorithms for verification of polynomial identities"). The randomised
+check combines long random sequences in float64 with different parenthesisations and compares.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from recurc.passes.symbolic import Evaluator
 
 _MOST_CASES = 128
+_POINTS = 2  # of 2^31 numbers each: what has a degree below 2000 passes wrongly with a chance below 1e-12
 _SEED = 0x5EED
 
 
@@ -52,22 +56,25 @@ def _certified(rec: Recurrence, group: Group) -> Group:
 
 def certificate_of(rec: Recurrence, monoid: Monoid) -> Certificate:
     """A symbolic proof where SymPy settles every case, else the randomised check alone."""
-    worst = randomised_error(monoid)
+    worst = randomised_error(monoid, alike={d.name: d.same_as for d in rec.dims if d.same_as is not None})
     random = f"random parenthesisations of 2 to 257 elements agree to {worst:.0e} in float64"
     if not worst < 1e-9:
         return Certificate("randomised", "failed", (f"parenthesisations differ by {worst:.0e} in float64",))
-    failed, cases = _proof(rec, monoid)
+    points = _POINTS if _inverts(monoid) else 0
+    failed, cases = _proved_at_points(rec, monoid) if points else _proof(rec, monoid)
     if failed:
         return Certificate("randomised", "decided", (f"not proved: {failed}", random))
+    assumed = f", for symmetric {', '.join(sorted(monoid.symmetric))}" if monoid.symmetric else ""
+    how = f"by exact fractions at {points} random points" if points else "by SymPy for finite values"
     details = (
-        "step = apply(lift, state)",
+        f"step = apply(lift, state){assumed}",
         "apply(combine(e1, e2), s) = apply(e2, apply(e1, s)) for generic elements",
         "combine is associative",
         "the identity is neutral on both sides",
-        f"by SymPy for finite values at dims of size 2, in {cases} case{'s' * (cases != 1)}",
+        f"{how} at dims of size 2, in {cases} case{'s' * (cases != 1)}",
         random,
     )
-    return Certificate("symbolic", "proved", details)
+    return Certificate("exact" if points else "symbolic", "proved", details)
 
 
 # --- the symbolic proof -----------------------------------------------------------------------------------------------
@@ -106,6 +113,24 @@ def _proof(rec: Recurrence, monoid: Monoid) -> tuple[str, int]:
             except UnsupportedError as refused:
                 return str(refused), cases
             cases += 1
+    return "", cases
+
+
+def _inverts(monoid: Monoid) -> bool:
+    return any(isinstance(n, Linalg) and n.op != "eye" for e in (*monoid.combine, *monoid.apply) for n in walk(e))
+
+
+def _proved_at_points(rec: Recurrence, monoid: Monoid) -> tuple[str, int]:
+    """As `_proof`, with numbers for all symbols."""
+    from recurc.passes.joins import numbers
+
+    cases = 0
+    for point in range(_POINTS):
+        with numbers(_SEED + point):
+            failed, found = _proof(rec, monoid)
+        cases += found
+        if failed:
+            return failed, cases
     return "", cases
 
 
@@ -193,7 +218,7 @@ def _beginnings(rec: Recurrence, monoid: Monoid) -> list[dict[str, Objects]]:
     do not meet, so all of them may have the same)."""
     from recurc.passes.joins import algebra, size
 
-    old = _old(rec, monoid)
+    old = {n: _mirrored(v) if n in monoid.symmetric else v for n, v in _old(rec, monoid).items()}
     if not isinstance(monoid.identity[0], Iota):
         return [old]
     truth = next(s.dtype.kind for s in rec.states if s.name == monoid.states[0]) is Kind.BOOL
@@ -225,7 +250,9 @@ def _step_law(
             if read.name not in memo:
                 memo[read.name] = evaluate(equations[read.name])
             return memo[read.name]
-        return old[read.name] if read.lag and read.name in old else _symbols(read)
+        if read.lag and read.name in old:
+            return old[read.name]
+        return _mirrored(_symbols(read)) if read.name in monoid.symmetric else _symbols(read)
 
     moved = any(isinstance(n, Gather) and not free(n.arg) for e in rec.equations for n in walk(e.expr))
     evaluate = Evaluator(joins, lookup, assumed, free, moved)  # by what lies where, so places have to be known
@@ -315,6 +342,14 @@ def _symbols(read: Read) -> Objects:
     return symbols(f"{read.name}__{read.lag}", read.dims, **_assumptions(read.dtype))
 
 
+def _mirrored(value: Objects) -> Objects:
+    """A symmetric matrix: what is below the diagonal is what is above it."""
+    out = value.copy()
+    for i, j in itertools.combinations(range(value.shape[-1]), 2):
+        out[..., j, i] = out[..., i, j]
+    return out
+
+
 def _assumptions(dtype: DType) -> dict[str, bool]:
     return {"integer": True} if dtype.kind is Kind.INT else {"real": True}
 
@@ -342,7 +377,7 @@ def _element(monoid: Monoid, name: str, apart: bool) -> dict[str, Objects]:
         value = symbols(f"e{name}_{component.name}", component.dims, nonzero=True, **kind)
         if isinstance(combine, Apply) and combine.op == "mod":  # lifted and combined ones are remainders
             value = _remainder(combine, value)
-        element[component.name] = value
+        element[component.name] = _mirrored(value) if component.holds == "symmetric" else value
     flag = next((c.name for c in monoid.components if c.holds == "flag"), None)
     if flag is not None:
         element[flag] = _filled(element[flag], algebra().Integer(apart))
@@ -413,12 +448,18 @@ Array = NDArray[Any]
 _SIZES = (2, 3, 5, 2, 3)
 
 
-def randomised_error(monoid: Monoid, seed: int = _SEED) -> float:
-    """The largest relative difference between a fold from the left and other parenthesisations of random elements."""
+def randomised_error(monoid: Monoid, seed: int = _SEED, alike: Mapping[str, str] | None = None) -> float:
+    """The largest relative difference between a fold from the left and other parenthesisations of random elements.
+    `alike`: dims that are of the size of another one."""
     rng = np.random.default_rng(seed)
     dims = list(dict.fromkeys(d for c in monoid.components for d in c.dims))
-    own = list(dict.fromkeys(own_dim(d) for d in dims))
-    sizes = {d: literal_size(d) or _SIZES[own.index(own_dim(d)) % len(_SIZES)] for d in dims}
+
+    def root(dim: str) -> str:
+        own = own_dim(dim)
+        return (alike or {}).get(own, own)
+
+    own = list(dict.fromkeys(root(d) for d in dims))
+    sizes = {d: literal_size(d) or _SIZES[own.index(root(d)) % len(_SIZES)] for d in dims}
     worst = 0.0
     with np.errstate(all="ignore"):
         for count in (2, 3, 7, 64, 257):
@@ -437,7 +478,10 @@ def _draw(monoid: Monoid, rng: np.random.Generator, sizes: Mapping[str, int]) ->
     element: dict[str, Array] = {}
     for component, identity, combine in zip(monoid.components, monoid.identity, monoid.combine, strict=True):
         shape = tuple(sizes[d] for d in component.dims)
-        if component.holds == "flag":
+        if component.holds in ("symmetric", "definite"):
+            value = rng.normal(size=(shape[0], shape[0]))
+            value = value @ value.T / shape[0]
+        elif component.holds == "flag":
             value = (rng.random(shape) < 0.2).astype(float)
         elif isinstance(identity, Iota):  # a table of places
             value = rng.integers(0, sizes[identity.dim], shape)

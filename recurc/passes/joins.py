@@ -7,8 +7,11 @@ joins are equal when their symbols are.
 from __future__ import annotations
 
 import itertools
+import random
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -34,11 +37,36 @@ def size(dim: str) -> int:
     return literal_size(dim) or TINY
 
 
+LARGEST_NUMBER = 2**31
+_point: ContextVar[int | None] = ContextVar("point", default=None)
+
+
+@contextmanager
+def numbers(point: int) -> Iterator[None]:
+    """Within it symbols are whole numbers, drawn at random for each name: one of the points at which rational functions
+    are compared that are too large to write out."""
+    token = _point.set(point)
+    try:
+        yield
+    finally:
+        _point.reset(token)
+
+
+def at_a_point() -> bool:
+    """Whether symbols are numbers now."""
+    return _point.get() is not None
+
+
 def symbols(name: str, dims: Dims, **assumptions: bool) -> Objects:
     """One fresh-named symbol per position; equal names give equal symbols."""
     out = np.empty(tuple(size(d) for d in dims), object)
+    point = _point.get()
     for at in np.ndindex(out.shape):
-        out[at] = algebra().Symbol("_".join((name, *map(str, at))), **(assumptions or {"real": True}))
+        own = "_".join((name, *map(str, at)))
+        if point is None:
+            out[at] = algebra().Symbol(own, **(assumptions or {"real": True}))
+        else:
+            out[at] = algebra().Integer(random.Random(f"{point} {own}").randrange(1, LARGEST_NUMBER))
     return out
 
 

@@ -32,6 +32,7 @@ from recurc.passes.ranges import LONGEST, WIDEST, finite_range, nonnegative
 from recurc.passes.scene import BOTH, BY_STRUCTURE, DECIDED, LOOP, Scene
 from recurc.passes.semilinear import semilinear
 from recurc.passes.semiring import Clamped, Tropical, bottom, tropical
+from recurc.passes.star import star_monoid
 from recurc.types import Kind, literal_size
 
 _RUNNING = {"max": "the running maximum", "min": "the running minimum", "logaddexp": "a running log-sum-exp"}
@@ -211,15 +212,24 @@ def _far_from_the_ends(scene: Scene, lifted: Lifted) -> bool:
 
 def matrix_quotients(scene: Scene, name: str, forms: Forms) -> Group | None:
     """MB of a matrix state: a Riccati recurrence."""
-    found = matrix_fraction(forms, name)
+    state = scene.states[name]
+    found = matrix_fraction(forms, state)
     if found is None:
         return None
     reasons = [Reason(f"{name} is a linear fractional map of the matrix {shown(name)}", scene.span(name))]
-    if found.symmetric:
-        text = f"an observation is taken in by Woodbury's identity, for {name} symmetric at the start, as it then stays"
-        reasons.append(Reason(text))
-    reasons.append(Reason("a scan would multiply block matrices of twice its size, which is not offered"))
-    return Group((name,), "MB", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    group = Group((name,), "MB", LOOP, False, tuple(reasons), certificate=BY_STRUCTURE)
+    if found.star is None or state.dtype.kind is not Kind.REAL:
+        why = found.obstacle or f"{name} is not real"
+        return replace(group, reasons=(*reasons, Reason(f"{why}, so only a loop over time is offered")))
+    if not found.symmetric:
+        return replace(group, schedules=BOTH, monoid=star_monoid(state, found.star, scene.taken))
+    assumed = found.even or frozenset()
+    others = [n for n in sorted(assumed) if n != name]
+    text = f"an observation is taken in by Woodbury's identity, for {name} symmetric at the start"
+    reasons.append(Reason(f"{text}, and {' and '.join(others)} too" if others else f"{text}, as it then stays"))
+    reasons.append(Reason("that is not checked, so a scan is taken only when it is asked for"))
+    monoid = star_monoid(state, found.star, scene.taken, assumed)
+    return replace(group, on_request=("scan",), monoid=monoid, reasons=tuple(reasons))
 
 
 RULES = (

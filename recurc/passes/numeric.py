@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recurc import linalg
 from recurc.ir import Apply, Broadcast, Const, Contract, Expr, Gather, Iota, Linalg, Read, Reaxis, Reduce
 from recurc.ops import OPS
 from recurc.types import Dims, axis_ids
@@ -43,6 +44,11 @@ class Numeric:
                 return np.arange(self._size(dim))
             case Linalg(op="eye", dims=dims):
                 return np.eye(self._size(dims[0]))
+            case Linalg(op="solve", args=(matrix, right)) if len(matrix.dims) == 2:
+                at = right.dims.index(matrix.dims[0])
+                first = np.moveaxis(self._full(right), at, 0)
+                found = linalg.solve(self._full(matrix), first.reshape(first.shape[0], -1))
+                return np.moveaxis(found.reshape(first.shape), 0, at)
             case Apply(op=op, args=args):
                 return OPS[op].numpy(*(laid_along(self(a), a.dims, expr.dims) for a in args))
             case Broadcast(arg=arg, dims=dims):

@@ -226,7 +226,7 @@ def _why(
 ) -> str:
     estimate = weighed[name]
     text = f"limited by {estimate.limit}"
-    if name in group.on_request:
+    if name == "newton":
         text = f"{text}, if {TYPICAL_ROUNDS} rounds suffice"
     if name == chosen:
         if forced:

@@ -32,10 +32,11 @@ from recurc.ir import (
     Unfold,
     walk,
 )
-from recurc.passes.joins import Joins, Objects, algebra, by_name, each, size, symbols
+from recurc.passes.joins import Joins, Objects, algebra, at_a_point, by_name, each, size, symbols
 from recurc.types import Dims, DType, Kind, axis_ids, extreme, own_dim
 
 Lookup = Callable[[Read], Objects]
+_RATIONAL = ("neg", "add", "sub", "mul", "div", "cast", "stop_gradient", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not")
 
 
 class Undecided(Exception):
@@ -87,6 +88,8 @@ class Evaluator:
             case Apply(op="cast", args=(arg,)) if _rounds(arg.dtype, expr.dtype):
                 rounded = algebra().Function(f"cast_{expr.dtype.value}")
                 return each(rounded, self(arg))
+            case Apply(op=op) if at_a_point() and op not in _RATIONAL and self._free(expr):
+                return self._joins.opaque(expr)
             case Apply(op=op, args=args):
                 values = [_onto(self(a), a.dims, expr.dims) for a in args]
                 return each(lambda *v: self._op(op, *v), *values)
@@ -171,7 +174,7 @@ class Evaluator:
 
     def _solved(self, node: Linalg) -> Objects:
         """`inv` or `solve`: by the exact inverse, or any matrix in its place if no state has a part in it."""
-        if self._free(node.args[0]):
+        if self._free(node.args[0]) and not at_a_point():
             return self._times(self._joins.opaque(build.linalg("inv", node.args[0])), node)
         matrix = self(node.args[0])
         found = np.empty(matrix.shape[:-2] + matrix.shape[:-3:-1], object)

@@ -9,9 +9,9 @@ import pytest
 from recurc.passes import core_form
 from recurc.passes.certify import certify
 from recurc.passes.classify import classify
-from tests.zoo.cases import NAMES, load, schedules
+from tests.zoo.cases import NAMES, load
 
-LIFTED = [name for name in NAMES if "scan" in schedules(name)]
+LIFTED = [name for name in NAMES if any(g.monoid is not None for g in load(name).analyze().groups)]
 
 
 @pytest.mark.parametrize("name", LIFTED)
@@ -22,10 +22,11 @@ def test_every_operator_is_proved_within_five_seconds(name: str) -> None:
     certified = certify(core, analysis)
     assert time.process_time() - start < 5.0
     for before, group in zip(analysis.groups, certified.groups, strict=True):
-        assert group.schedules == before.schedules
+        assert (group.schedules, group.on_request) == (before.schedules, before.on_request)
         if before.monoid is not None:
             found = group.certificate
-            assert (found.method, found.status) == ("symbolic", "proved"), f"{group.states}: {found.details}"
+            assert found.method in ("symbolic", "exact"), f"{group.states}: {found.details}"
+            assert found.status == "proved", f"{group.states}: {found.details}"
 
 
 @pytest.mark.parametrize("name", NAMES)

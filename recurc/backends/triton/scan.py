@@ -123,15 +123,8 @@ def scan_problems(stage: Scan) -> list[str]:
     """Why `tl.associative_scan` cannot run this monoid: its operator works on single elements."""
     problems: list[str] = []
     monoid = stage.monoid
-<<<<<<< HEAD
-    if monoid.multiplies:
-        wide = [c.name for c in monoid.components if any(own_dim(d) != d for d in c.dims)]
-        names = ", ".join(wide or [c.name for c in monoid.components])
-        return [f"a scan of matrices or tables ({names}): `tl.associative_scan` combines single values"]
-=======
     if monoid.multiplies:  # matrices and tables, for which there are other kernels
         return problems
->>>>>>> trimat
     for component, expr, identity in zip(monoid.components, monoid.combine, monoid.identity, strict=True):
         if len(set(component.dims)) < len(component.dims):
             problems.append(f"a scan whose element `{component.name}` is a square matrix")
