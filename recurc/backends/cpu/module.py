@@ -21,11 +21,12 @@ from recurc.backends.cpu.panels import pack_calls, pack_function, packed_params,
 from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
 from recurc.backends.cpu.program import Program, StageInput, analyse, describe
 from recurc.backends.cpu.scan_calls import call_scan
-from recurc.backends.cpu.stages import ScanLoops, absorb, as_input, kind_of, scan_loops, sequence_lagged
+from recurc.backends.cpu.segments import Segments, segments_of
+from recurc.backends.cpu.stages import absorb, as_input, kind_of, sequence_lagged
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import Var, dim_of
 from recurc.backends.emit.text import Text, commented, wrapped_names
-from recurc.plan import Buffer, Carry, Chunk, Frozen, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Carry, Chunk, Frozen, Fused, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 _CACHED = 1 << 20  # bytes of weights that stay in a core's own cache beside everything else
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
@@ -48,7 +49,7 @@ class Unit:
 class StageCode:
     stage: Stage
     units: list[Unit]
-    scan: ScanLoops | None = None
+    scan: Segments | None = None
     whole: Unit | None = None  # a loop with the products before it computed inside
     newton: NewtonLoops | None = None
     chunk: tuple[str, str] | None = None  # of a `Chunk`, which has no units: its function and text
@@ -90,11 +91,12 @@ class _ModulePrinter:
         self.lanes = vector_bytes // self.real.itemsize
         self.names = Names(RESERVED)
         self.sizes = dict(spec.sizes)
-        self.loops = {k: scan_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Scan)}
+        scans = [(k, s) for k, s in enumerate(plan.stages) if isinstance(s, Scan | Fused)]
+        self.loops = {k: segments_of(s, f"stage{k}", plan) for k, s in scans}
         self.newtons = {
             k: newton_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Newton)
         }
-        extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
+        extra = [b for s in self.loops.values() for b in s.buffers]
         self.frozen = {k: frozen_parts(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Frozen)}
         extra += [b for s in (*self.newtons.values(), *self.frozen.values()) for b in s.buffers]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
@@ -109,15 +111,9 @@ class _ModulePrinter:
 
     def _stage(self, number: int, stage: Stage) -> StageCode:
         title = f"{self.plan.recurrence.name.lower()}_{kind_of(stage)}"
-        if isinstance(stage, Scan):
+        if isinstance(stage, Scan | Fused):
             loops = self.loops[number]
-            units = [
-                self._unit(loops.fold, f"{title}_fold", "Folds the elements of one segment of steps into one."),
-                self._unit(
-                    loops.carry, f"{title}_carry", "Carries the states over the segments; a step here is a segment."
-                ),
-                self._unit(loops.run, f"{title}_run", "Runs one segment from the states before it."),
-            ]
+            units = [self._unit(part, f"{title}_{end}", what) for part, end, what in loops.parts()]
             return StageCode(stage, units, loops)
         if isinstance(stage, Newton):
             solver = self.newtons[number]
@@ -271,7 +267,7 @@ class _ModulePrinter:
     def _parallel(self, text: Text) -> None:
         text("const int thread = RC_THREAD, count = RC_THREADS;")
         text("struct call self = call;")
-        scans = any(isinstance(s, Scan | Newton) for s in self.plan.stages)
+        scans = any(isinstance(s, Scan | Fused | Newton) for s in self.plan.stages)
         if scans:
             text("const int by_batch = 0;  // a scan splits time between the threads")
         else:
@@ -526,7 +522,7 @@ class _ModulePrinter:
             for number, code in enumerate(self.stages):
                 if code.scan is not None:
                     text(f"const int64_t segments_{number} = scan_segments(batch, steps, threads);")
-                    for b in (*code.scan.totals, *code.scan.starts):
+                    for b in code.scan.buffers:
                         self._take(b, "batch", f"segments_{number}", text)
                     for unit in code.units:
                         text(*thread_rooms(unit.body))

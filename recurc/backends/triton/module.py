@@ -35,6 +35,7 @@ from recurc.plan import (
     Chunk,
     Convolution,
     Frozen,
+    Fused,
     Loop,
     Map,
     Matmul,
@@ -43,6 +44,7 @@ from recurc.plan import (
     Role,
     Scan,
     Stage,
+    taken_apart,
 )
 from recurc.types import Kind
 
@@ -62,6 +64,7 @@ class Module:
 
 def emit_module(plan: Plan, spec: Specialization, options: Options) -> Module:
     """The whole plan as one Triton module."""
+    plan = taken_apart(plan)
     scope = Scope(HELPER_NAMES | {"arrays", "segments", "per_sequence", "sets"})
     context = Context(plan, spec, scope)
     sizes = [(context.constant(dim), size) for dim, size in spec.sizes]
@@ -114,6 +117,8 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
             return emit_chunk(context, stage, name, options)
         case Frozen():
             raise UnsupportedError(NO_FROZEN)
+        case Fused():
+            raise TypeError("fused scans are taken apart before")
 
 
 def _made(context: Context, stage: Stage) -> list[Scratch]:
@@ -147,6 +152,8 @@ def _headline(stage: Stage) -> str:
             return f"{', '.join(form.states)}: chunks of steps by products of matrices"
         case Frozen():
             raise UnsupportedError(NO_FROZEN)
+        case Fused():
+            raise TypeError("fused scans are taken apart before")
 
 
 def _header(plan: Plan, spec: Specialization) -> str:
