@@ -16,6 +16,7 @@ from recurc.plan import (
     Chunk,
     Convolution,
     Frozen,
+    Fused,
     Loop,
     Map,
     Matmul,
@@ -265,6 +266,15 @@ def describe(stage: Stage, width: int = 96) -> tuple[str, str, list[str]]:
             lifted = [line for c, e in pairs for line in wrapped(f"lift {c.name} = {formula(e)}", width)]
             body = [*equation_lines(pre, width), *lifted, *equation_lines(post, width)]
             return "scan", f"an associative scan over t for {kept} (class {monoid.cls})", body
+        case Fused(parts=parts, between=between):
+            lines: list[str] = []
+            for part in parts:
+                name, how, body = describe(part, width - 2)
+                lines += [f"{name}: {how}", *(f"  {line}" for line in body)]
+            names = [", ".join(c.name for c in part.carries) for part in parts]
+            what = f"{', '.join(names[:-1])} and {names[-1]} in one pass over t"
+            kept = ", ".join(b.name for b in between)
+            return "fused", what + (f"; {kept} never stored" if kept else ""), lines
         case Newton(carries=carries, body=body, most=most):
             kept = ", ".join(c.name for c in carries)
             what = f"all t at once for {kept}: at most {most} rounds, each a scan of the linearised equations; "

@@ -10,11 +10,11 @@ Only lags 0 and 1 occur: the expand pass turns longer ones into chains of states
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from recurc.facts import Analysis, Group, LowRank, Monoid, Reason
-from recurc.ir import Const, Contract, Equation, Expr, Read, Recurrence, Size, children, walk
+from recurc.ir import Const, Contract, Equation, Expr, Read, Recurrence, Size, children, reads, walk
 from recurc.ops import apply
 from recurc.types import Dims, DType, Kind
 
@@ -152,6 +152,43 @@ class Newton:
     def starts(self) -> tuple[Buffer, ...]:
         """`NAME'guess@initial` for each carry, which is `NAME@initial` by another name."""
         return tuple(Buffer(f"{c.name}'guess@initial", c.dims, c.dtype, Role.INITIAL) for c in self.carries)
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """The meaning of scans one after another, in one walk over t: `parts` run in order, and each may read what earlier
+    ones write at this step and the one before.
+
+    `between` are the buffers that later parts alone read: whoever runs the parts together has these values at hand and
+    needs no memory for them; `taken_apart` makes them buffers of the plan again."""
+
+    parts: tuple[Scan, ...]
+    between: tuple[Buffer, ...]
+
+    @property
+    def carries(self) -> tuple[Carry, ...]:
+        return tuple(c for part in self.parts for c in part.carries)
+
+    @property
+    def body(self) -> tuple[Equation, ...]:
+        return tuple(e for part in self.parts for e in part.body)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        inside = {b.name for b in self.between}
+        return tuple(w for part in self.parts for w in part.writes if w not in inside)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Of each part: 0 if its elements need no value of another part, else one more than the highest level of those
+        that it needs. Parts of one level can fold segments of time to elements side by side."""
+        found: list[int] = []
+        made: dict[str, int] = {}
+        for part in self.parts:
+            needed = {r.name for e in (*(p.expr for p in part.pre), *part.monoid.lift) for r in reads(e)}
+            found.append(max((made[n] + 1 for n in needed if n in made), default=0))
+            made |= dict.fromkeys((*(c.name for c in part.carries), *part.writes), found[-1])
+        return tuple(found)
 
 
 NO_TRANSFORM = "a convolution over all steps goes through a fast Fourier transform, which C and CUDA code do not have"
@@ -317,7 +354,7 @@ class Frozen:
         return tuple(b for b in self.inside.buffers if b.role in (Role.ONCE, Role.SEQUENCE))
 
 
-Stage = Map | Matmul | Loop | Scan | Chunk | Newton | Convolution | Frozen
+Stage = Map | Matmul | Loop | Scan | Fused | Chunk | Newton | Convolution | Frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,3 +396,12 @@ class Plan:
 
     def has(self, name: str) -> bool:
         return any(b.name == name for b in self.buffers)
+
+
+def taken_apart(plan: Plan, which: Callable[[Fused], bool] = lambda stage: True) -> Plan:
+    """The plan with the parts of fused stages (those of which `which` is true) as stages of their own."""
+    gone = [s for s in plan.stages if isinstance(s, Fused) and which(s)]
+    if not gone:
+        return plan
+    stages = (part for s in plan.stages for part in (s.parts if isinstance(s, Fused) and s in gone else (s,)))
+    return replace(plan, stages=tuple(stages), buffers=(*plan.buffers, *(b for s in gone for b in s.between)))

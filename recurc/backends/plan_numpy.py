@@ -30,6 +30,7 @@ from recurc.plan import (
     Chunk,
     Convolution,
     Frozen,
+    Fused,
     Loop,
     Map,
     Matmul,
@@ -39,6 +40,7 @@ from recurc.plan import (
     Scan,
     Stage,
     held_name,
+    taken_apart,
 )
 from recurc.types import Dims, DType
 
@@ -111,6 +113,7 @@ class PlanKernel:
         self._instead = instead
         self.source: dict[str, str] = {}
         self.rounds: dict[str, NDArray[np.int32]] = {}  # by states: see `CpuKernel.rounds`
+        plan = taken_apart(plan)
         self._plan, self._evaluator = plan, Evaluator(spec)
         self._own = {b.name: b for s in plan.stages if isinstance(s, Newton) for k in _GUESSES for b in s.values(k)}
         self._stages = [self._stage(stage) for stage in plan.stages]
@@ -141,6 +144,8 @@ class PlanKernel:
                 return self._convolution(stage)
             case Frozen():
                 return self._frozen(stage)
+            case Fused():
+                raise TypeError("fused scans are taken apart before")
 
     def _buffer(self, name: str) -> Buffer:
         return self._own[name] if name in self._own else self._plan.buffer(name)

@@ -29,7 +29,7 @@ from recurc.ir import (
     children,
 )
 from recurc.irtext.names import NAME, PART, WORD
-from recurc.plan import Carry, Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Scan, Stage
+from recurc.plan import Carry, Chunk, Convolution, Frozen, Fused, Loop, Map, Matmul, Newton, Plan, Scan, Stage
 from recurc.types import DimDecl, Dims, DType
 
 _WIDTH = 118
@@ -245,6 +245,10 @@ def _stage(stage: Stage) -> list[str]:
             return [_opening("loop", stage.carries, stage.writes), *_body(stage.body), "  }"]
         case Scan():
             return [_opening("scan", stage.carries, stage.writes), *_scan(stage), "  }"]
+        case Fused(parts=parts, between=between):
+            inner = [f"  {line}" for part in parts for line in _stage(part)]
+            handed = [f"    between {b.name} {_type(b.dtype, b.dims)}" for b in between]
+            return [_opening("fused", (), stage.writes), *handed, *inner, "  }"]
         case Newton():
             inner = [line for part in (stage.first, stage.step, stage.loop) for line in _stage(part)]
             opening = _opening(f"newton at most {stage.most} rounds by {_read_name(stage.error)};", (), stage.writes)

@@ -14,6 +14,7 @@ from recurc.passes.classify import classify
 from recurc.passes.convolution import with_convolution
 from recurc.passes.cost import Shape
 from recurc.passes.expand import EXPAND
+from recurc.passes.fuse import fuse, side_by_side
 from recurc.passes.low_rank import with_products
 from recurc.passes.lower import lower
 from recurc.passes.manager import Pass, Record, run_passes
@@ -76,4 +77,5 @@ def make_plan(
     analysis = _analysis(core, prove)
     shape = Shape(dict(sizes), batch, steps, real.itemsize)
     plan = lower(core, analysis, choose(core, analysis, shape, target, schedule, without), shape)
+    plan = fuse(plan, side_by_side(shape))
     return replace(plan, candidates=plan.candidates + stage_costs(plan, shape, target))

@@ -35,6 +35,7 @@ from recurc.ir import (
 )
 from recurc.ops import apply, convert
 from recurc.passes.complex_arithmetic import Arithmetic, Pair, Part
+from recurc.passes.fuse import fuse
 from recurc.passes.verify_plan import verify_plan
 from recurc.plan import (
     Buffer,
@@ -42,6 +43,7 @@ from recurc.plan import (
     Chunk,
     Convolution,
     Frozen,
+    Fused,
     Loop,
     Map,
     Matmul,
@@ -52,6 +54,7 @@ from recurc.plan import (
     Stage,
     drive_name,
     step_name,
+    taken_apart,
 )
 from recurc.types import Dims, DType, Kind
 
@@ -84,7 +87,11 @@ def _of_complex(node: Expr) -> bool:
 
 def split_complex(plan: Plan, real: DType) -> Plan:
     """The plan on real numbers, for reals stored as `real`. Raises `UnsupportedError` for what has no real form."""
-    return _Split(plan, real).run() if is_complex(plan) else plan
+    if not is_complex(plan):
+        return plan
+    whole = _Split(taken_apart(plan), real).run()
+    runs = [{n for c in s.carries for n in (c.name, part_name(c.name, 0))} for s in plan.stages if isinstance(s, Fused)]
+    return fuse(whole, lambda scans: any(all(s.carries[0].name in run for s in scans) for run in runs), told=True)
 
 
 def _exprs(stage: Stage) -> list[Expr]:
@@ -138,7 +145,7 @@ class _Split:
             writes = tuple(w for w in stage.writes if w in wanted)
             needed = {*writes, *(c.name for c in stage.carries)} if isinstance(stage, Loop | Scan) else set(writes)
             match stage:
-                case Matmul() | Newton() | Chunk() | Frozen():  # real chunks read real values
+                case Matmul() | Newton() | Chunk() | Frozen() | Fused():  # real chunks read real values
                     new: Stage = stage
                 case Convolution():
                     new = replace(stage, reads=_pruned(stage.reads, set(writes)), writes=writes)
@@ -224,6 +231,8 @@ class _Split:
                 return [self._convolution(stage)]
             case Chunk() | Frozen():
                 return [stage]
+            case Fused():
+                raise TypeError("fused scans are taken apart before")
 
     def _outputs(self, writes: Sequence[str]) -> set[str]:
         """What a caller sees, whose parts are all made, zero or not."""

@@ -57,6 +57,7 @@ from recurc.plan import (
     Chunk,
     Convolution,
     Frozen,
+    Fused,
     Loop,
     Map,
     Matmul,
@@ -547,8 +548,8 @@ class _Lowering:
 def stage_reads(stage: Stage) -> list[Read]:
     """Every read of a stage from outside its monoid's operator."""
     exprs: list[Expr] = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
-    if isinstance(stage, Scan):
-        exprs += stage.monoid.lift
+    for scan in stage.parts if isinstance(stage, Fused) else (stage,):
+        exprs += scan.monoid.lift if isinstance(scan, Scan) else ()
     return [r for e in exprs for r in reads(e)]
 
 

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from recurc.errors import CompilerBug
 from recurc.ir import Contract, Expr, Read, reads
-from recurc.plan import Buffer, Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Role, Scan, held_name
+from recurc.plan import (
+    Buffer,
+    Chunk,
+    Convolution,
+    Frozen,
+    Fused,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    held_name,
+)
 from recurc.types import Dims, DType, show_dims
 
 _MADE = (Role.ONCE, Role.SEQUENCE, Role.OUTPUT, Role.FINAL)
@@ -19,7 +33,7 @@ def verify_plan(plan: Plan) -> None:
     carried: set[str] = set()
     for index, stage in enumerate(plan.stages):
         where = f"stage {index} ({type(stage).__name__})"
-        kept = stage.carries if isinstance(stage, Loop | Scan | Chunk | Newton | Convolution | Frozen) else ()
+        kept = stage.carries if isinstance(stage, Loop | Scan | Fused | Chunk | Newton | Convolution | Frozen) else ()
         carries = {c.name: (c.dims, c.dtype) for c in kept}
         for name in carries:
             if name in carried or f"{name}@initial" not in buffers:
@@ -38,6 +52,8 @@ def verify_plan(plan: Plan) -> None:
                     _bug(plan, f"{where}: no equation for {', '.join(sorted(missing))}")
             case Scan():
                 check.scan(stage)
+            case Fused():
+                check.fused(stage)
             case Newton():
                 missing = set(carries) - set(check.equations(stage.body, {}))
                 if missing:
@@ -153,6 +169,25 @@ class _Stage:
         for name, kind in self.carries.items():
             defined[name] = kind
         self.equations(stage.post, defined)
+
+    def fused(self, stage: Fused) -> None:
+        """Each part by itself, with what earlier ones write; what stays between them nobody else may know."""
+        inside = {b.name: b for b in stage.between}
+        if len(stage.parts) < 2 or set(inside) & set(self.buffers):
+            _bug(self.plan, f"{self.where}: fewer than two parts, or a value between them is a buffer of the plan")
+        buffers, ready = self.buffers | inside, set(self.ready)
+        for number, part in enumerate(stage.parts):
+            where = f"{self.where}, part {number}"
+            carries = {c.name: (c.dims, c.dtype) for c in part.carries}
+            _Stage(self.plan, where, buffers, ready, carries).scan(part)
+            made = {*carries, *(e.name for e in part.body)}
+            for name in part.writes:
+                role = buffers[name].role if name in buffers else None
+                if role not in (Role.SEQUENCE, Role.OUTPUT) or name in ready or name not in made:
+                    _bug(self.plan, f"{where}: cannot write {name}")
+                ready.add(name)
+        if not set(inside) <= ready:
+            _bug(self.plan, f"{self.where}: nothing makes {', '.join(sorted(set(inside) - ready))}")
 
     def newton(self, stage: Newton) -> None:
         """The guess and a round, which read the guess before."""

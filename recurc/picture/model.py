@@ -9,7 +9,21 @@ from enum import Enum
 from recurc.facts import CLASSES, NONLINEAR, Group
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Equation, Expr, Recurrence, reads
-from recurc.plan import Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    Chunk,
+    Convolution,
+    Frozen,
+    Fused,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+    taken_apart,
+)
 from recurc.types import Dims, show_dims
 
 
@@ -87,8 +101,10 @@ class _Part:
 
 def picture(plan: Plan, subtitle: str = "") -> Picture:
     """The picture of `plan`: inputs and params, what is hoisted, the groups of states, what is sunk, outputs."""
-    rec = plan.recurrence
+    rec, fused = plan.recurrence, [s for s in plan.stages if isinstance(s, Fused)]
+    plan = taken_apart(plan)
     parts = [part for number, stage in enumerate(plan.stages) for part in _parts(plan, stage, number)]
+    parts = [_beside(part, stage) for part in parts for stage in [_home(part, fused)]]
     boxes = [Box(f"in:{i.name}", Kind.INPUT, i.name, _dims(i.dims)) for i in rec.inputs]
     boxes += [Box(f"param:{p.name}", Kind.PARAM, p.name, _dims(p.dims)) for p in rec.params]
     made = {i.name: f"in:{i.name}" for i in rec.inputs} | {p.name: f"param:{p.name}" for p in rec.params}
@@ -112,6 +128,19 @@ def picture(plan: Plan, subtitle: str = "") -> Picture:
     kept = tuple(b for b in boxes if b.kind not in (Kind.INPUT, Kind.PARAM) or b.key in used)
     why = tuple((_group_name(g), _why(g)) for g in plan.analysis.groups)
     return Picture(rec.name, subtitle, kept, tuple(arrows), why)
+
+
+def _home(part: _Part, fused: Iterable[Fused]) -> Fused | None:
+    """The stage that runs a group of states in one pass with others."""
+    return next((s for s in fused if any(c.name in part.defines for c in s.carries)), None)
+
+
+def _beside(part: _Part, stage: Fused | None) -> _Part:
+    """The box of a group, which says with which others it runs in one pass over t."""
+    others = [c.name for c in stage.carries if c.name not in part.defines] if stage else []
+    if not others:
+        return part
+    return replace(part, box=replace(part.box, subtitle=f"{part.box.subtitle} · in one pass with {some(others)}"))
 
 
 def _dims(dims: Dims) -> str:
@@ -153,6 +182,8 @@ def _parts(plan: Plan, stage: Stage, number: int) -> list[_Part]:
             return _split(plan, number, (*pre, *lifted.values(), *post), "scan", extra)
         case Convolution(body=body):
             return _split(plan, number, body, "convolution", {})
+        case Fused():
+            raise TypeError("fused scans are taken apart before")
 
 
 def _side(plan: Plan, body: Iterable[Equation]) -> Kind:

@@ -13,7 +13,7 @@ from recurc.errors import CompilerBug
 from recurc.ir import Expr, Read, reads
 from recurc.passes import make_plan
 from recurc.passes.verify_plan import verify_plan
-from recurc.plan import Loop, Map, Matmul, Plan, Role, Scan, Stage
+from recurc.plan import Fused, Loop, Map, Matmul, Plan, Role, Scan, Stage, taken_apart
 from recurc.types import DType
 from tests.passes_zoo import SIZES, ZOO, agree, random_arrays
 from tests.systems import SYSTEMS
@@ -103,11 +103,13 @@ def test_a_projection_between_two_layers_splits_the_loop_and_an_output_projectio
     assert kinds(small) == ["Loop"], "tiny projections are not worth a second pass"
 
 
-def test_adjacent_sequential_groups_share_one_loop_and_scans_stay_apart() -> None:
+def test_adjacent_sequential_groups_share_one_loop_and_scans_one_fused_stage() -> None:
     assert kinds(plan_of("moving_variance", "sequential", SIZES)) == ["Loop"]
     plan = plan_of("moving_variance", "scan", SIZES)
-    assert kinds(plan) == ["Scan", "Scan"]
-    assert of_role(plan, Role.SEQUENCE) == ["mu"], "the second scan reads the first one's state, also one step back"
+    assert kinds(plan) == ["Fused"] and of_role(plan, Role.SEQUENCE) == []
+    apart = taken_apart(plan)
+    assert kinds(apart) == ["Scan", "Scan"]
+    assert of_role(apart, Role.SEQUENCE) == ["mu"], "the second scan reads the first one's state, also one step back"
 
 
 def test_a_schedule_can_be_forced_per_group() -> None:
@@ -149,14 +151,15 @@ def test_nothing_in_a_plan_is_computed_for_no_one(name: str) -> None:
     plan = plan_of(name, "auto", sizes)
     read = {r.name for s in plan.stages for e in _exprs(s) for r in reads(e)}
     for stage in plan.stages:
-        carries = {c.name for c in stage.carries} if isinstance(stage, Loop | Scan) else set()
+        carries = {c.name for c in stage.carries} if isinstance(stage, Loop | Scan | Fused) else set[str]()
         for equation in stage.body:
             assert equation.name in read or equation.name in stage.writes or equation.name in carries, equation.name
 
 
 def _exprs(stage: Stage) -> list[Expr]:
     own = [stage.expr] if isinstance(stage, Matmul) else [e.expr for e in stage.body]
-    return own + (list(stage.monoid.lift) if isinstance(stage, Scan) else [])
+    scans = stage.parts if isinstance(stage, Fused) else (stage,) if isinstance(stage, Scan) else ()
+    return own + [e for scan in scans for e in scan.monoid.lift]
 
 
 def test_the_verifier_catches_a_plan_that_reads_what_nothing_made() -> None:

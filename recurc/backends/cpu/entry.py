@@ -17,11 +17,12 @@ from recurc.backends.cpu.newton import NewtonLoops, call_newton, newton_loops, r
 from recurc.backends.cpu.panels import pack_calls, panel_room, weight_bytes
 from recurc.backends.cpu.program import Program
 from recurc.backends.cpu.scan_calls import call_scan
-from recurc.backends.cpu.stages import ScanLoops, scan_loops, sequence_lagged
+from recurc.backends.cpu.segments import Segments, segments_of
+from recurc.backends.cpu.stages import sequence_lagged
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import Var, dim_of
 from recurc.backends.emit.text import Text
-from recurc.plan import Buffer, Carry, Chunk, Frozen, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Carry, Chunk, Frozen, Fused, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 _CACHED = 1 << 20  # bytes of weights that stay in a core's own cache beside everything else
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
@@ -44,7 +45,7 @@ class Unit:
 class StageCode:
     stage: Stage
     units: list[Unit]
-    scan: ScanLoops | None = None
+    scan: Segments | None = None
     whole: Unit | None = None  # a loop with the products before it computed inside
     newton: NewtonLoops | None = None
     chunk: tuple[str, str] | None = None  # of a `Chunk`, which has no units: its function and text
@@ -69,11 +70,12 @@ class EntryPrinter:
         self.lanes = vector_bytes // self.real.itemsize
         self.names = Names(RESERVED)
         self.sizes = dict(spec.sizes)
-        self.loops = {k: scan_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Scan)}
+        scans = [(k, s) for k, s in enumerate(plan.stages) if isinstance(s, Scan | Fused)]
+        self.loops = {k: segments_of(s, f"stage{k}", plan) for k, s in scans}
         self.newtons = {
             k: newton_loops(s, f"stage{k}", plan) for k, s in enumerate(plan.stages) if isinstance(s, Newton)
         }
-        extra = [b for s in self.loops.values() for b in (*s.totals, *s.starts)]
+        extra = [b for s in self.loops.values() for b in s.buffers]
         self.frozen = {k: frozen_parts(s, f"stage{k}") for k, s in enumerate(plan.stages) if isinstance(s, Frozen)}
         extra += [b for s in (*self.newtons.values(), *self.frozen.values()) for b in s.buffers]
         self.buffers = {b.name: b for b in (*plan.buffers, *extra)}
@@ -121,7 +123,7 @@ class EntryPrinter:
     def _parallel(self, text: Text) -> None:
         text("const int thread = RC_THREAD, count = RC_THREADS;")
         text("struct call self = call;")
-        scans = any(isinstance(s, Scan | Newton) for s in self.plan.stages)
+        scans = any(isinstance(s, Scan | Fused | Newton) for s in self.plan.stages)
         if scans:
             text("const int by_batch = 0;  // a scan splits time between the threads")
         else:
@@ -376,7 +378,7 @@ class EntryPrinter:
             for number, code in enumerate(self.stages):
                 if code.scan is not None:
                     text(f"const int64_t segments_{number} = scan_segments(batch, steps, threads);")
-                    for b in (*code.scan.totals, *code.scan.starts):
+                    for b in code.scan.buffers:
                         self._take(b, "batch", f"segments_{number}", text)
                     for unit in code.units:
                         text(*thread_rooms(unit.body))

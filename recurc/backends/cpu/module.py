@@ -22,7 +22,7 @@ from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
 from recurc.backends.cpu.program import StageInput, analyse, describe
 from recurc.backends.cpu.stages import absorb, as_input, kind_of
 from recurc.backends.emit.text import Text, commented, wrapped_names
-from recurc.plan import Chunk, Frozen, Map, Matmul, Newton, Plan, Scan, Stage
+from recurc.plan import Chunk, Frozen, Fused, Map, Matmul, Newton, Plan, Scan, Stage
 
 
 @dataclass
@@ -53,15 +53,9 @@ class _ModulePrinter(EntryPrinter):
 
     def _stage(self, number: int, stage: Stage) -> StageCode:
         title = f"{self.plan.recurrence.name.lower()}_{kind_of(stage)}"
-        if isinstance(stage, Scan):
+        if isinstance(stage, Scan | Fused):
             loops = self.loops[number]
-            units = [
-                self._unit(loops.fold, f"{title}_fold", "Folds the elements of one segment of steps into one."),
-                self._unit(
-                    loops.carry, f"{title}_carry", "Carries the states over the segments; a step here is a segment."
-                ),
-                self._unit(loops.run, f"{title}_run", "Runs one segment from the states before it."),
-            ]
+            units = [self._unit(part, f"{title}_{end}", what) for part, end, what in loops.parts()]
             return StageCode(stage, units, loops)
         if isinstance(stage, Newton):
             solver = self.newtons[number]

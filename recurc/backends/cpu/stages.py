@@ -8,7 +8,22 @@ from dataclasses import dataclass, replace
 from recurc.backends.cpu.program import StageInput
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.ir import Equation, Expr, Read, reads, rewrite
-from recurc.plan import Buffer, Carry, Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import (
+    Buffer,
+    Carry,
+    Chunk,
+    Convolution,
+    Frozen,
+    Fused,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Role,
+    Scan,
+    Stage,
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,8 @@ def as_input(stage: Stage, name: str) -> StageInput:
             return StageInput(name, (), (Equation(target, expr, expr.span),), (target,))
         case Loop(carries=carries, body=body, writes=writes):
             return StageInput(name, carries, body, writes)
-        case Scan():
-            raise TypeError("a Scan is three loops")
+        case Scan() | Fused():
+            raise TypeError("a scan is several loops")
         case Newton():
             raise TypeError("a Newton stage is a map, a scan and a loop")
         case Convolution():
@@ -45,10 +60,12 @@ def as_input(stage: Stage, name: str) -> StageInput:
             raise TypeError(f"a {type(stage).__name__} is printed by itself")
 
 
-def scan_loops(stage: Scan, name: str, plan: Plan) -> ScanLoops:
-    """The three loops of a scan; the states before a segment lie in memory as initial values do."""
+def scan_loops(stage: Scan, name: str, plan: Plan, alone: bool = True) -> ScanLoops:
+    """The three loops of a scan; the states before a segment lie in memory as initial values do. Of one that is not
+    `alone`, the elements of a step have names that no other scan has."""
     monoid = stage.monoid
-    steps = {c.name: f"{c.name}'step" for c in monoid.components}
+    whose = "" if alone else f"{monoid.states[0]}."
+    steps = {c.name: f"{whose}{c.name}'step" for c in monoid.components}
     totals = {c.name: f"{monoid.states[0]}.{c.name}'total" for c in monoid.components}  # two scans may both have an `a`
     dims = {c.name: e.dims for c, e in zip(monoid.components, monoid.lift, strict=True)}
     lifted = tuple(Equation(steps[c.name], e) for c, e in zip(monoid.components, monoid.lift, strict=True))

@@ -18,6 +18,7 @@ from recurc.plan import (
     Chunk,
     Convolution,
     Frozen,
+    Fused,
     Loop,
     Map,
     Matmul,
@@ -26,11 +27,13 @@ from recurc.plan import (
     Role,
     Scan,
     Stage,
+    taken_apart,
 )
 
 
 def emit(plan: Plan, spec: Specialization) -> Program:
     """The CUDA C++ of `plan` for `spec`, and how to launch it."""
+    plan = taken_apart(plan)
     steps: list[Step] = []
     texts: list[str] = []
     for number, stage in enumerate(plan.stages):
@@ -78,6 +81,8 @@ def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple
             raise UnsupportedError("the chunkwise schedule has no CUDA kernel yet")
         case Frozen():
             raise UnsupportedError(NO_FROZEN)
+        case Fused():
+            raise TypeError("fused scans are taken apart before")
     return step, _kernels(step, [scope], written, [step.stage])
 
 

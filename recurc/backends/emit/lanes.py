@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recurc.ir import Contract, Expr, Gather, Linalg, Reaxis, Reduce, Unfold, walk
-from recurc.plan import Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Scan, Stage
+from recurc.plan import Chunk, Convolution, Frozen, Fused, Loop, Map, Matmul, Newton, Scan, Stage
 from recurc.types import Dims
 
 
@@ -19,6 +19,8 @@ def stage_exprs(stage: Stage) -> list[Expr]:
         case Scan():
             monoid = stage.monoid
             return [*(e.expr for e in stage.body), *monoid.lift, *monoid.combine, *monoid.apply]
+        case Fused(parts=parts):
+            return [e for part in parts for e in stage_exprs(part)]
         case Newton():
             return [e for part in (stage.loop, stage.first, stage.step) for e in stage_exprs(part)]
         case Frozen():
@@ -59,7 +61,8 @@ def crossed_dims(expr: Expr) -> set[str]:
 def lane_dims(stage: Stage) -> Dims:
     """The lane dims of a stage, largest-rank values' order first.
 
-    A value without a lane dim is the same in every lane (computed in each, or once). For a `Loop`, `Scan` or `Map`."""
+    A value without a lane dim is the same in every lane (computed in each, or once). For a `Loop`, `Scan`, `Fused`
+    or `Map`."""
     exprs = stage_exprs(stage)
     crossed = {dim for e in exprs for dim in crossed_dims(e)}
     every = _dims_in_order(exprs)

@@ -13,7 +13,7 @@ from recurc.backends.triton.module import Module, emit_module
 from recurc.backends.triton.scan import scan_problems
 from recurc.errors import UnsupportedError
 from recurc.ops import OPS
-from recurc.plan import Newton, Plan, Scan
+from recurc.plan import Newton, Plan, Scan, taken_apart
 from recurc.types import Kind
 
 
@@ -68,7 +68,7 @@ def _plan_problems(plan: Plan) -> list[str]:
     problems: list[str] = []
     if any(b.dtype.kind is Kind.COMPLEX for b in plan.buffers):
         problems.append("complex numbers")
-    for stage in plan.stages:
+    for stage in taken_apart(plan).stages:
         if isinstance(stage, Scan):
             problems += scan_problems(stage)
         if isinstance(stage, Newton):

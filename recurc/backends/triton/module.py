@@ -24,7 +24,7 @@ from recurc.backends.triton.prelude import HELPER_NAMES, prelude
 from recurc.backends.triton.scope import Scope, plain
 from recurc.backends.triton.stages import MADE_HERE, emit_stages
 from recurc.backends.triton.values import Context
-from recurc.plan import Plan, Role
+from recurc.plan import Plan, Role, taken_apart
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Module:
 
 def emit_module(plan: Plan, spec: Specialization, options: Options) -> Module:
     """The whole plan as one Triton module."""
+    plan = taken_apart(plan)
     scope = Scope(HELPER_NAMES | {"arrays", "segments", "per_sequence", "sets", "begin"})
     context = Context(plan, spec, scope)
     sizes = [(context.constant(dim), size) for dim, size in spec.sizes]

@@ -20,7 +20,7 @@ from recurc.backends.triton.scope import plain
 from recurc.backends.triton.values import Context
 from recurc.errors import UnsupportedError
 from recurc.ir import Equation
-from recurc.plan import Chunk, Convolution, Frozen, Loop, Map, Matmul, Newton, Role, Scan, Stage
+from recurc.plan import Chunk, Convolution, Frozen, Fused, Loop, Map, Matmul, Newton, Role, Scan, Stage
 from recurc.types import Kind
 
 NO_NEWTON = "Newton's method over time has no Triton kernels"
@@ -72,6 +72,8 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
             half = context.spec.real is not context.spec.real.accumulator
             inside = replace(options, dot_precision=options.chunk_precision) if half else options
             return emit_frozen(context, stage, name, lambda inner, kernel: emit_stages(inner, kernel, inside))
+        case Fused():
+            raise TypeError("fused scans are taken apart before")
 
 
 def _made(context: Context, stage: Stage) -> list[Scratch]:
@@ -105,3 +107,5 @@ def _headline(stage: Stage) -> str:
             return f"{', '.join(form.states)}: chunks of steps by products of matrices"
         case Frozen():
             return f"{', '.join(h for h, _ in stage.held)} frozen for chunks of {stage.spelled} steps"
+        case Fused():
+            raise TypeError("fused scans are taken apart before")

@@ -1,0 +1,122 @@
+"""Fusion: neighbouring scans become one stage that walks over time once, and what one hands to the next is no buffer.
+
+Scans are neighbours if nothing between them makes what the later one reads; a later scan may read values of an earlier
+one at this step and the one before, but not its final states. Loops of neighbouring groups are joined where they are
+made (`lower`).
+
+Together they must be able to do what each does by itself, to run side by side along a dim: see `side_by_side`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from recurc.facts import Reason
+from recurc.ir import Expr, walk
+from recurc.passes.cost import Shape
+from recurc.passes.lower import stage_reads
+from recurc.passes.nonlinear_rules import crossed
+from recurc.passes.verify_plan import verify_plan
+from recurc.plan import Buffer, Fused, Map, Matmul, Plan, Role, Scan, Stage
+
+Together = Callable[[Sequence[Scan]], bool]
+
+
+def fuse(plan: Plan, together: Together, told: bool = False) -> Plan:
+    """The plan with neighbouring scans in fused stages, as far as `together` says yes to them; the same meaning. The
+    reasons say so, if they have not been `told`. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
+    runs: list[list[Stage]] = []  # scans that run together, or one stage of another kind
+    for stage in plan.stages:
+        home = _home(stage, runs, together) if isinstance(stage, Scan) else None
+        if home is None:
+            runs.append([stage])
+        else:
+            runs[home].append(stage)
+    if all(len(run) == 1 for run in runs):
+        return plan
+    stages: list[Stage] = []
+    reasons: list[Reason] = []
+    for run in runs:
+        parts = _scans(run)
+        if len(parts) < 2:
+            stages += run
+            continue
+        outside = {r.name for s in plan.stages if s not in parts for r in stage_reads(s)}
+        made = [plan.buffer(w) for p in parts for w in p.writes]
+        between = tuple(b for b in made if b.role is Role.SEQUENCE and b.name not in outside)
+        stages.append(Fused(parts, between))
+        reasons += [] if told else [Reason(_why(parts, between))]
+    inside = {b.name for s in stages if isinstance(s, Fused) for b in s.between}
+    buffers = tuple(b for b in plan.buffers if b.name not in inside)
+    fused = replace(plan, stages=tuple(stages), buffers=buffers, reasons=(*plan.reasons, *reasons))
+    verify_plan(fused)
+    return fused
+
+
+def _scans(run: Sequence[Stage]) -> tuple[Scan, ...]:
+    return tuple(s for s in run if isinstance(s, Scan))
+
+
+def _home(scan: Scan, runs: Sequence[Sequence[Stage]], together: Together) -> int | None:
+    """The run of scans that a later one can join: nothing that stands behind it makes what the scan needs."""
+    needed = {r.name for r in stage_reads(scan)}
+    for place in reversed(range(len(runs))):
+        run, made = runs[place], set[str]()
+        ends = {f"{c.name}@final" for s in run if not isinstance(s, Map | Matmul) for c in s.carries}
+        if isinstance(run[0], Scan) and not needed & ends and together([*_scans(run), scan]):
+            return place
+        made |= {w for s in run for w in s.writes} | ends
+        if needed & made:
+            return None
+    return None
+
+
+def side_by_side(shape: Shape) -> Together:
+    """Whether scans lose nothing of what runs side by side, for some sizes.
+
+    A scan does so along dims of its states along which its positions never meet. Of these, one must be left where the
+    positions of no other scan meet either. A scan that has none may join others if it is small: for every place along
+    theirs it is computed anew. Scans of matrices and tables, which combine by products, stay alone."""
+
+    def together(scans: Sequence[Scan]) -> bool:
+        if any(s.monoid.multiplies for s in scans):
+            return False
+        meet = [_meeting(s) for s in scans]
+        own = [_dims(s) - m for s, m in zip(scans, meet, strict=True)]
+        left = [lanes - set[str]().union(*meet) for lanes in own]
+        if any(before and not after for before, after in zip(own, left, strict=True)):
+            return False
+        common = set[str]().union(*left)
+        if not common:
+            return len({frozenset(_dims(s)) for s in scans}) == 1
+        sizes = [sum(shape.elements(c.dims) for c in s.carries) for s in scans]
+        along = [size / shape.elements(tuple(lanes)) for size, lanes in zip(sizes, left, strict=True) if lanes]
+        return all(size <= max(along) for size, lanes in zip(sizes, left, strict=True) if not lanes)
+
+    return together
+
+
+def _dims(scan: Scan) -> set[str]:
+    """The dims of its states."""
+    return {d for c in scan.carries for d in c.dims}
+
+
+def _meeting(scan: Scan) -> set[str]:
+    """Dims along which positions meet, in any of its expressions."""
+    monoid = scan.monoid
+    exprs = (*(e.expr for e in scan.body), *monoid.lift, *monoid.combine, *monoid.apply)
+    found: set[str] = set()
+    for node in (n for e in exprs for n in walk(e)):
+        found |= crossed(node, _never) | {d for d in node.dims if node.dims.count(d) > 1}
+    return found
+
+
+def _never(expr: Expr) -> bool:
+    return False
+
+
+def _why(parts: Sequence[Scan], between: Sequence[Buffer]) -> str:
+    names = [", ".join(p.monoid.states) for p in parts]
+    text = f"{', '.join(names[:-1])} and {names[-1]} in one pass over time"
+    return f"{text}: {', '.join(b.name for b in between)} stay close and are never stored" if between else text
