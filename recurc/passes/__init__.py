@@ -14,6 +14,7 @@ from recurc.passes.classify import classify
 from recurc.passes.convolution import with_convolution
 from recurc.passes.cost import Shape
 from recurc.passes.expand import EXPAND
+from recurc.passes.filters import FILTERS, without_filters
 from recurc.passes.low_rank import with_products
 from recurc.passes.lower import lower
 from recurc.passes.manager import Pass, Record, run_passes
@@ -38,7 +39,7 @@ def run_core(rec: Recurrence, dump_after: Sequence[str] = ()) -> Record:
 
 def core_passes() -> tuple[Pass, ...]:
     """The pipeline to core form, in order."""
-    return (EXPAND, RESETS, BOUNDS, CANONICALIZE, SHARE, DROP_DEAD)
+    return (EXPAND, RESETS, BOUNDS, FILTERS, CANONICALIZE, SHARE, DROP_DEAD)
 
 
 def analyze(rec: Recurrence, prove: bool = False) -> Analysis:
@@ -72,7 +73,7 @@ def make_plan(
     chosen unless asked for. Raises `ScheduleError` (an `UnsupportedError`) for an illegal one, naming the reason and
     the legal ones."""
     core = core_form(rec)
-    analysis = _analysis(core, prove)
+    analysis, core = _analysis(core, prove), without_filters(core)
     shape = Shape(dict(sizes), batch, steps, real.itemsize)
     plan = lower(core, analysis, choose(core, analysis, shape, target, schedule, without), shape)
     return replace(plan, candidates=plan.candidates + stage_costs(plan, shape, target))

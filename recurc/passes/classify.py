@@ -14,6 +14,7 @@ from recurc.ir import Read, Recurrence
 from recurc.passes.affine import Forms, Free, Linear, Nonlinear
 from recurc.passes.affine_rules import affine_group, residue_group, segmented
 from recurc.passes.dependence import dependence
+from recurc.passes.filters import filter_group, filters
 from recurc.passes.frozen import thawed
 from recurc.passes.lifted_rules import RULES
 from recurc.passes.monoid import segmented_monoid, softmax_monoid
@@ -28,7 +29,10 @@ from recurc.passes.softmax import accumulators
 def classify(rec: Recurrence) -> Analysis:
     """The analysis of a recurrence in core form, with syntactic certificates."""
     scene = Scene(rec, dependence(rec))
-    groups = [_group(scene, members) for members in scene.dep.groups]
+    declared = {s: f for f in filters(rec, scene.dep) for s in f.states}
+    groups = [Group(m, "KF", LOOP) if m[0] in declared else _group(scene, m) for m in scene.dep.groups]
+    for found in dict.fromkeys(declared.values()):
+        groups = _joined(scene, groups, filter_group(scene, found))
     return Analysis(tuple(_fused(scene, groups)), scene.dep.hoisted, scene.dep.sunk)
 
 
