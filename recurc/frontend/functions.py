@@ -133,6 +133,8 @@ def _table() -> dict[str, Function]:
         table[name] = Function(name, Form.ORDER, 2)
     for name in ("cast", "einsum", "grad", "iterate", "part", "permute", "unfold", "window"):
         table[name] = Function(name, Form.SPECIAL)
+    named = tuple(build.FILTERS["kalman_mean"])
+    table["kalman"] = Function("kalman", Form.SPECIAL, len(named), named=named)
     table |= {function.name: function for function in _shaped()}
     return table
 
