@@ -296,7 +296,13 @@ def below(arg: Expr, bound: str, span: Span | None = None) -> Expr:
     return apply("mod", arg, size, span=span)
 
 
+# What a step of a filter takes, and over which dims: the state's N and the observation's M.
+FILTERS = {
+    "kalman_mean": {"m": "N", "P": "NN", "z": "M", "F": "NN", "H": "MN", "Q": "NN", "R": "MM"},
+    "kalman_covariance": {"P": "NN", "F": "NN", "H": "MN", "Q": "NN", "R": "MM"},
+}
 LINALG = {"eye": 0, "inv": 1, "solve": 2, "cholesky": 1, "phi1": 1, "dphi1": 2}  # operands
+LINALG |= {name: len(operands) for name, operands in FILTERS.items()}
 
 
 def eye(dim: str, span: Span | None = None) -> Linalg:
@@ -311,6 +317,8 @@ def linalg(op: str, *args: Expr, span: Span | None = None) -> Linalg:
     `phi1` and `dphi1`, whose E has the dims of A; for `solve` that of b with A's rows replaced by A's columns."""
     if len(args) != LINALG[op]:
         raise TypeProblem("E0306", f"{op} takes {LINALG[op]} operand{'s' * (LINALG[op] != 1)}, got {len(args)}")
+    if op in FILTERS:
+        return _filter(op, args, span)
     a = args[0]
     if len(a.dims) < 2:
         raise TypeProblem("E0315", f"`{op}` takes a matrix, but the value is {show_dims(a.dims)}")
@@ -350,6 +358,30 @@ def linalg(op: str, *args: Expr, span: Span | None = None) -> Linalg:
         raise TypeProblem("E0313", f"{columns} appears twice in the solution", "rename one with `as [..]`")
     missing = tuple(d for d in batch if d not in b)
     return Linalg(op, operands, missing + solved, dtype, span)
+
+
+def _filter(op: str, args: tuple[Expr, ...], span: Span | None) -> Linalg:
+    """`kalman_mean(m, P, z, F, H, Q, R)`, shape `[N]`, and `kalman_covariance(P, F, H, Q, R)`, shape `[N, N]`: one step
+    of a Kalman filter, with the dims of `FILTERS`."""
+    takes = FILTERS[op]
+    shown = ", ".join(f"{name}[{', '.join(dims)}]" for name, dims in takes.items())
+    given, help = dict(zip(takes, args, strict=True)), f"its values are {shown}"
+    known: dict[str, tuple[str, str]] = {}  # the dims that N and M are, and of what
+    for name, arg in given.items():
+        if arg.dtype.kind not in (Kind.REAL, Kind.INT):
+            raise TypeProblem("E0320", f"`{op}` takes real numbers, but {name} is {arg.dtype.value}")
+        if len(arg.dims) != len(takes[name]):
+            what = "a vector" if len(takes[name]) == 1 else "a matrix"
+            raise TypeProblem("E0315", f"`{op}` takes {what} as {name}, but the value is {show_dims(arg.dims)}", help)
+        for letter, dim in zip(takes[name], arg.dims, strict=True):
+            first, of = known.setdefault(letter, (dim, name))
+            if first != dim:
+                wanted = show_dims(tuple(known.get(d, (d, ""))[0] for d in takes[name]))
+                text = f"dims do not match: {name} of `{op}` is {wanted} beside {of}, but the value is"
+                raise TypeProblem("E0312", f"{text} {show_dims(arg.dims)}", help)
+    dtype = common_dtype(*(x.dtype for x in args))
+    dtype = DType.REAL if dtype.kind is Kind.INT else dtype
+    return Linalg(op, tuple(convert(x, dtype) for x in args), args[0].dims, dtype, span)
 
 
 def unfold(

@@ -19,7 +19,8 @@ from recurc import ops
 from recurc.calculus import simplify
 from recurc.calculus.cotangents import Cotangent, applied, full, operands
 from recurc.calculus.dag import Graph, named, postorder
-from recurc.ir import Apply, Const, Equation, Expr, Iota, Read, Reduce, Size, Step, children, walk
+from recurc.filtering import is_filter, written_out
+from recurc.ir import Apply, Const, Equation, Expr, Iota, Linalg, Read, Reduce, Size, Step, children, walk
 from recurc.ops import OPS, TypeProblem
 from recurc.types import Kind, show_dims
 
@@ -178,8 +179,10 @@ class _Reverse:
 
 
 def _core(expr: Expr) -> Expr:
-    """Shorthand written out, and extremes over one dim at a time (the innermost last): what the rules are made for."""
+    """Shorthand and steps of filters written out, and extremes over one dim at a time (the innermost last): what the rules are made for."""
     match expr:
+        case Linalg() if is_filter(expr):
+            return written_out(expr)
         case Apply(op=op, args=args) if (expands := OPS[op].expands) is not None:
             return ops.convert(expands(*args), expr.dtype)
         case Reduce(op="max" | "min" as op, arg=arg, over=(*first, last)) if first:

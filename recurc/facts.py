@@ -179,6 +179,7 @@ CLASSES = {
     "CL": "clamped sum",
     "OS": "max-stabilised softmax accumulators",
     "MB": "linear fractional (Möbius)",
+    "KF": "Kalman filter, as it is declared",
     "ID": "idempotent (running maximum and the like)",
     "SEG": "with resets",
     "FS": "finite state",

@@ -138,7 +138,8 @@ def _reduction(name: str, order: bool = False) -> Callable[..., Any]:
 def _shaped(made: Function) -> Callable[..., Any]:
     """Values, then dims: names or literal sizes. Without traced values and names, on arrays."""
 
-    def function(*args: Any) -> Any:
+    def function(*args: Any, **named: Any) -> Any:
+        args = _by_name(made, args, named)
         count = len(args) if made.more else made.arity
         values, dims = args[:count], args[count:]
         if not made.arity <= len(values) or not made.dims[0] <= len(dims) <= made.dims[1]:
@@ -149,6 +150,24 @@ def _shaped(made: Function) -> Callable[..., Any]:
         return on_arrays.shaped(made.name, values, dims)
 
     return function
+
+
+def _by_name(made: Function, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    """The values, of which a filter's may be given by name, by position."""
+    left = made.named[len(args) :]
+    unknown = [n for n in named if n not in left]
+    if unknown:
+        values = f"its values are {', '.join(made.named)}" if made.named else "give values by position"
+        raise TraceError(f"recurc.{made.name} has no `{unknown[0]}` left to give: {values}")
+    if named and len(named) < len(left):
+        raise TraceError(f"recurc.{made.name} takes {wanted(made)}; {', '.join(n for n in left if n not in named)} is missing")
+    return (*args, *(named[n] for n in left if n in named))
+
+
+def kalman(m: Any, P: Any, z: Any, F: Any, H: Any, Q: Any, R: Any) -> tuple[Any, Any]:
+    """One step of a Kalman filter: the mean `[N]` and the covariance `[N, N]`, predicted by F and Q and then updated by
+    what z `[M]` says through H `[M, N]` and R; of P, Q and R the symmetric parts count."""
+    return NAMED["kalman_mean"](m, P, z, F, H, Q, R), NAMED["kalman_covariance"](P, F, H, Q, R)
 
 
 def _table() -> dict[str, Callable[..., Any]]:
@@ -171,7 +190,7 @@ def _table() -> dict[str, Callable[..., Any]]:
 
 NAMED: dict[str, Any] = {
     **_table(), "cast": cast, "clocked": clocked, "der": der, "einsum": einsum, "every": every, "final": final,
-    "grad": grad, "inf": inf, "init": init, "lag": lag, "matmul": matmul, "permute": permute, "pi": pi,
+    "grad": grad, "inf": inf, "init": init, "kalman": kalman, "lag": lag, "matmul": matmul, "permute": permute, "pi": pi,
     "reset_when": reset_when, "size": size, "step_index": step_index, "transpose": transpose, "unfold": unfold,
     "window": window,
 }  # fmt: skip

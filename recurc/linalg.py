@@ -66,6 +66,29 @@ def dphi1(a: Array, along: Array) -> Array:
     return phi1(np.concatenate([upper, lower], -2))[..., :n, n:] * size
 
 
+def kalman_mean(m: Any, p: Any, z: Any, f: Any, h: Any, q: Any, r: Any, solve: Callable[..., Any] = solve) -> Any:
+    """The mean of a Kalman filter after one step: predicted by F and Q, then corrected by what z, H and R say. Shapes
+    `(..., N)`, P `(..., N, N)`, z `(..., M)`, H `(..., M, N)`; of P, Q and R the symmetric parts count."""
+    m, z = m[..., None], z[..., None]
+    gain = _filtered(p, f, h, q, r, solve)[1]
+    ahead = f @ m
+    return (ahead + gain.swapaxes(-1, -2) @ (z - h @ ahead))[..., 0]
+
+
+def kalman_covariance(p: Any, f: Any, h: Any, q: Any, r: Any, solve: Callable[..., Any] = solve) -> Any:
+    """The covariance of the same filter; shape `(..., N, N)`."""
+    ahead, gain = _filtered(p, f, h, q, r, solve)
+    return ahead - (h @ ahead).swapaxes(-1, -2) @ gain
+
+
+def _filtered(p: Any, f: Any, h: Any, q: Any, r: Any, solve: Callable[..., Any]) -> tuple[Any, Any]:
+    """The predicted covariance, and the gain's transpose (H P H^T + R)^-1 H P."""
+    p, q, r = ((a + a.swapaxes(-1, -2)) / 2 for a in (p, q, r))
+    ahead = f @ p @ f.swapaxes(-1, -2) + q
+    seen = h @ ahead
+    return ahead, solve(seen @ h.swapaxes(-1, -2) + r, seen)
+
+
 def _same_batch(a: Array, b: Array) -> tuple[Array, Array]:
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     return np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:]))

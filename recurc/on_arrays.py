@@ -95,6 +95,8 @@ def shaped(name: str, values: tuple[Any, ...], sizes: tuple[Any, ...]) -> Any:
             table, places = values[0], values[1:]
             clipped = (lib.clip(lib.asarray(p), 0, n - 1) for p, n in zip(places, table.shape, strict=False))
             return table[tuple(clipped)]
+        case "kalman_mean" | "kalman_covariance":
+            return getattr(linalg, name)(*values, **({} if lib is np else {"solve": lib.linalg.solve}))
         case "inv" | "solve" | "cholesky" | "phi1" | "dphi1" if lib is np:
             return getattr(linalg, name)(*values)
         case "phi1":

@@ -194,6 +194,9 @@ def _unfolded(expr: ir.Unfold, values: Values, sizes: Mapping[str, int], t: int)
 def _solved(expr: ir.Linalg, values: Values, sizes: Mapping[str, int], t: int) -> Array:
     if expr.op == "eye":
         return np.eye(_size(expr.dims[0], sizes))[np.newaxis]
+    if expr.op in ("kalman_mean", "kalman_covariance"):
+        found: Array = getattr(linalg, expr.op)(*(evaluate(a, values, sizes, t) for a in expr.args))
+        return found
     a = evaluate(expr.args[0], values, sizes, t)
     a = np.broadcast_to(a, (a.shape[0], *(_size(d, sizes) for d in expr.args[0].dims)))
     match expr.op:

@@ -46,7 +46,7 @@ class Calls:
             )
         special = {
             "cast": self._cast, "einsum": self._einsum, "grad": self.lowerer.expansions.grad, "iterate": self._iterate,
-            "part": self._part, "permute": self._permute, "unfold": self._unfold,
+            "kalman": self._pair, "part": self._part, "permute": self._permute, "unfold": self._unfold,
             "window": self.lowerer.expansions.window,
         }  # fmt: skip
         if name in special:
@@ -85,11 +85,11 @@ class Calls:
         """Values, then dims: `index(D)`, `lookup(table, i)`, `conv(w, x, X, Y)`, `solve(A, b)`."""
         least, most = function.dims
         for arg in node.args:
-            if isinstance(arg, ast.Binding):
+            if isinstance(arg, ast.Binding) and not function.named:
                 raise self.lowerer.stop(
                     "E0305", f"`{function.name}` has no option `{arg.name.name}`", arg.span, "give it by position"
                 )
-        args = [a for a in node.args if not isinstance(a, ast.Binding)]
+        args = self._in_order(function, node)
         values = len(args) if function.more else function.arity
         if not function.arity <= values <= len(args) or not least <= len(args) - values <= most:
             raise self._arity(node, wanted(function))
@@ -105,6 +105,38 @@ class Calls:
             return function.make(operands, over, node.span)
         except ops.TypeProblem as problem:
             raise self.lowerer.mismatch(problem, node.span, tuple(zip(args, operands, strict=False))) from problem
+
+    def _in_order(self, function: Function, node: ast.Call) -> list[ast.Expr]:
+        """The arguments of a function whose values may be given by name, by position."""
+        args = [a for a in node.args if not isinstance(a, ast.Binding)]
+        named = {a.name.name: a for a in node.args if isinstance(a, ast.Binding)}
+        left = function.named[len(args) :]
+        for name, arg in named.items():
+            if name not in left:
+                raise self.lowerer.stop(
+                    "E0305", f"`{function.name}` has no value `{name}` left to give", arg.span,
+                    f"its values: {', '.join(function.named)}",
+                )  # fmt: skip
+        if len(named) < len(left) or len(args) + len(named) < len(node.args):
+            raise self._arity(node, wanted(function))
+        return [*args, *(named[name].value for name in left)]
+
+    def kalman(self, node: ast.Call) -> list[ir.Expr]:
+        """`m, P = kalman(m[t-1], P[t-1], z, F = F, H = H, Q = Q, R = R)`: the mean and the covariance."""
+        args = dict(zip(FUNCTIONS["kalman"].named, self._in_order(FUNCTIONS["kalman"], node), strict=False))
+        if len(args) < len(node.args):
+            raise self._arity(node, wanted(FUNCTIONS["kalman"]))
+        made: list[ir.Expr] = []
+        for step, takes in build.FILTERS.items():
+            name = ast.Name(step, node.function.span)
+            made.append(self.lowerer.expression(replace(node, function=name, args=tuple(args[n] for n in takes))))
+        return made
+
+    def _pair(self, node: ast.Call, env: Environment) -> ir.Expr:
+        raise self.lowerer.stop(
+            "E0317", "`kalman` gives two values, the mean and the covariance", node.span,
+            "give it an equation of its own, `m, P = kalman(m[t-1], P[t-1], z, ...)`",
+        )  # fmt: skip
 
     def _no_dim(self, name: str, arg: ast.Expr) -> Stop:
         shown = arg.name if isinstance(arg, ast.Name) else "this"

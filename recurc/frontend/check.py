@@ -319,9 +319,17 @@ class _Recurrence:
             call = cells.called(self.scope, definition.value)
             if call is not None:
                 return self._cell(definition, call)
+            if len(definition.names) == 2 and self._is_kalman(definition.value):
+                assert isinstance(definition.value, ast.Call)
+                values = self.lowerer.calls.kalman(definition.value)
+                return [self._equation(n.name, v, definition) for n, v in zip(definition.names, values, strict=True)]
             return self._defined(definition, self.lowerer.expression(definition.value))
         finally:
             self.lowerer.block = None
+
+    def _is_kalman(self, value: ast.Expr) -> bool:
+        named = isinstance(value, ast.Call) and value.function.name == "kalman"
+        return named and "kalman" not in self.scope.symbols and "kalman" not in self.scope.functions
 
     def _cell(self, definition: Definition, call: ast.Call) -> list[ir.Equation]:
         made = cells.lower(self.lowerer, definition, call, tuple(self.dims))

@@ -40,10 +40,13 @@ class Function:
     what: str = ""
     dims: tuple[int, int] = (0, 0)
     more: bool = False
+    named: tuple[str, ...] = ()  # the names of the values, if they may be given by name
 
 
 def wanted(function: Function) -> str:
     """What a function of the form SHAPED takes, in words."""
+    if function.named:
+        return f"the values {', '.join(function.named)}"
     values = ("no value", "a value", "two values")[function.arity] + (" or more" if function.more else "")
     dims = ("", "a dim", "one or more dims")[min(function.dims[1], 2)]
     return " and ".join(part for part in (values if function.arity else "", dims) if part)
@@ -95,7 +98,8 @@ def _shaped() -> Iterator[Function]:
     """The functions of values and dims: places along dims, tables, neighbours, small matrices."""
 
     def shaped(name: str, arity: int, least: int, most: int, make: Callable[..., Expr], more: bool = False) -> Function:
-        return Function(name, Form.SHAPED, arity, make, dims=(least, most), more=more)
+        named = tuple(build.FILTERS.get(name, ()))
+        return Function(name, Form.SHAPED, arity, make, dims=(least, most), more=more, named=named)
 
     yield shaped("index", 0, 1, 1, _index)
     yield shaped("eye", 0, 1, 1, _eye)
@@ -104,7 +108,7 @@ def _shaped() -> Iterator[Function]:
     yield shaped("broadcast", 1, 1, _MANY, _broadcast)
     yield shaped("conv", 2, 1, _MANY, _conv)
     yield shaped("circular_conv", 2, 1, _MANY, _circular_conv)
-    for name in ("inv", "solve", "cholesky", "phi1", "dphi1"):
+    for name in ("inv", "solve", "cholesky", "phi1", "dphi1", *build.FILTERS):
         yield shaped(name, build.LINALG[name], 0, 0, partial(_linalg, name))
 
 
@@ -129,6 +133,8 @@ def _table() -> dict[str, Function]:
         table[name] = Function(name, Form.ORDER, 2)
     for name in ("cast", "einsum", "grad", "iterate", "part", "permute", "unfold", "window"):
         table[name] = Function(name, Form.SPECIAL)
+    named = tuple(build.FILTERS["kalman_mean"])
+    table["kalman"] = Function("kalman", Form.SPECIAL, len(named), named=named)
     table |= {function.name: function for function in _shaped()}
     return table
 

@@ -96,11 +96,29 @@ def _equations(rec: ir.Recurrence) -> list[str]:
             at += 1 + len(names)
             continue
         value = equation.expr
+        if (call := _filter(rec.equations[at : at + 2])) is not None:
+            lines.append(call)
+            at += 2
+            continue
         if equation.name in states and isinstance(value, ir.Reaxis) and _is_permutation(value):
             value = value.arg  # loading puts a state's value into the declared order by itself
         lines.append(f"{_identifier(equation.name)} = {expression(value)}")
         at += 1
     return lines
+
+
+def _filter(equations: tuple[ir.Equation, ...]) -> str | None:
+    """`m, P = kalman(...)`, if two equations are the mean and the covariance of one step."""
+    match equations:
+        case (
+            ir.Equation(name=m, expr=ir.Linalg(op="kalman_mean", args=args) as mean),
+            ir.Equation(name=p, expr=ir.Linalg(op="kalman_covariance") as covariance),
+        ) if (args[1], *args[3:]) == covariance.args:
+            names = build.FILTERS[mean.op]
+            given = [*map(expression, args[:3]), *(f"{n} = {expression(a)}" for n, a in list(zip(names, args))[3:])]
+            return f"{_identifier(m)}, {_identifier(p)} = kalman({', '.join(given)})"
+        case _:
+            return None
 
 
 def _unpacked(equations: tuple[ir.Equation, ...], at: int, states: set[str]) -> list[str]:

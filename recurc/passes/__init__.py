@@ -14,6 +14,7 @@ from recurc.passes.classify import classify
 from recurc.passes.convolution import with_convolution
 from recurc.passes.cost import Shape
 from recurc.passes.expand import EXPAND
+from recurc.passes.filters import FILTERS, without_filters
 from recurc.passes.fuse import fuse, side_by_side
 from recurc.passes.low_rank import with_products
 from recurc.passes.lower import lower
@@ -40,7 +41,7 @@ def run_core(rec: Recurrence, dump_after: Sequence[str] = ()) -> Record:
 
 def core_passes() -> tuple[Pass, ...]:
     """The pipeline to core form, in order."""
-    return (EXPAND, STABILIZE, RESETS, BOUNDS, CANONICALIZE, SHARE, DROP_DEAD)
+    return (EXPAND, STABILIZE, RESETS, BOUNDS, FILTERS, CANONICALIZE, SHARE, DROP_DEAD)
 
 
 def analyze(rec: Recurrence, prove: bool = False) -> Analysis:
@@ -74,7 +75,7 @@ def make_plan(
     chosen unless asked for. Raises `ScheduleError` (an `UnsupportedError`) for an illegal one, naming the reason and
     the legal ones."""
     core = core_form(rec)
-    analysis = _analysis(core, prove)
+    analysis, core = _analysis(core, prove), without_filters(core)
     shape = Shape(dict(sizes), batch, steps, real.itemsize)
     plan = lower(core, analysis, choose(core, analysis, shape, target, schedule, without), shape)
     plan = fuse(plan, side_by_side(shape))

@@ -14,6 +14,7 @@ from recurc.ir import Read, Recurrence
 from recurc.passes.affine import Forms, Free, Linear, Nonlinear
 from recurc.passes.affine_rules import affine_group, residue_group, segmented
 from recurc.passes.dependence import dependence
+from recurc.passes.filters import filter_group, filters
 from recurc.passes.frozen import thawed
 from recurc.passes.lifted_rules import RULES
 from recurc.passes.monoid import segmented_monoid, softmax_monoid
@@ -29,10 +30,13 @@ from recurc.passes.stabilize import is_top
 def classify(rec: Recurrence) -> Analysis:
     """The analysis of a recurrence in core form, with syntactic certificates."""
     scene = Scene(rec, dependence(rec))
-    groups = [_group(scene, members) for members in scene.dep.groups]
-    found = tuple(_fused(scene, groups))
-    triangular = any(scene.dep.on_states[s] - set(g.states) for g in found for s in g.states)
-    return Analysis(found, scene.dep.hoisted, scene.dep.sunk, triangular)
+    declared = {s: f for f in filters(rec, scene.dep) for s in f.states}
+    groups = [Group(m, "KF", LOOP) if m[0] in declared else _group(scene, m) for m in scene.dep.groups]
+    for found in dict.fromkeys(declared.values()):
+        groups = _joined(scene, groups, filter_group(scene, found))
+    whole = tuple(_fused(scene, groups))
+    triangular = any(scene.dep.on_states[s] - set(g.states) for g in whole for s in g.states)
+    return Analysis(whole, scene.dep.hoisted, scene.dep.sunk, triangular)
 
 
 def _group(scene: Scene, members: tuple[str, ...]) -> Group:

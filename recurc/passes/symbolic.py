@@ -15,6 +15,7 @@ import numpy as np
 
 from recurc import build
 from recurc.errors import UnsupportedError
+from recurc.filtering import is_filter, written_out
 from recurc.ir import (
     Apply,
     Broadcast,
@@ -95,6 +96,8 @@ class Evaluator:
                 return each(lambda *v: self._op(op, *v), *values)
             case Linalg(op="eye", dims=dims):
                 return np.array(algebra().eye(size(dims[0])).tolist(), object)
+            case Linalg() if is_filter(expr):
+                return self(written_out(expr))
             case Linalg(op="inv" | "solve"):
                 try:
                     return self._solved(expr)
