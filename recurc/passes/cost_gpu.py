@@ -69,12 +69,12 @@ def _matrices(work: Work, monoid: Monoid, shape: Shape, target: Target) -> Estim
     beside = math.ceil(apart / max(1, _LOOP_TILE // width**2))
     programs = max(1, shape.batch * beside)
     segments = max(1, min(_PROGRAMS * target.cores // programs, shape.steps // _SHORTEST))
-    steps, grown = shape.batch * shape.steps, work.lanes * width * shape.batch * segments
+    steps, grown = shape.batch * shape.steps, work.lanes * shape.batch * segments
     element = sum(shape.elements(c.dims) for c in monoid.components) * shape.itemsize
     moved = 2 * work.bytes_per_step * steps + 2.0 * element * segments * shape.batch
     flops = (work.flops + work.matmul_flops + work.fold) * steps
     memory = moved / _bandwidth(target, grown, shape)
-    arithmetic = flops / (target.flops * min(1.0, grown / target.lanes))
+    arithmetic = flops / (target.flops * min(1.0, grown * width / target.lanes))
     depth = 2 * math.ceil(shape.steps / segments) + segments
     per_step = target.step_latency + work.chain * target.function_latency + work.sums * target.sum_latency
     setup, deep = target.launch + 2 * target.barrier, "the segments that follow each other"
