@@ -300,6 +300,8 @@ class Readout:
     now: bool  # of the state after the step, not before it
 
 
+MATRIX_SCAN = "scan of matrices"  # among the names of schedules: a scan whose elements are matrices or tables
+
 NO_FROZEN = "chunks with frozen states have no CUDA kernels"
 
 

@@ -67,13 +67,13 @@ def make_plan(
     target: Target,
     schedule: str = "auto",
     prove: bool = False,
-    without: Sequence[str] = (),
+    without: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan for dims of `sizes`, `batch` sequences of `steps` steps, reals stored as `real`, on `target`.
 
     `schedule`: "auto", a schedule's name, or `h=scan,c=sequential` per state; `without` names schedules that are not
-    chosen unless asked for. Raises `ScheduleError` (an `UnsupportedError`) for an illegal one, naming the reason and
-    the legal ones."""
+    chosen unless asked for (or `plan.MATRIX_SCAN`), and why. Raises `ScheduleError` (an `UnsupportedError`) for an
+    illegal one, naming the reason and the legal ones."""
     core = core_form(rec)
     analysis, core = _analysis(core, prove), without_filters(core)
     shape = Shape(dict(sizes), batch, steps, real.itemsize)

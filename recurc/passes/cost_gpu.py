@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 
-from recurc.facts import Group
+from recurc.facts import Group, Monoid
 from recurc.passes.cost import TYPICAL_ROUNDS, Estimate, Shape, expr_flops, largest
 from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import Target
+from recurc.types import own_dim
 
 _REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
 _TILE = 32  # steps that a scan takes at once, side by side
 _PER_CHUNK = 4  # kernels of a chunk with frozen states: a product, a map, the loop, a map
+_LOOP_TILE = 256  # elements of a program that goes step by step, where it may have several lanes
+_PROGRAMS = 2  # of a scan of matrices, for each SM: as many segments as that takes
+_SHORTEST = 64  # steps of such a segment
 
 
 def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
@@ -35,6 +39,8 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     """An associative scan over time, tile by tile. Where sequences and lanes do not fill the device, segments of time
     do: then every segment folds to one element first."""
     assert group.monoid is not None
+    if group.monoid.multiplies:
+        return _matrices(work, group.monoid, shape, target)
     merge = sum(expr_flops(e, shape) for e in group.monoid.combine)
     element = sum(shape.elements(c.dims) for c in group.monoid.components) * shape.itemsize
     split = work.lanes * shape.batch < target.lanes and _segments(shape) > 1
@@ -50,6 +56,30 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     latency += tiles * work.sums * target.sum_latency
     setup = target.launch + (2 * target.barrier if split else 0.0)
     return largest(setup, memory, arithmetic, latency, moved, flops, math.ceil(chain), "the depth of the scan")
+
+
+def _matrices(work: Work, monoid: Monoid, shape: Shape, target: Target) -> Estimate:
+    """A scan of matrices or tables: every segment of time folds to one element, the states walk over these, and every
+    segment runs as the loop does. A program has a segment of one sequence, with as many places along the dims that do
+    not mix as fit, and some columns."""
+    first = monoid.components[0]
+    columns = tuple(d for d in first.dims if own_dim(d) != d)
+    rows = {own_dim(d) for d in columns}
+    width = shape.elements(columns)
+    apart = shape.elements(tuple(d for d in first.dims if d not in columns and d not in rows))
+    beside = math.ceil(apart / max(1, _LOOP_TILE // width**2))
+    programs = max(1, shape.batch * beside)
+    segments = max(1, min(_PROGRAMS * target.cores // programs, shape.steps // _SHORTEST))
+    steps, grown = shape.batch * shape.steps, work.lanes * shape.batch * segments
+    element = sum(shape.elements(c.dims) for c in monoid.components) * shape.itemsize
+    moved = 2 * work.bytes_per_step * steps + 2.0 * element * segments * shape.batch
+    flops = (work.flops + work.matmul_flops + work.fold) * steps
+    memory = moved / _bandwidth(target, grown, shape)
+    arithmetic = flops / (target.flops * min(1.0, grown * width / target.lanes))
+    depth = 2 * math.ceil(shape.steps / segments) + segments
+    per_step = target.step_latency + work.chain * target.function_latency + work.sums * target.sum_latency
+    setup, deep = target.launch + 2 * target.barrier, "the segments that follow each other"
+    return largest(setup, memory, arithmetic, depth * per_step, moved, flops, depth, deep)
 
 
 def frozen(work: Work, spares: FrozenWork, shape: Shape, target: Target) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,7 +24,7 @@ from recurc.passes.cost import (
 )
 from recurc.passes.newton import refusal
 from recurc.passes.work import Steps, Work
-from recurc.plan import Candidate, Map, Matmul, Plan, candidate_name
+from recurc.plan import MATRIX_SCAN, Candidate, Map, Matmul, Plan, candidate_name
 from recurc.targets import Target
 from recurc.types import DType
 
@@ -53,10 +53,11 @@ def choose(
     shape: Shape,
     target: Target,
     schedule: str = "auto",
-    without: Collection[str] = (),
+    without: Mapping[str, str] | None = None,
 ) -> Choice:
     """`schedule`: "auto"; a schedule's name, for every group it is legal for; or `h=scan,c=sequential` per state.
-    `without`: schedules that are weighed but not chosen unless asked for.
+    `without`: schedules that are weighed but not chosen unless asked for, and why; `MATRIX_SCAN` stands for scans of
+    matrices and tables.
 
     Raises `ScheduleError` for a schedule no group allows, or a group that does not allow the one it is given."""
     forced = _forced(rec, analysis, schedule)
@@ -69,8 +70,8 @@ def choose(
         work = weighing.steps.work(group)
         legal = (*group.schedules, *group.on_request)
         weighed = {name: weighing.estimate(name, work, group) for name in legal}
-        held_back = _held_back(rec, group, shape, target)
-        free = [n for n in group.schedules if n not in held_back and n not in without]
+        held_back = _held_back(rec, group, shape, target) | _left_out(group, without or {})
+        free = [n for n in group.schedules if n not in held_back]
         best = min(free, key=lambda name: weighed[name].seconds)
         chosen = forced.get(group.states) or best
         schedules.append(chosen)
@@ -208,17 +209,21 @@ def _order(parts: Sequence[tuple[Group, str, Estimate]]) -> str:
 
 def _held_back(rec: Recurrence, group: Group, shape: Shape, target: Target) -> dict[str, str]:
     """Legal schedules that are taken only when they are asked for, and why."""
-    found: dict[str, str] = {}
-    if group.monoid is not None and group.monoid.multiplies and target.kind != "cpu":
-        found["scan"] = "on a GPU a scan combines single values; matrices and tables only where a backend can"
     if "convolution" not in group.schedules:
-        return found
+        return {}
     if not target.fft_flops:
-        return found | {"convolution": f"the {target.name} target has no transforms between its kernels"}
+        return {"convolution": f"the {target.name} target has no transforms between its kernels"}
     double = any(s.name in group.states and s.dtype in (DType.F64, DType.C128) for s in rec.states)
     if double or shape.itemsize > 4:
-        return found | {"convolution": "in f64 a transform would lose what small values keep beside large ones"}
-    return found
+        return {"convolution": "in f64 a transform would lose what small values keep beside large ones"}
+    return {}
+
+
+def _left_out(group: Group, without: Mapping[str, str]) -> dict[str, str]:
+    """Those of `without` that the group has."""
+    multiplies = group.monoid is not None and group.monoid.multiplies
+    names = {n: without[n] for n in group.schedules if n in without}
+    return names | ({"scan": without[MATRIX_SCAN]} if multiplies and MATRIX_SCAN in without else {})
 
 
 def _why(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 from recurc import targets
 from recurc.backends.base import Backend, Specialization
 from recurc.errors import BackendError, UnsupportedError
-from recurc.plan import Plan
+from recurc.plan import MATRIX_SCAN, Plan, Scan, taken_apart
 from recurc.runtime.machine import cpu_target
 from recurc.runtime.notice import notice
 from recurc.targets import Target
 
 T = TypeVar("T")
 _OPTIONAL = ("chunkwise", "convolution", "chunk-frozen")  # schedules that not every backend has
+# Schedules that a backend takes only when it is asked to, and why.
+_ASKED_FOR = {"cuda": {MATRIX_SCAN: "on the `cuda` backend every thread combines whole matrices or tables"}}
 
 # Name -> module and what its kernels take: arrays in host memory, or torch tensors on a device.
 BACKENDS = {
@@ -69,28 +71,43 @@ def able_plan(
     backend: Backend,
     spec: Specialization,
     schedule: str,
-    make: Callable[[Sequence[str]], Plan],
+    make: Callable[[Mapping[str, str]], Plan],
     in_pieces: bool = False,
 ) -> tuple[Plan, Plan, list[str]]:
     """A plan, the form of it that reaches the backend, and what the backend cannot do of it.
 
     With `in_pieces`, a plan that needs a library reaches it piece by piece (`runtime.pieces`), which says itself what
-    it cannot do. Where the scheduler is free, it is asked again without the schedules that not every backend has.
-    `make` gets the names of those to leave out. Raises `UnsupportedError` for complex numbers that have no real
+    it cannot do. Where the scheduler is free, it is asked again without schedules that not every backend has, or not at
+    every size: without one of them if that helps, or else without all. `make` gets those to leave out, each with the
+    reason, which stands among the plan's candidates. Raises `UnsupportedError` for complex numbers that have no real
     form."""
     from recurc.passes.complex_parts import split_complex
     from recurc.runtime.pieces import needs_library
 
-    without: Sequence[str] = ()
-    while True:
+    def tried(without: Mapping[str, str]) -> tuple[Plan, Plan, list[str]]:
         plan = make(without)
         if in_pieces and needs_library(plan):
             return plan, plan, []
         real = split_complex(plan, spec.real) if backend.real_only else plan
-        limits = backend.limitations(real, spec)
-        if not limits or without or schedule != "auto" or not set(plan.schedules) & set(_OPTIONAL):
-            return plan, real, limits
-        without = _OPTIONAL
+        return plan, real, backend.limitations(real, spec)
+
+    asked = _ASKED_FOR.get(backend.name, {})
+    found = tried(asked)
+    why = "; ".join(found[2])
+    optional = [{name: why} for name in _optional(found[0])] if why and schedule == "auto" else []
+    if len(optional) > 1:
+        optional.append(dict.fromkeys(_optional(found[0]), why))
+    for more in optional:
+        found = tried(asked | more)
+        if not found[2]:
+            break
+    return found
+
+
+def _optional(plan: Plan) -> list[str]:
+    """The schedules of a plan that not every backend has, or not at every size."""
+    matrices = any(isinstance(s, Scan) and s.monoid.multiplies for s in taken_apart(plan).stages)
+    return [name for name in _OPTIONAL if name in plan.schedules] + [MATRIX_SCAN] * matrices
 
 
 def target_for(name: str, device: str | None) -> Target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -168,7 +168,13 @@ class Builder:
         self._plan(sizes, 1, 64, DType.F32, choose.target_for(choose.candidates(self._backend, False)[0], None))
 
     def _plan(
-        self, sizes: Mapping[str, int], batch: int, steps: int, real: DType, target: Target, without: Sequence[str] = ()
+        self,
+        sizes: Mapping[str, int],
+        batch: int,
+        steps: int,
+        real: DType,
+        target: Target,
+        without: Mapping[str, str] | None = None,
     ) -> Plan:
         from recurc.passes import make_plan
 

@@ -4,7 +4,7 @@ possible on a machine without a GPU. A cell that is no longer true fails, and so
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def refusals(rec: recurc.Recurrence, name: str, schedule: str = "auto", real: st
     sizes = {d: SIZES[d] for d in rec.dims}
     spec, machine = Specialization(tuple(sorted(sizes.items())), DType(real)), targets.named("sm_90")
 
-    def make(without: Sequence[str]) -> Plan:
+    def make(without: Mapping[str, str]) -> Plan:
         return make_plan(rec.ir, sizes, 2, 64, DType(real), machine, schedule, without=without)
 
     return able_plan(backend(name), spec, schedule, make)[2]

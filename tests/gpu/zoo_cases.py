@@ -11,12 +11,6 @@ from recurc.types import DType
 from tests.zoo.cases import LACKING, NAMES, call, check, draw, generator, load, looped, schedules
 from tests.zoo.oracle import ORACLES
 
-
-def multiplies(name: str) -> bool:
-    """Whether a scan of the system combines matrices or tables."""
-    return any(g.monoid is not None and g.monoid.multiplies for g in load(name).analyze().groups)
-
-
 PAIRS = [(name, schedule) for name in NAMES for schedule in schedules(name)]
 STEPS = 5
 
@@ -25,7 +19,6 @@ STEPS = 5
 LIMITATIONS = {("dnc", "triton"): "elements held at once in every step"}
 # The same of one schedule.
 BY_SCHEDULE = {("gated_delta_product", "chunkwise", "triton"): "several corrections of S in one step"}
-BY_SCHEDULE |= {(n, "scan", "triton"): "matrices or tables" for n, s in PAIRS if s == "scan" and multiplies(n)}
 BY_SCHEDULE |= {
     ("mamba3_mimo", "chunkwise", "triton"): "several rows of S in one step",
     ("omega_net", "chunkwise", "triton"): "several rows of M in one step",

@@ -11,7 +11,7 @@ from recurc import ir
 from recurc.backends.base import Kernel, Specialization
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.ops import OPS
-from recurc.plan import NO_FROZEN, NO_TRANSFORM, Chunk, Convolution, Frozen, Newton, Plan
+from recurc.plan import NO_FROZEN, NO_TRANSFORM, Chunk, Convolution, Frozen, Newton, Plan, Scan
 from recurc.types import Kind
 
 
@@ -49,6 +49,11 @@ class CudaBackend:
                         found["complex numbers have no CUDA spelling yet"] = None
                     elif isinstance(node, ir.Apply) and OPS[node.op].c is None:
                         found[f"`{node.op}` has no CUDA spelling yet"] = None
+        if not found:
+            from recurc.backends.cuda.scan_stage import too_large
+
+            scans = [s for s in plan.stages if isinstance(s, Scan)]
+            found |= dict.fromkeys(why for s in scans if (why := too_large(s, plan, spec)) is not None)
         return list(found)
 
     def build(self, plan: Plan, spec: Specialization) -> Kernel:

@@ -11,6 +11,7 @@ little, but then the order of combining depends on timing, and the same inputs w
 from __future__ import annotations
 
 from recurc.backends.base import Specialization
+from recurc.backends.cuda.block_stage import SHARED_BUDGET
 from recurc.backends.cuda.body import Body, Local
 from recurc.backends.cuda.flatten import flatten
 from recurc.backends.cuda.lane_stage import load_constants, split_lanes
@@ -46,6 +47,15 @@ def emit_scan(stage: Scan, plan: Plan, spec: Specialization, kernel: str) -> tup
     return Step(what, launches, writers[0].workspaces), written, [writer.scope for writer in writers]
 
 
+def too_large(stage: Scan, plan: Plan, spec: Specialization) -> str | None:
+    """Why elements do not fit the memory of a block, or None."""
+    shared = _Writer(stage, plan, spec, "scan", chained=False).shared_bytes
+    if shared <= SHARED_BUDGET:
+        return None
+    names = ", ".join(c.name for c in stage.monoid.components)
+    return f"a scan whose elements ({names}) take {shared:,} bytes of a block (at most {SHARED_BUDGET:,})"
+
+
 class _Writer:
     """Writes one variant."""
 
@@ -77,10 +87,12 @@ class _Writer:
 
     def launch(self, max_batch: int | None) -> Launch:
         grid = (Term(self.tiles), Term(batch=True), *([Term(tile=self.chunk, steps=True)] if self.chained else []))
-        shared = self.width * (self.warps * self.element.bytes + self.states.bytes) + 16
-        return Launch(
-            self.kernel, self.scope.arguments, grid, block=32 * self.warps, shared_bytes=shared, max_batch=max_batch
-        )
+        shared, block = self.shared_bytes, 32 * self.warps
+        return Launch(self.kernel, self.scope.arguments, grid, block=block, shared_bytes=shared, max_batch=max_batch)
+
+    @property
+    def shared_bytes(self) -> int:
+        return self.width * (self.warps * self.element.bytes + self.states.bytes) + 16
 
     def write(self) -> list[str]:
         scope = self.scope

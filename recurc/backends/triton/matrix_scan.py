@@ -19,15 +19,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from recurc.backends.emit.lanes import lane_dims
-from recurc.backends.triton.kernel import ALL_REGISTERS, Arg, Choice, Options, Scratch, StageText, stored, torch_type, triton_type
-from recurc.backends.triton.loop import LoopCode, fitted
+from recurc.backends.triton.kernel import (
+    ALL_REGISTERS,
+    Arg,
+    Choice,
+    Options,
+    Scratch,
+    StageText,
+    stored,
+    torch_type,
+    triton_type,
+)
+from recurc.backends.triton.loop import LoopCode, Tile, fitted
 from recurc.backends.triton.places import Place, fresh_axis
 from recurc.backends.triton.values import EXTENTS, SEQ, Code, Context, Ids, dim_of
+from recurc.errors import UnsupportedError
 from recurc.ir import Contract, Equation, Expr, Linalg, Read, Reduce, children, rewrite, walk
 from recurc.plan import Buffer, Carry, Loop, Role, Scan
 from recurc.types import Dims, DType, axis_ids, own_dim, second
 
 _FOLD_ELEMENTS = 4096  # of a fold's tile: as many columns as that allows read what varies over time once
+_LARGEST = {4: 1 << 15, 8: 1 << 13}  # of the tile of any loop, by the bytes of an element: what registers hold
 _SHORTEST = 16  # steps for which a segment may be a quarter as many times as long, at least
 
 
@@ -38,13 +50,17 @@ def emit_matrix_scan(context: Context, stage: Scan, name: str, options: Options)
     parts = _Parts(context, stage, name)
     lanes = lane_dims(stage)
     fold = _fold(parts, lanes, options)
-    carry = fitted(parts.context, lambda *tile: _CarryCode(parts, *tile).write(), lanes, options.block_seq, 256)
-    run = fitted(parts.context, lambda *tile: _RunCode(parts, *tile).write(), lanes, options.block_seq, 256)
+    carry = fitted(parts.context, lambda tile: _CarryCode(parts, tile).write(), lanes, options.block_seq, 256)
+    run = fitted(parts.context, lambda tile: _RunCode(parts, tile).write(), lanes, options.block_seq, 256)
+    for code in (fold, carry, run):
+        parts.check(code)
     count, per, names = parts.segments, parts.length, ", ".join(stage.monoid.states)
     some = next(b for b in context.plan.buffers if b.role in (Role.OUTPUT, Role.FINAL))
     device = f"{context.scope(('buffer', some.name), some.name)}.device"
     programs = " * ".join([f"triton.cdiv(batch, {run.block_seq})", *(str(run.blocks(d)) for d in run.cut())])
-    about = f"Each segment of time folded to one element, a tile of its columns ({', '.join(parts.columns)}) in a program."
+    about = (
+        f"Each segment of time folded to one element, a tile of its columns ({', '.join(parts.columns)}) in a program."
+    )
     return (
         "# time in segments side by side, when there are too few programs for the device",
         f"{count} = segments or _segments({programs}, steps, {_SHORTEST}, {device})",
@@ -67,7 +83,7 @@ def _fold(parts: _Parts, lanes: Dims, options: Options) -> _FoldCode:
     """The first loop, with as many columns in lanes as do not meet, if they are summed over under another name."""
     found: list[tuple[int, bool, Dims]] = []
     for apart in (True, False):
-        trial = _FoldCode(parts, apart, None, dict.fromkeys(lanes, 1), 1).write()
+        trial = _FoldCode(parts, apart, Tile(None, dict.fromkeys(lanes, 1))).write()
         crossed = {dim_of(a) for a in trial.crossed}
         free = (*lanes, *(d for d in parts.columns if d not in crossed))
         axes = [a for a in trial.axes if a not in EXTENTS and a not in free]
@@ -75,7 +91,7 @@ def _fold(parts: _Parts, lanes: Dims, options: Options) -> _FoldCode:
     _, together, free = min(found, key=lambda f: f[:2])
     return fitted(
         parts.context,
-        lambda *tile: _FoldCode(parts, not together, *tile).write(),
+        lambda tile: _FoldCode(parts, not together, tile).write(),
         free,
         options.block_seq,
         _FOLD_ELEMENTS,
@@ -93,9 +109,7 @@ class _Parts:
         self.totals = tuple(
             Buffer(f"{monoid.states[0]}.{c.name}'total", c.dims, c.dtype, Role.SEQUENCE) for c in monoid.components
         )
-        self.starts = {
-            c.name: Buffer(f"{c.name}'start", c.dims, c.dtype, Role.SEQUENCE) for c in stage.carries
-        }
+        self.starts = {c.name: Buffer(f"{c.name}'start", c.dims, c.dtype, Role.SEQUENCE) for c in stage.carries}
         between = (*self.totals, *self.starts.values())
         self.context = replace(context, plan=replace(context.plan, buffers=(*context.plan.buffers, *between)))
         total = {c.name: b for c, b in zip(monoid.components, self.totals, strict=True)}
@@ -118,9 +132,8 @@ class _Parts:
         )
         applied = (Equation(s, e) for s, e in zip(monoid.states, monoid.apply, strict=True))
         self.run = Loop(stage.carries, (*stage.pre, *applied, *stage.post), stage.writes)
-        costly = Counter(
-            n for loop in (self.fold, self.carry, self.run) for e in loop.body for n in walk(e.expr) if isinstance(n, Reduce | Contract | Linalg)
-        )
+        nodes = (n for loop in (self.fold, self.carry, self.run) for e in loop.body for n in walk(e.expr))
+        costly = Counter(n for n in nodes if isinstance(n, Reduce | Contract | Linalg))
         self.repeated = frozenset(n for n, count in costly.items() if count > 1 and children(n))
 
     def lifted(self, side: str = "") -> dict[str, Expr]:
@@ -128,6 +141,16 @@ class _Parts:
         monoid = self.stage.monoid
         shared = {e.name: e.expr for e in self.stage.pre if any(own_dim(d) != d for d in e.expr.dims)}
         return shared | {f"{side}{c.name}": e for c, e in zip(monoid.components, monoid.lift, strict=True)}
+
+    def check(self, code: LoopCode) -> None:
+        """Raises `UnsupportedError` for a tile that would not stay in registers."""
+        size = max(4, *(self._stored(b).itemsize for b in self.totals))
+        if code.held > _LARGEST[size]:
+            shape = " x ".join(f"{d} = {self.context.size(d)}" for d in map(dim_of, code.axes) if d not in EXTENTS)
+            raise UnsupportedError(
+                f"a scan of matrices of {shape} elements, held at once in every step (at most {_LARGEST[size]} of "
+                f"{size} bytes stay in registers)"
+            )
 
     def scratch(self, buffer: Buffer) -> Scratch:
         context = self.context
@@ -150,10 +173,8 @@ def _renamed(expr: Expr, table: Mapping[str, Read]) -> Expr:
 class _ScanLoop(LoopCode):
     """One of the three loops."""
 
-    def __init__(
-        self, parts: _Parts, stage: Loop, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int
-    ) -> None:
-        super().__init__(parts.context, stage, axes, lanes, block_seq)
+    def __init__(self, parts: _Parts, stage: Loop, tile: Tile) -> None:
+        super().__init__(parts.context, stage, tile)
         self.parts = parts
         self._once: dict[tuple[Expr, Ids], Code] = {}
 
@@ -188,13 +209,15 @@ class _SegmentCode(_ScanLoop):
 class _FoldCode(_SegmentCode):
     """The steps of a segment folded to one element. `apart`: what is summed over is not called a column."""
 
-    def __init__(
-        self, parts: _Parts, apart: bool, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int
-    ) -> None:
-        super().__init__(parts, parts.fold, axes, lanes, block_seq)
+    def __init__(self, parts: _Parts, apart: bool, tile: Tile) -> None:
+        super().__init__(parts, parts.fold, tile)
         self.apart, self.inlined = apart, parts.lifted("2.")
         monoid = parts.stage.monoid
         self.identity = dict(zip((b.name for b in parts.totals), monoid.identity, strict=True))
+
+    def arranged(self) -> tuple[str, ...]:
+        """Columns come last, so that rows which become what is summed over change no order."""
+        return tuple(sorted(super().arranged(), key=lambda a: dim_of(a) in self.parts.columns))
 
     def summed_axis(self, dim: str, used: Iterable[str | int | Place]) -> str:
         used = tuple(used)
@@ -217,8 +240,8 @@ class _FoldCode(_SegmentCode):
 class _CarryCode(_ScanLoop):
     """The states at the start of each segment: a loop whose steps are segments."""
 
-    def __init__(self, parts: _Parts, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int) -> None:
-        super().__init__(parts, parts.carry, axes, lanes, block_seq)
+    def __init__(self, parts: _Parts, tile: Tile) -> None:
+        super().__init__(parts, parts.carry, tile)
         self.steps_are = parts.segments
 
     def end(self, carry: Carry, last: Code) -> None:
@@ -228,8 +251,8 @@ class _CarryCode(_ScanLoop):
 class _RunCode(_SegmentCode):
     """The loop over the steps of each segment."""
 
-    def __init__(self, parts: _Parts, axes: tuple[str, ...] | None, lanes: dict[str, int], block_seq: int) -> None:
-        super().__init__(parts, parts.run, axes, lanes, block_seq)
+    def __init__(self, parts: _Parts, tile: Tile) -> None:
+        super().__init__(parts, parts.run, tile)
         self.inlined = parts.lifted()
 
     def begin(self, carry: Carry) -> Code:

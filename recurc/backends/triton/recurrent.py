@@ -215,15 +215,15 @@ class _PhaseCode(TileCode):
     def _fetch_kept(self, name: str, ids: Ids, place: str) -> Code:
         """A value from scratch on the given axes."""
         key = (f"{name}@kept{place}", 0, ids)
-        if key not in self._loads:
+        if key not in self.loads:
             masks = [m for i in ids if isinstance(i, str) and (m := self.mask(i))]
             masked = f", mask={' & '.join(masks)}, other=0" if masks else ""
             hint = f"{name}_before" if place.startswith("now") else f"{name}_whole"
             text = self.scope(("load", *key), hint)
             self.step.add(f"{text} = tl.load({self._kept_pointer(name, ids, place)}{masked})")
             covers = frozenset({SEQ}).union(*(self.covered(i) for i in ids))
-            self._loads[key] = self._lane_free(Code(text, covers))
-        return self._loads[key]
+            self.loads[key] = self._lane_free(Code(text, covers))
+        return self.loads[key]
 
     def keep(self, name: str, code: Code) -> None:
         """Writes a value to scratch: a state to the place of the next step."""

@@ -96,7 +96,7 @@ class TileCode:
         self.step = self.setup
         self.inlined: dict[str, ir.Expr] = {}  # names whose values are computed on the axes they are asked for on
         self.crossed: set[str] = set()  # axes along which positions were summed, picked or moved in registers
-        self._loads: dict[tuple[str, int, Ids], Code] = {}
+        self.loads: dict[tuple[str, int, Ids], Code] = {}
         self._inline: dict[tuple[str, Ids], Code] = {}
         self._in_progress: list[str] = []
 
@@ -459,8 +459,8 @@ class TileCode:
     def load(self, buffer: Buffer, lag: int, ids: Ids) -> Code:
         """A buffer's value on the given axes, loaded once per place of the kernel."""
         key = (buffer.name, lag, ids)
-        if key in self._loads:
-            return self._loads[key]
+        if key in self.loads:
+            return self.loads[key]
         fixed = "".join(f"_{i}" for i in ids if isinstance(i, int))
         primes = "".join(f"_{i[1:]}" for i in ids if isinstance(i, str) and "'" in i)
         picked = any(isinstance(i, Place) for i in ids)
@@ -485,8 +485,8 @@ class TileCode:
                     buffer, self.pointer(buffer, ids, f"({self.time} - 1)"), [f"({self.time} > 0)", *masks]
                 )
                 lines.add(f"{name} = tl.where({self.time} > 0, {before}, {first.text})")
-        self._loads[key] = Code(name, frozenset(covers))
-        return self._loads[key]
+        self.loads[key] = Code(name, frozenset(covers))
+        return self.loads[key]
 
     def fetch(self, buffer: Buffer, pointer: str, masks: list[str]) -> str:
         """A load in the type arithmetic is done in."""
