@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from recurc.backends.base import Specialization
 from recurc.backends.triton.chunk import chunk_problems
 from recurc.backends.triton.coupled import emit_chunk
+from recurc.backends.triton.fused import emit_fused, fits
 from recurc.backends.triton.kernel import (
     Arg,
     Choice,
@@ -64,7 +65,7 @@ class Module:
 
 def emit_module(plan: Plan, spec: Specialization, options: Options) -> Module:
     """The whole plan as one Triton module."""
-    plan = taken_apart(plan)
+    plan = taken_apart(plan, lambda stage: not fits(stage, spec))
     scope = Scope(HELPER_NAMES | {"arrays", "segments", "per_sequence", "sets"})
     context = Context(plan, spec, scope)
     sizes = [(context.constant(dim), size) for dim, size in spec.sizes]
@@ -118,7 +119,7 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
         case Frozen():
             raise UnsupportedError(NO_FROZEN)
         case Fused():
-            raise TypeError("fused scans are taken apart before")
+            return emit_fused(context, stage, name, options)
 
 
 def _made(context: Context, stage: Stage) -> list[Scratch]:
@@ -152,8 +153,8 @@ def _headline(stage: Stage) -> str:
             return f"{', '.join(form.states)}: chunks of steps by products of matrices"
         case Frozen():
             raise UnsupportedError(NO_FROZEN)
-        case Fused():
-            raise TypeError("fused scans are taken apart before")
+        case Fused(carries=carries):
+            return f"{', '.join(c.name for c in carries)}: scans over t, in one walk"
 
 
 def _header(plan: Plan, spec: Specialization) -> str:
