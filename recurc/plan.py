@@ -157,7 +157,7 @@ class Newton:
 @dataclass(frozen=True, slots=True)
 class Fused:
     """The meaning of scans one after another, in one walk over t: `parts` run in order, and each may read what earlier
-    ones write at this step and the one before.
+    ones write at this step and the one before. What two parts call by one name is one value, and they compute it alike.
 
     `between` are the buffers that later parts alone read: whoever runs the parts together has these values at hand and
     needs no memory for them; `taken_apart` makes them buffers of the plan again."""

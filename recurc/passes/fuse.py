@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from recurc.facts import Reason
-from recurc.ir import Expr, walk
+from recurc.ir import Equation, Expr, Read, rewrite, walk
 from recurc.passes.cost import Shape
 from recurc.passes.lower import stage_reads
 from recurc.passes.nonlinear_rules import crossed
+from recurc.passes.terms import fresh
 from recurc.passes.verify_plan import verify_plan
 from recurc.plan import Buffer, Fused, Map, Matmul, Plan, Role, Scan, Stage
 
@@ -37,12 +38,14 @@ def fuse(plan: Plan, together: Together, told: bool = False) -> Plan:
         return plan
     stages: list[Stage] = []
     reasons: list[Reason] = []
+    taken = {b.name for b in plan.buffers} | {e.name for s in plan.stages for e in s.body}
     for run in runs:
         parts = _scans(run)
         if len(parts) < 2:
             stages += run
             continue
         outside = {r.name for s in plan.stages if s not in parts for r in stage_reads(s)}
+        parts = _distinct(parts, taken)
         made = [plan.buffer(w) for p in parts for w in p.writes]
         between = tuple(b for b in made if b.role is Role.SEQUENCE and b.name not in outside)
         stages.append(Fused(parts, between))
@@ -70,6 +73,30 @@ def _home(scan: Scan, runs: Sequence[Sequence[Stage]], together: Together) -> in
         if needed & made:
             return None
     return None
+
+
+def _distinct(scans: Sequence[Scan], taken: set[str]) -> tuple[Scan, ...]:
+    """The scans with new names, which join those `taken`, for what two of them call alike and is not the same."""
+    known: dict[str, Expr] = {}
+    found: list[Scan] = []
+    for scan in scans:
+        table: dict[str, str] = {}
+
+        def renamed(expr: Expr, table: dict[str, str] = table) -> Expr:
+            return rewrite(expr, lambda n: replace(n, name=table.get(n.name, n.name)) if isinstance(n, Read) else n)
+
+        body: list[Equation] = []
+        for equation in scan.body:
+            expr = renamed(equation.expr)
+            if known.get(equation.name, expr) != expr and equation.name not in scan.writes:
+                table[equation.name] = fresh(equation.name, taken)
+                taken.add(table[equation.name])
+            body.append(replace(equation, name=table.get(equation.name, equation.name), expr=expr))
+            known.setdefault(body[-1].name, expr)
+        lift = tuple(map(renamed, scan.monoid.lift))
+        pre, post = tuple(body[: len(scan.pre)]), tuple(body[len(scan.pre) :])
+        found.append(replace(scan, monoid=replace(scan.monoid, lift=lift), pre=pre, post=post))
+    return tuple(found)
 
 
 def side_by_side(shape: Shape) -> Together:

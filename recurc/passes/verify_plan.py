@@ -176,11 +176,14 @@ class _Stage:
         if len(stage.parts) < 2 or set(inside) & set(self.buffers):
             _bug(self.plan, f"{self.where}: fewer than two parts, or a value between them is a buffer of the plan")
         buffers, ready = self.buffers | inside, set(self.ready)
+        known: dict[str, Expr] = {}
         for number, part in enumerate(stage.parts):
             where = f"{self.where}, part {number}"
             carries = {c.name: (c.dims, c.dtype) for c in part.carries}
             _Stage(self.plan, where, buffers, ready, carries).scan(part)
             made = {*carries, *(e.name for e in part.body)}
+            if any(known.setdefault(e.name, e.expr) != e.expr for e in part.body):
+                _bug(self.plan, f"{where}: a name means another value than in the parts before")
             for name in part.writes:
                 role = buffers[name].role if name in buffers else None
                 if role not in (Role.SEQUENCE, Role.OUTPUT) or name in ready or name not in made:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from recurc import targets, zoo
 from recurc.backends.base import Specialization
 from recurc.backends.triton import TritonBackend
+from recurc.passes import make_plan
 from recurc.plan import Plan
 from recurc.types import DType
 from tests.gpu.machine_code import ARCHS, SHARED_LIMIT, inspect
@@ -84,3 +86,15 @@ def test_kernels_compile_without_spills_and_with_tensor_cores(
 def test_odd_sizes_spill_nothing_either(system: str, schedule: str, tmp_path: Path) -> None:
     for real in (DType.F32, DType.F64):
         check(plans()[system, schedule], ODD_SIZES[system], real, "sm_90", tmp_path)
+
+
+@pytest.mark.parametrize("size", [64, 33])
+@pytest.mark.parametrize("name", ["adam", "welford", "linear_attention"])
+def test_fused_scans_spill_nothing(name: str, size: int, tmp_path: Path) -> None:
+    """On two and three levels; and with a state that the lanes of the other do not have."""
+    rec = zoo.load(name).ir
+    sizes = {d.name: size for d in rec.dims}
+    for real in (DType.F32, DType.F64):
+        plan = make_plan(rec, sizes, 2, 4096, real, targets.named("sm_90"), "scan")
+        assert any("_fused_" in kernel.name for kernel, _ in kernels(plan, sizes, real, tmp_path))
+        check(plan, sizes, real, "sm_90", tmp_path)

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from recurc import targets, zoo
 from recurc.backends.base import Specialization
 from recurc.backends.triton import TritonBackend
 from recurc.errors import UnsupportedError
 from recurc.facts import Analysis
 from recurc.ir import Equation, Input, Param, Read, Recurrence
 from recurc.ops import apply, number
+from recurc.passes import make_plan
 from recurc.plan import Buffer, Map, Plan, Role
 from recurc.source import Span
 from recurc.types import DimDecl, DType
@@ -98,3 +100,15 @@ def test_a_tile_no_gpu_could_hold_is_refused_with_its_sizes() -> None:
     assert not TritonBackend().limitations(plan, spec(D=8, H=16, K=8))
     problems = TritonBackend().limitations(plan, spec(D=512, H=512, K=64))
     assert any("D = 512" in p for p in problems)
+
+
+def test_fused_scans_are_one_kernel_in_one_segment_as_long_as_the_registers_have_room() -> None:
+    rec = zoo.load("linear_attention").ir
+    for width, fused in ((32, True), (2048, False)):
+        sizes = {"K": width, "V": 32}
+        plan = make_plan(rec, sizes, 2, 4096, DType.F32, targets.named("sm_90"), "scan")
+        module = TritonBackend().emit(plan, spec(**sizes))
+        names = [k.name for k in module.kernels]
+        walks = [n for n in names if "_reduce" not in n and "_starts" not in n]
+        assert walks == (["LinearAttention_fused_0"] if fused else ["LinearAttention_scan_0", "LinearAttention_scan_1"])
+        assert ("torch.empty((batch, steps" in module.text) is not fused, "what passes between the scans is stored"

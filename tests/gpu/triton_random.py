@@ -24,6 +24,11 @@ _BESIDE_A_SCAN = {
     "a running maximum and what it was": "state m[D] = 0\n    m = max(m[t-1] + s, x)\n    output y = m - m[t-1], m",
     "two groups, one of which reads the other": "state h[D] = 0, g[D] = 0\n    h = s * h[t-1] + x\n"
     "    g = 0.5 * g[t-1] + h[t-1]\n    output g, y = h[t-1] - g[t-1]",
+    "four groups on three levels": "state h[D] = 0, k[D] = 0, g[D] = 0, m[D] = 0\n    h = s * h[t-1] + x\n"
+    "    k = 0.5 * k[t-1] + x * x\n    v = sin(h) + k[t-1]\n    g = (if s > 0 then 0.9 else 0) * g[t-1] + v\n"
+    "    m = max(m[t-1] - 0.1, g * g[t-1] + h)\n    output m, y = v - g[t-1]",
+    "a sum over a matrix and one over a vector": "state S[N, D] = 0, z[N] = 0\n    S = 0.9 * S[t-1] + u * x\n"
+    "    z = 0.9 * z[t-1] + u * u\n    output y = u @ (S + S[t-1]) / (1 + sum(z, N))",
 }
 
 
@@ -31,7 +36,9 @@ def beside_a_scan(seed: int, device: str = "cpu") -> Iterator[tuple[str, float]]
     """(what, largest relative error in f64) of recurrences scanned over tiles shorter than the sequence."""
     for what, body in _BESIDE_A_SCAN.items():
         source = f"recurrence R(D, N):\n    input  x[D], u[N], s\n    {body}\n"
-        yield what, _error(load(text=source).ir, seed, "scan", "registers", device)
+        for segments in (1, 2):
+            label = f"{what}, segments {segments}"
+            yield label, _error(load(text=source).ir, seed, "scan", "registers", device, segments)
 
 
 def random_errors(seed: int, count: int, device: str = "cpu") -> Iterator[tuple[str, float | None]]:
@@ -49,7 +56,7 @@ def random_errors(seed: int, count: int, device: str = "cpu") -> Iterator[tuple[
                     yield what, None
 
 
-def _error(recurrence: Any, seed: int, schedule: str, form: str, device: str) -> float:
+def _error(recurrence: Any, seed: int, schedule: str, form: str, device: str, segments: int = 2) -> float:
     import torch
 
     batch, steps = 2, 11
@@ -59,7 +66,7 @@ def _error(recurrence: Any, seed: int, schedule: str, form: str, device: str) ->
     target = targets.named("sm_90")
     plan: Plan = passes.make_plan(recurrence, sizes, batch, steps, DType.F64, target, schedule)
     spec = Specialization(tuple(sorted(sizes.items())), DType.F64)
-    options = Options(block_t=8, recurrent=form, block_h=16, segments=2)
+    options = Options(block_t=8, recurrent=form, block_h=16, segments=segments)
     kernel = TritonBackend(options=options).build(plan, spec)
     arrays: dict[str, Any] = {}
     for buffer in plan.buffers:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import recurc
 from recurc import explain, targets
 from recurc.errors import CompilerBug
+from recurc.ir import Expr, Read, rewrite
 from recurc.irtext import plan_to_text
 from recurc.passes import make_plan
+from recurc.passes.cost import Shape
+from recurc.passes.fuse import fuse, side_by_side
 from recurc.passes.verify_plan import verify_plan
 from recurc.picture.model import picture
 from recurc.plan import Fused, Loop, Plan, Role, Scan, taken_apart
 from recurc.types import DType
+from tests.passes_zoo import agree, random_arrays
 
 SIZES = {"D": 5, "K": 3, "V": 6, "M": 4, "N": 6, "W": 5, "H": 2}
 CHAIN = """
@@ -147,3 +152,27 @@ def test_the_verifier_knows_the_rules_of_the_stage() -> None:
     ):
         with pytest.raises(CompilerBug, match=why):
             verify_plan(wrong)
+
+
+def test_a_name_that_means_different_values_in_two_scans_becomes_two(rng: np.random.Generator) -> None:
+    """Names that the compiler makes for one scan need not be unlike those of another."""
+    rec = recurc.load(text=CHAIN)
+    plan = make_plan(rec.ir, {"D": 5}, 2, 9, DType.F64, targets.named("cpu"), "scan")
+    apart = taken_apart(plan)
+    first, second, *others = apart.stages
+    assert isinstance(first, Scan) and isinstance(second, Scan)
+    (one,), (two,) = ([e.name for e in s.pre] for s in (first, second))
+
+    def renamed(expr: Expr) -> Expr:
+        return rewrite(expr, lambda n: replace(n, name=one) if isinstance(n, Read) and n.name == two else n)
+
+    monoid = replace(second.monoid, lift=tuple(map(renamed, second.monoid.lift)))
+    alike = replace(second, monoid=monoid, pre=(replace(second.pre[0], name=one),))
+    again = fuse(replace(apart, stages=(first, alike, *others)), side_by_side(Shape({"D": 5}, 2, 9, 8)))
+    stage = again.stages[0]
+    assert isinstance(stage, Fused) and len({e.name for p in stage.parts[:2] for e in p.pre}) == 2
+    arrays = random_arrays(rec.ir, rng, 2, 9, {"D": 5}) | {"anew": rng.random((2, 9)) < 0.5}
+    agree(rec.ir, again, arrays, 2, 9, {"D": 5})
+    unlike = replace(stage, parts=(first, alike, *stage.parts[2:]))
+    with pytest.raises(CompilerBug, match="a name means another value"):
+        verify_plan(replace(again, stages=(unlike, *again.stages[1:])))

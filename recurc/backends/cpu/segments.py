@@ -8,11 +8,11 @@ scans apart would store for every step and load twice, in 2 n passes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from recurc.backends.cpu.program import StageInput
 from recurc.backends.cpu.stages import ScanLoops, scan_loops
-from recurc.ir import Equation, Expr, Read, reads, rewrite
+from recurc.ir import Equation, Expr, reads
 from recurc.plan import Buffer, Carry, Fused, Plan, Scan
 
 
@@ -70,13 +70,11 @@ def segments_of(stage: Scan | Fused, name: str, plan: Plan) -> Segments:
         loops = scan_loops(stage, name, plan)
         return Segments((Level(loops.fold, (loops,)),), loops.run)
     found = [scan_loops(part, name, plan, alone=False) for part in stage.parts]
-    bodies = _distinct([loops.run for loops in found])
     levels: list[Level] = []
     for level in range(max(stage.levels) + 1):
         here = [k for k, place in enumerate(stage.levels) if place == level]
         before = [k for k, place in enumerate(stage.levels) if place < level]
-        body = [e for k in before for e in bodies.body[k]]
-        body += [e for k in here for e in bodies.renamed(k, found[k].fold.body)]
+        body = [e for k in before for e in found[k].run.body] + [e for k in here for e in found[k].fold.body]
         folds = [found[k].fold for k in here]
         carries = [c for k in before for c in found[k].run.carries] + [c for f in folds for c in f.carries]
         identity = {n: e for f in folds for n, e in f.identity.items()}
@@ -84,50 +82,13 @@ def segments_of(stage: Scan | Fused, name: str, plan: Plan) -> Segments:
         levels.append(
             Level(_pruned(f"{name}@fold{level}", carries, body, wanted, identity), tuple(found[k] for k in here))
         )
-    body = _once(e for each in bodies.body for e in each)
+    body = _once(e for loops in found for e in loops.run.body)
     run = StageInput(f"{name}@run", stage.carries, body, stage.writes, packs=False)
     return Segments(tuple(levels), run)
 
 
-@dataclass(frozen=True)
-class _Bodies:
-    """The equations of loops that run together: what two of them call by one name and is not the same has two names."""
-
-    body: tuple[tuple[Equation, ...], ...]
-    names: tuple[Mapping[str, str], ...]  # of each loop, the new names
-
-    def renamed(self, number: int, body: Iterable[Equation]) -> list[Equation]:
-        return [_renamed(e, self.names[number]) for e in body]
-
-
-def _distinct(loops: Iterable[StageInput]) -> _Bodies:
-    known: dict[str, Expr] = {}
-    bodies: list[tuple[Equation, ...]] = []
-    names: list[dict[str, str]] = []
-    for number, loop in enumerate(loops):
-        table: dict[str, str] = {}
-        body: list[Equation] = []
-        for equation in loop.body:
-            new = _renamed(equation, table)
-            if known.setdefault(new.name, new.expr) != new.expr:
-                table[equation.name] = f"{equation.name}'{number}"
-                new = replace(new, name=table[equation.name])
-                known[new.name] = new.expr
-            body.append(new)
-        bodies.append(tuple(body))
-        names.append(table)
-    return _Bodies(tuple(bodies), tuple(names))
-
-
-def _renamed(equation: Equation, table: Mapping[str, str]) -> Equation:
-    def rule(node: Expr) -> Expr:
-        return replace(node, name=table[node.name]) if isinstance(node, Read) and node.name in table else node
-
-    return replace(equation, name=table.get(equation.name, equation.name), expr=rewrite(equation.expr, rule))
-
-
 def _once(body: Iterable[Equation]) -> tuple[Equation, ...]:
-    """Each equation where it stands first."""
+    """Each equation where it stands first: one name is one value."""
     found: dict[str, Equation] = {}
     for equation in body:
         found.setdefault(equation.name, equation)

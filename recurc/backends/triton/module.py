@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
+from recurc.backends.triton.fused import fits
 from recurc.backends.triton.host import host_text
 from recurc.backends.triton.kernel import (
     Arg,
@@ -39,7 +40,7 @@ class Module:
 
 def emit_module(plan: Plan, spec: Specialization, options: Options) -> Module:
     """The whole plan as one Triton module."""
-    plan = taken_apart(plan)
+    plan = taken_apart(plan, lambda stage: not fits(stage, spec))
     scope = Scope(HELPER_NAMES | {"arrays", "segments", "per_sequence", "sets", "begin"})
     context = Context(plan, spec, scope)
     sizes = [(context.constant(dim), size) for dim, size in spec.sizes]

@@ -7,7 +7,7 @@ the same scan then runs on all segments side by side. Padding is the identity of
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from recurc import ir
 from recurc.backends.emit.lanes import lane_dims
@@ -39,45 +39,21 @@ def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> Sta
     """Three kernels and the choice between one segment and several."""
     lanes = lane_dims(stage)
     parts = {k: context.scope((k, name), f"{name}_{k}") for k in ("segments", "segment_steps", "combine")}
-    whole = whole_elements(_ScanCode(context, stage, None, dict.fromkeys(lanes, 1), 16, parts).scan(), lanes)
-    components = stage.monoid.components
-    wide = max(context.compute(c.dtype).itemsize for c in components) * len(components)
-    tile = max(_TILE // max(power_of_two(wide) // 8, 1), 64)
-    blocks = lane_blocks(context, lanes, whole, tile // 32, 16)
-    held = whole * math.prod(blocks.values())
-    block_t = options.block_t or min(max(tile // held, 16), 512)
-    # in other sizes every element has an address and a mask of its own: fewer in each thread
-    even = all(context.size(d) % 16 == 0 for d in lanes)
-    num_warps = warps(held * block_t, max((128 if even else 64) // power_of_two(wide), 1))
+    whole = whole_elements(ScanCode(context, stage, None, dict.fromkeys(lanes, 1), 16, parts).scan(), lanes)
+    form = tile_of(context, lanes, whole, element_bytes(context, stage), options)
+    blocks, block_t, num_warps, registers = form.blocks, form.block_t, form.num_warps, form.registers
 
-    # Named, or the assembler spills to fit one more program on a multiprocessor. With half of all, four fit.
-    registers = ALL_REGISTERS // 2 + 1 if even and context.spec.real.accumulator is DType.F32 else ALL_REGISTERS
-
-    def made(axes: tuple[str, ...] | None) -> _ScanCode:
-        return _ScanCode(context, stage, axes, blocks, block_t, parts)
+    def made(axes: tuple[str, ...] | None) -> ScanCode:
+        return ScanCode(context, stage, axes, blocks, block_t, parts)
 
     scan = two_runs(lambda axes: made(axes).scan())
     reduce = two_runs(lambda axes: made(axes).reduce())
     starts = two_runs(lambda axes: made(axes).starts())
-    count, per = parts["segments"], parts["segment_steps"]
-    programs = " * ".join(["batch", *(str(scan.blocks(d)) for d in scan.cut())])
-    some = next(b for b in context.plan.buffers if b.role in (Role.OUTPUT, Role.FINAL))
-    device = f"{context.scope(('buffer', some.name), some.name)}.device"
-    summaries = [
-        Scratch(scan.summary(c.name), _shape(context, count, c.dims), context.compute(c.dtype))
-        for c in stage.monoid.components
-    ]
-    begins = [
-        Scratch(scan.start(c.name), _shape(context, count, c.dims), context.compute(c.dtype)) for c in stage.carries
-    ]
-    initials = [context.scope(("buffer", f"{c.name}@initial"), f"{c.name}@initial") for c in stage.carries]
-    alone = [f"{b.name} = {i}.unsqueeze(0)" for b, i in zip(begins, initials, strict=True)]
+    count = parts["segments"]
+    summaries, begins, alone = segment_tensors(context, scan, count)
     names = ", ".join(stage.monoid.states)
     return (
-        "# time in segments side by side, when there are too few programs for the device",
-        f"{count} = segments or _segments({programs}, steps, {block_t}, {device})",
-        f"{per} = triton.cdiv(triton.cdiv(steps, {block_t}), {count}) * {block_t}",
-        f"{count} = triton.cdiv(steps, {per})",
+        *cut_time(scan),
         Choice(
             f"{count} > 1",
             (
@@ -97,6 +73,64 @@ def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> Sta
             registers=registers,
         ),
     )
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program of a scan takes at once: positions of each lane dim and steps, by so many warps."""
+
+    blocks: dict[str, int]
+    block_t: int
+    num_warps: int
+    registers: int
+
+
+def tile_of(context: Context, lanes: Dims, whole: int, wide: int, options: Options) -> Tile:
+    """The tile for elements of `wide` bytes, of which one lane has `whole`."""
+    tile = max(_TILE // max(power_of_two(wide) // 8, 1), 64)
+    blocks = lane_blocks(context, lanes, whole, tile // 32, 16)
+    held = whole * math.prod(blocks.values())
+    block_t = options.block_t or min(max(tile // held, 16), 512)
+    # in other sizes every element has an address and a mask of its own: fewer in each thread
+    even = all(context.size(d) % 16 == 0 for d in lanes)
+    num_warps = warps(held * block_t, max((128 if even else 64) // power_of_two(wide), 1))
+    # Named, or the assembler spills to fit one more program on a multiprocessor. With half of all, four fit.
+    half = even and context.spec.real.accumulator is DType.F32
+    return Tile(blocks, block_t, num_warps, ALL_REGISTERS // 2 + 1 if half else ALL_REGISTERS)
+
+
+def cut_time(scan: ScanCode) -> tuple[str, ...]:
+    """Lines of `launch` that say in how many segments time is cut, and how long they are."""
+    context, count, per = scan.context, scan.parts["segments"], scan.parts["segment_steps"]
+    programs = " * ".join(["batch", *(str(scan.blocks(d)) for d in scan.cut())])
+    some = next(b for b in context.plan.buffers if b.role in (Role.OUTPUT, Role.FINAL))
+    device = f"{context.scope(('buffer', some.name), some.name)}.device"
+    return (
+        "# time in segments side by side, when there are too few programs for the device",
+        f"{count} = segments or _segments({programs}, steps, {scan.block_t}, {device})",
+        f"{per} = triton.cdiv(triton.cdiv(steps, {scan.block_t}), {count}) * {scan.block_t}",
+        f"{count} = triton.cdiv(steps, {per})",
+    )
+
+
+def element_bytes(context: Context, stage: Scan) -> int:
+    """Bytes of a scanned element, all components in registers of the widest."""
+    components = stage.monoid.components
+    return max(context.compute(c.dtype).itemsize for c in components) * len(components)
+
+
+def segment_tensors(context: Context, scan: ScanCode, count: str) -> tuple[list[Scratch], list[Scratch], list[str]]:
+    """Of the scan at hand: the elements of `count` segments, the states before them, and those if there is only one."""
+    stage = scan.stage
+    summaries = [
+        Scratch(scan.summary(c.name), _shape(context, count, c.dims), context.compute(c.dtype))
+        for c in stage.monoid.components
+    ]
+    begins = [
+        Scratch(scan.start(c.name), _shape(context, count, c.dims), context.compute(c.dtype)) for c in stage.carries
+    ]
+    initials = [context.scope(("buffer", f"{c.name}@initial"), f"{c.name}@initial") for c in stage.carries]
+    return summaries, begins, [f"{b.name} = {i}.unsqueeze(0)" for b, i in zip(begins, initials, strict=True)]
 
 
 def combine_source(context: Context, stage: Scan, name: str) -> str:
@@ -150,7 +184,7 @@ def _shape(context: Context, segments: str, dims: Dims) -> str:
     return f"({', '.join([segments, 'batch', *sizes])},)"
 
 
-class _ScanCode(LaneCode):
+class ScanCode(LaneCode):
     """The three kernels of one scan; each method writes one and returns the code."""
 
     time_axes = frozenset((TIME,))
@@ -165,18 +199,26 @@ class _ScanCode(LaneCode):
         parts: dict[str, str],
     ) -> None:
         super().__init__(context, (SEQ, TIME), axes, lanes, 1)
-        self.stage, self.block_t, self.parts = stage, block_t, parts
+        self.block_t, self.parts = block_t, parts
         self.step, self.after = Lines(2), Lines(1)
         self.timed = True
-        dims = [d for c in stage.monoid.components for d in c.dims]
-        self.component_dims: Dims = tuple(dict.fromkeys(dims))
-        self.full = [SEQ, *axis_ids(self.component_dims)]
+        self.take(stage)
         for equation in stage.body:
             self.scope(("value", equation.name), equation.name)
         for state in stage.monoid.states:
             self.scope(("value", state), state)
 
-    # --- names of scratch tensors ------------------------------------------------------------------------------
+    def take(self, stage: Scan) -> None:
+        """The scan to write."""
+        self.stage = stage
+        self.component_dims: Dims = tuple(dict.fromkeys(d for c in stage.monoid.components for d in c.dims))
+        self.full = [SEQ, *axis_ids(self.component_dims)]
+
+    # --- names, also of scratch tensors ------------------------------------------------------------------------
+
+    def part(self, kind: str, component: str, hint: str) -> str:
+        """A variable of a component of the monoid at hand."""
+        return self.scope((kind, self.stage.monoid.states, component), hint)
 
     def summary(self, component: str) -> str:
         return self.context.scope(("summary", id(self.stage), component), f"{component}_of_segment")
@@ -202,7 +244,7 @@ class _ScanCode(LaneCode):
     def lifted(self) -> list[Code]:
         """The scanned elements of a tile, by component: identity where there is no step."""
         monoid, leaves = self.stage.monoid, list[str]()
-        self.equations = {e.name: e for e in self.stage.pre}
+        self.equations |= {e.name: e for e in self.stage.pre}
         for component, lift, identity in zip(monoid.components, monoid.lift, monoid.identity, strict=True):
             neutral = constant_value(identity, self.context.spec)
             if neutral is None:
@@ -211,10 +253,10 @@ class _ScanCode(LaneCode):
             padded = Code(
                 f"tl.where(in_t, {bare(code.text)}, {self.literal(neutral, component.dtype)})", code.covers | {TIME}
             )
-            name = self.scope(("leaf", component.name), component.name)
+            name = self.part("leaf", component.name, component.name)
             self.step.add(f"{name} = {self.spread(padded, [*self.full, TIME]).text}")
             leaves.append(name)
-        prefixes = [self.scope(("prefix", c.name), f"{c.name}_prefix") for c in monoid.components]
+        prefixes = [self.part("prefix", c.name, f"{c.name}_prefix") for c in monoid.components]
         if len(leaves) == 1:
             self.step.add(f"{prefixes[0]} = tl.associative_scan({leaves[0]}, 1, {self.parts['combine']})")
         else:
@@ -230,11 +272,11 @@ class _ScanCode(LaneCode):
         zero = "0.0" if dtype.kind is Kind.REAL else "0"
         return f"tl.sum(tl.where(is_last, {code.text}, {zero}), axis=1, keep_dims=True)"
 
-    def reduce(self) -> _ScanCode:
+    def reduce(self) -> ScanCode:
         monoid = self.stage.monoid
         running: list[str] = []
         for component, identity in zip(monoid.components, monoid.identity, strict=True):
-            name = self.scope(("running", component.name), f"{component.name}_running")
+            name = self.part("running", component.name, f"{component.name}_running")
             neutral = self.number(constant_value(identity, self.context.spec), component.dtype)
             shape = ", ".join("1" if a == TIME or a not in self.full else self.extent(a) for a in self.axes)
             self.setup.add(
@@ -244,7 +286,7 @@ class _ScanCode(LaneCode):
         prefixes = self.lifted()
         lasts: list[str] = []
         for component, prefix in zip(monoid.components, prefixes, strict=True):
-            name = self.scope(("last", component.name), f"{component.name}_last")
+            name = self.part("last", component.name, f"{component.name}_last")
             self.step.add(f"{name} = {self.last(prefix, component.dtype)}")
             lasts.append(name)
         self.step.add(f"{', '.join(running)} = {self.parts['combine']}({', '.join([*running, *lasts])})")
@@ -256,7 +298,7 @@ class _ScanCode(LaneCode):
             self.after.add(f"tl.store({place}, {value}, mask={masks})")
         return self
 
-    def starts(self) -> _ScanCode:
+    def starts(self) -> ScanCode:
         self.timed = False
         monoid = self.stage.monoid
         for carry in self.stage.carries:
@@ -269,7 +311,7 @@ class _ScanCode(LaneCode):
             self.step.add(f"tl.store({place}, {text}, mask={masks})")
         for component in monoid.components:
             tensor = self.summary(component.name)
-            name = self.scope(("leaf", component.name), component.name)
+            name = self.part("leaf", component.name, component.name)
             place = self.element(tensor, tensor, self.context.compute(component.dtype), component.dims)
             masks = " & ".join(self.lane_masks(component.dims))
             self.step.add(f"{name} = tl.load({place}" + (f", mask={masks}, other=0)" if masks else ")"))
@@ -279,7 +321,8 @@ class _ScanCode(LaneCode):
             self.step.add(f"{self.values[state, 1].text} = {self.values[state, 0].text}")
         return self
 
-    def scan(self) -> _ScanCode:
+    def scan(self, stores: bool = True) -> ScanCode:
+        """Goes through the segment; without `stores` nothing is written, neither values nor final states."""
         monoid, plan = self.stage.monoid, self.context.plan
         for carry in self.stage.carries:
             self._start_of_segment(carry.name, carry.dims)
@@ -292,15 +335,23 @@ class _ScanCode(LaneCode):
         carried = {s: self.values[s, 1] for s in monoid.states}
         self.equations |= {e.name: e for e in self.stage.post}
         self._before_each_step(carried)
-        for target in self.stage.writes:
+        for target in self.stored() if stores else ():
             value = self.values.get((target, 0)) if target in monoid.states else None
             self.store(self.step, plan.buffer(target), value or self.define(self.equations[target]))
         dims = {c.name: c for c in self.stage.carries}
         for state in monoid.states:
             self.step.add(f"{carried[state].text} = {self.last(self.values[state, 0], dims[state].dtype)}")
-            if plan.has(f"{state}@final"):
+            if stores and plan.has(f"{state}@final"):
                 self._store_final(state, carried[state], dims[state].dims)
         return self
+
+    def stored(self) -> tuple[str, ...]:
+        """The values to write at every step."""
+        return self.stage.writes
+
+    def readers(self) -> list[ir.Read]:
+        """What is read of the states once they are known."""
+        return [r for e in self.stage.post for r in ir.reads(e.expr)]
 
     def _apply_monoid(self) -> None:
         """The new states, from the components and the carried ones (and nothing else of those names)."""
@@ -317,7 +368,7 @@ class _ScanCode(LaneCode):
 
     def _before_each_step(self, carried: dict[str, Code]) -> None:
         """The states one step earlier, for equations that read them at lag 1: the tile moved by one place."""
-        wanted = {r.name for e in self.stage.post for r in ir.reads(e.expr) if r.lag == 1 and r.name in carried}
+        wanted = {r.name for r in self.readers() if r.lag == 1 and r.name in carried}
         everything = [*self.lead, *axis_ids(self.component_dims)]
         for state in sorted(wanted):
             whole = self.spread(self.values[state, 0], everything)

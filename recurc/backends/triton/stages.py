@@ -8,6 +8,7 @@ from recurc.backends.triton.chunk_lines import chunk_problems
 from recurc.backends.triton.convolution import emit_convolution
 from recurc.backends.triton.coupled import emit_chunk
 from recurc.backends.triton.frozen import emit_frozen
+from recurc.backends.triton.fused import emit_fused
 from recurc.backends.triton.kernel import Options, Scratch, StageText, Step, stored
 from recurc.backends.triton.loop import emit_loop
 from recurc.backends.triton.maps import emit_map
@@ -73,7 +74,7 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
             inside = replace(options, dot_precision=options.chunk_precision) if half else options
             return emit_frozen(context, stage, name, lambda inner, kernel: emit_stages(inner, kernel, inside))
         case Fused():
-            raise TypeError("fused scans are taken apart before")
+            return emit_fused(context, stage, name, options)
 
 
 def _made(context: Context, stage: Stage) -> list[Scratch]:
@@ -107,5 +108,5 @@ def _headline(stage: Stage) -> str:
             return f"{', '.join(form.states)}: chunks of steps by products of matrices"
         case Frozen():
             return f"{', '.join(h for h, _ in stage.held)} frozen for chunks of {stage.spelled} steps"
-        case Fused():
-            raise TypeError("fused scans are taken apart before")
+        case Fused(carries=carries):
+            return f"{', '.join(c.name for c in carries)}: scans over t in one pass"
