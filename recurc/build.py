@@ -301,8 +301,9 @@ FILTERS = {
     "kalman_mean": {"m": "N", "P": "NN", "z": "M", "F": "NN", "H": "MN", "Q": "NN", "R": "MM"},
     "kalman_covariance": {"P": "NN", "F": "NN", "H": "MN", "Q": "NN", "R": "MM"},
 }
-LINALG = {"eye": 0, "inv": 1, "solve": 2, "cholesky": 1, "phi1": 1, "dphi1": 2}  # operands
-LINALG |= {name: len(operands) for name, operands in FILTERS.items()}
+LINALG = {
+    "eye": 0, "inv": 1, "solve": 2, "cholesky": 1, "phi1": 1, "dphi1": 2, "kalman_mean": 7, "kalman_covariance": 5,
+}  # operands  # fmt: skip
 
 
 def eye(dim: str, span: Span | None = None) -> Linalg:

@@ -179,7 +179,8 @@ class _Reverse:
 
 
 def _core(expr: Expr) -> Expr:
-    """Shorthand and steps of filters written out, and extremes over one dim at a time (the innermost last): what the rules are made for."""
+    """Shorthand and steps of filters written out, and extremes over one dim at a time (the innermost last): what the
+    rules are made for."""
     match expr:
         case Linalg() if is_filter(expr):
             return written_out(expr)

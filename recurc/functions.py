@@ -160,7 +160,9 @@ def _by_name(made: Function, args: tuple[Any, ...], named: dict[str, Any]) -> tu
         values = f"its values are {', '.join(made.named)}" if made.named else "give values by position"
         raise TraceError(f"recurc.{made.name} has no `{unknown[0]}` left to give: {values}")
     if named and len(named) < len(left):
-        raise TraceError(f"recurc.{made.name} takes {wanted(made)}; {', '.join(n for n in left if n not in named)} is missing")
+        raise TraceError(
+            f"recurc.{made.name} takes {wanted(made)}; {', '.join(n for n in left if n not in named)} is missing"
+        )
     return (*args, *(named[n] for n in left if n in named))
 
 
@@ -190,7 +192,7 @@ def _table() -> dict[str, Callable[..., Any]]:
 
 NAMED: dict[str, Any] = {
     **_table(), "cast": cast, "clocked": clocked, "der": der, "einsum": einsum, "every": every, "final": final,
-    "grad": grad, "inf": inf, "init": init, "kalman": kalman, "lag": lag, "matmul": matmul, "permute": permute, "pi": pi,
-    "reset_when": reset_when, "size": size, "step_index": step_index, "transpose": transpose, "unfold": unfold,
-    "window": window,
+    "grad": grad, "inf": inf, "init": init, "kalman": kalman, "lag": lag, "matmul": matmul, "permute": permute,
+    "pi": pi, "reset_when": reset_when, "size": size, "step_index": step_index, "transpose": transpose,
+    "unfold": unfold, "window": window,
 }  # fmt: skip

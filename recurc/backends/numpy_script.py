@@ -14,6 +14,7 @@ from recurc.backends.base import Specialization
 from recurc.backends.emit.names import Names, module_name
 from recurc.backends.emit.text import bare
 from recurc.errors import UnsupportedError
+from recurc.filtering import is_filter, written_out
 from recurc.ir import (
     Apply,
     Broadcast,
@@ -358,6 +359,8 @@ class _Writer:
         return "(" + "".join(f"{self._size(d)}, " for d in dims).removesuffix(" " if len(dims) == 1 else ", ") + ")"
 
     def _linalg(self, e: Linalg) -> str:
+        if is_filter(e):
+            return self._expr(written_out(e))
         if e.op == "eye":
             return f"np.eye({self._size(e.dims[0])})[None]"
         each = self._helper("each_matrix")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from recurc.errors import UnsupportedError
+from recurc.filtering import is_filter, written_out
 from recurc.ir import (
     Apply,
     Broadcast,
@@ -195,6 +196,8 @@ class Eager:
                 return self._near(e, tensor(e.arg, e.arg.dims))
             case Linalg(op="eye", dims=dims):
                 return torch.eye(self._size(dims[0]), dtype=self._real)[None]
+            case Linalg() if is_filter(e):
+                return value(written_out(e))
             case Linalg():
                 matrix, *rest = e.args
                 whole = tensor(matrix, matrix.dims).expand(-1, *self._shape(matrix.dims))

@@ -114,8 +114,8 @@ def _filter(equations: tuple[ir.Equation, ...]) -> str | None:
             ir.Equation(name=m, expr=ir.Linalg(op="kalman_mean", args=args) as mean),
             ir.Equation(name=p, expr=ir.Linalg(op="kalman_covariance") as covariance),
         ) if (args[1], *args[3:]) == covariance.args:
-            names = build.FILTERS[mean.op]
-            given = [*map(expression, args[:3]), *(f"{n} = {expression(a)}" for n, a in list(zip(names, args))[3:])]
+            names = ("", "", "", *(f"{n} = " for n in [*build.FILTERS[mean.op]][3:]))
+            given = [n + expression(a) for n, a in zip(names, args, strict=True)]
             return f"{_identifier(m)}, {_identifier(p)} = kalman({', '.join(given)})"
         case _:
             return None

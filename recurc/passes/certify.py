@@ -3,10 +3,10 @@
 The symbolic proof, at dims of size 2 with every value a symbol, shows four things: applying the lifted element is the
 step; applying a combination is applying one element after the other, for *generic* elements (not only lifted ones, so
 that the operator is closed); the operator is associative; the identity is neutral on both sides. Operators that invert
-matrices are rational functions too large to write out. The same laws are computed for these in exact fractions at random
-points, where a polynomial of degree d that is not zero vanishes with a chance of at most d by how many numbers are drawn
-from (J. T. Schwartz 1980, "Fast probabilistic algorithms for verification of polynomial identities"). The randomised
-check combines long random sequences in float64 with different parenthesisations and compares.
+matrices are rational functions too large to write out: the laws are computed for these in exact fractions at random
+points, where a polynomial of degree d that is not zero vanishes with a chance of at most d by how many numbers are
+drawn from (J. T. Schwartz 1980, "Fast probabilistic algorithms for verification of polynomial identities"). The
+randomised check combines long random sequences in float64 with different parenthesisations and compares.
 """
 
 from __future__ import annotations

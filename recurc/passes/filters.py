@@ -34,7 +34,7 @@ from recurc.passes.sharing import share
 from recurc.passes.star import flipped, matrix, times, unit, view
 from recurc.passes.star import solved as inverted
 from recurc.passes.verify import used_names
-from recurc.types import Dims, Kind, second
+from recurc.types import Dims, second
 
 
 @dataclass(frozen=True)

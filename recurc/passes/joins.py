@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -42,7 +42,7 @@ _point: ContextVar[int | None] = ContextVar("point", default=None)
 
 
 @contextmanager
-def numbers(point: int) -> Iterator[None]:
+def numbers(point: int) -> Generator[None]:
     """Within it symbols are whole numbers, drawn at random for each name: one of the points at which rational functions
     are compared that are too large to write out."""
     token = _point.set(point)

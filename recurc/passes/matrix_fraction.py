@@ -30,7 +30,7 @@ class MatrixFraction:
     symmetric for a symmetric state to give a symmetric value, once the factors `left` and `right` of it, the inner ones
     first, are transposes of each other; None: it need not."""
 
-    star: Star | None = Star()
+    star: Star | None
     inverts: bool = False
     symmetric: bool = False
     turned: bool = False
@@ -85,7 +85,7 @@ class _Interpreter:
             case Read(name=name, lag=lag):
                 if not lag or name != self._state.name:
                     return None
-                found = MatrixFraction()
+                found = MatrixFraction(Star())
                 return found if self._plain else found.without("it has more dims than a matrix")
             case Apply(op="sub", args=(a, b)) if (seen := self._observation(a, b)) is not None:
                 inner = self.value(a)
@@ -192,9 +192,10 @@ class _Interpreter:
             return None
         kept = next(k for k in axes if k != over)
         from_left = axes[0] == over  # the rows of the value are summed over
-        first, second_ = (next(k for k in others if k != over), kept) if from_left else (kept, others[1 - others.index(over)])
+        other = next(k for k in others if k != over)
         made = self._factored(value, convert(factor.expr, self._state.dtype), from_left, others[0] == over)
-        return made if node.out_axes == (first, second_) else self._turned(made)
+        straight = (other, kept) if from_left else (kept, other)
+        return made if node.out_axes == straight else self._turned(made)
 
     def _factored(self, value: MatrixFraction, factor: Expr, left: bool, summed_first: bool) -> MatrixFraction:
         """The value times a free matrix from one side; `summed_first`: the first axis of the matrix meets the value."""
@@ -300,7 +301,11 @@ class _Interpreter:
             if len(product.dims) != 1 + len(rest):
                 return None
             axes = (*(row_axes.index(k) for k in rest), row_axes.index(n))
-            h = row if axes == tuple(range(len(axes))) else Reaxis(row, axes, tuple(row.dims[a] for a in axes), row.dtype)
+            h = (
+                row
+                if axes == tuple(range(len(axes)))
+                else Reaxis(row, axes, tuple(row.dims[a] for a in axes), row.dtype)
+            )
             return h, product.out_axes.index(rest[0]) if rest else None, row
         return None
 

@@ -424,6 +424,7 @@ def segmented_monoid(monoid: Monoid, states: tuple[State, ...], condition: Expr,
             *(anew(f2, last, e) for last, e in zip(later, monoid.combine, strict=True)),
         ),
         tuple(rewrite(e, started) for e in monoid.apply),
+        monoid.symmetric,
     )
 
 

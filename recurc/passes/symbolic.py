@@ -37,7 +37,9 @@ from recurc.passes.joins import Joins, Objects, algebra, at_a_point, by_name, ea
 from recurc.types import Dims, DType, Kind, axis_ids, extreme, own_dim
 
 Lookup = Callable[[Read], Objects]
-_RATIONAL = ("neg", "add", "sub", "mul", "div", "cast", "stop_gradient", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not")
+_RATIONAL = (
+    "neg", "add", "sub", "mul", "div", "cast", "stop_gradient", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not",
+)  # fmt: skip
 
 
 class Undecided(Exception):

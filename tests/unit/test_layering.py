@@ -81,6 +81,7 @@ CORE = tuple(
         "ops",
         "build",
         "windows",
+        "filtering",
         "discretize",
         "calculus",
         "differentiate",

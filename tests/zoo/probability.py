@@ -63,6 +63,19 @@ def kalman_filter_update_first(p: SimpleNamespace, xs: list[SimpleNamespace]) ->
         yield _posterior(p, [x.z for x in xs[:t]], predict_first=False)
 
 
+@oracle("kalman_filter_missing", sizes={"N": 3, "M": 2}, **KALMAN)
+def kalman_filter_missing(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
+    """In the form of information, where independent observations add up; what is missing adds nothing."""
+    m, P = np.zeros(3), np.eye(3)
+    for x in xs:
+        m, P = x.F @ m, x.F @ P @ x.F.T + p.Q
+        if x.seen:
+            weight, known = p.H.T @ np.linalg.inv(p.R), np.linalg.inv(P)
+            P = np.linalg.inv(known + weight @ p.H)
+            m = P @ (known @ m + weight @ x.z)
+        yield m, P
+
+
 @oracle("kalman_scalar", F="gate", Q="gate", R="gate")
 def kalman_scalar(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     m, P = 0.0, 1.0
