@@ -134,9 +134,14 @@ def map_seconds(flops: float, moved: float, target: Target) -> float:
 
 def read_elements(exprs: Iterable[Expr], names: set[str], shape: Shape) -> int:
     """Elements of the named values that the expressions read, each counted once."""
+    return sum(elements_read(exprs, names, shape).values())
+
+
+def elements_read(exprs: Iterable[Expr], names: set[str], shape: Shape) -> dict[str, int]:
+    """The same for each of the values."""
     seen: dict[str, int] = {}
     for expr in exprs:
         for node in walk(expr):
             if isinstance(node, Read) and node.name in names:
                 seen[node.name] = shape.elements(node.dims)
-    return sum(seen.values())
+    return seen

@@ -26,7 +26,7 @@ def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
     products = _seconds(work.matmul_flops, 0.0, work, shape, target)
     arithmetic = steps * (_run(work, shape, target) + 2 * products) / used
     latency = steps * _latency(work, shape, target) / used
-    setup = _setup(flops, 1, target)
+    setup = _setup(flops, 1, target) if work.alone else 0.0
     return largest(
         setup, _memory(moved, used, target), arithmetic, latency, moved, flops, shape.steps, "T dependent steps"
     )
@@ -34,20 +34,22 @@ def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
 
 def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     """Two passes over segments of time: all but the last of each sequence fold to one element, states are carried over
-    the segments, then every segment runs as the loop does."""
+    the segments, then every segment runs as the loop does. Beside other scans, those whose values the elements need run
+    once more before these fold."""
     assert group.monoid is not None
     steps = shape.batch * shape.steps
     threads = _threads((work.flops + work.fold) * steps, target)
     segments = min(max(2, math.ceil(_SEGMENTS * threads / shape.batch)), max(shape.steps, 1))
     part = (segments - 1) / segments
     used = _busy(shape.batch * segments * _parts(work, shape, target), threads)
-    flops = (work.flops + part * work.fold) * steps
-    moved = work.bytes_per_step * (1 + part) * steps
+    flops = (work.flops + part * (work.fold + work.again)) * steps
+    moved = (work.bytes_per_step * (1 + part) + part * work.bytes_again) * steps
     fold = _seconds(work.fold, work.fold_single, work, shape, target) / (_PLAIN if group.monoid.multiplies else 1.0)
+    fold += _seconds(work.again, 0.0, work, shape, target)
     arithmetic = steps * (_run(work, shape, target) + part * fold) / used
     latency = steps * (1 + part) * _latency(work, shape, target) / used
     depth = math.ceil(shape.steps / segments) * 2 + segments
-    setup = _setup(flops, 4, target)
+    setup = _setup(flops, 4, target) if work.alone else 0.0
     deep = "the depth of the scan"
     return largest(setup, _memory(moved, used, target), arithmetic, latency, moved, flops, depth, deep)
 

@@ -32,12 +32,21 @@ def sequential(work: Work, shape: Shape, target: Target) -> Estimate:
         per_step += work.matmul_flops * shape.batch / (target.matmul_flops * spread)
         per_step += target.barrier if work.weight_bytes > target.l1_bytes else 0.0
     latency = shape.steps * per_step
-    return largest(target.launch, memory, arithmetic, latency, moved, flops, shape.steps, "T dependent steps")
+    return largest(
+        target.launch if work.alone else 0.0,
+        memory,
+        arithmetic,
+        latency,
+        moved,
+        flops,
+        shape.steps,
+        "T dependent steps",
+    )
 
 
 def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     """An associative scan over time, tile by tile. Where sequences and lanes do not fill the device, segments of time
-    do: then every segment folds to one element first."""
+    do: then every segment folds to one element first, behind the scans that run with it and that it needs."""
     assert group.monoid is not None
     if group.monoid.multiplies:
         return _matrices(work, group.monoid, shape, target)
@@ -47,14 +56,15 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     grown = work.lanes * shape.batch * _segments(shape)
     chain = _depth(shape)
     steps = shape.batch * shape.steps
-    moved = (work.bytes_per_step * (2 if split else 1) + element / _TILE) * steps
-    flops = (work.flops + merge * (1 + math.log2(_TILE) / 8) + (work.fold if split else 0.0)) * steps
+    moved = (work.bytes_per_step * (2 if split else 1) + element / _TILE + (work.bytes_again if split else 0.0)) * steps
+    flops = work.flops + merge * (1 + math.log2(_TILE) / 8) + (work.fold + work.again if split else 0.0)
+    flops *= steps
     memory = moved / _bandwidth(target, grown, shape)
     arithmetic = flops / (target.flops * min(1.0, grown / target.lanes))
     tiles = math.ceil(shape.steps / _segments(shape) / _TILE)
     latency = chain * (target.step_latency + work.chain * target.function_latency)
     latency += tiles * work.sums * target.sum_latency
-    setup = target.launch + (2 * target.barrier if split else 0.0)
+    setup = (target.launch if work.alone else 0.0) + (2 * target.barrier if split else 0.0)
     return largest(setup, memory, arithmetic, latency, moved, flops, math.ceil(chain), "the depth of the scan")
 
 

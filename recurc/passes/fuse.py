@@ -4,7 +4,7 @@ Scans are neighbours if nothing between them makes what the later one reads; a l
 one at this step and the one before, but not its final states. Loops of neighbouring groups are joined where they are
 made (`lower`).
 
-Together they must be able to do what each does by itself, to run side by side along a dim: see `side_by_side`.
+Together they must be able to do what each does by itself, to run side by side along a dim: see `beside`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from recurc.facts import Reason
-from recurc.ir import Equation, Expr, Read, rewrite, walk
+from recurc.ir import Equation, Expr, Read, rewrite
+from recurc.passes.beside import Walk, together, walk_of
 from recurc.passes.cost import Shape
 from recurc.passes.lower import stage_reads
-from recurc.passes.nonlinear_rules import crossed
 from recurc.passes.terms import fresh
 from recurc.passes.verify_plan import verify_plan
 from recurc.plan import Buffer, Fused, Map, Matmul, Plan, Role, Scan, Stage
@@ -24,12 +24,12 @@ from recurc.plan import Buffer, Fused, Map, Matmul, Plan, Role, Scan, Stage
 Together = Callable[[Sequence[Scan]], bool]
 
 
-def fuse(plan: Plan, together: Together, told: bool = False) -> Plan:
-    """The plan with neighbouring scans in fused stages, as far as `together` says yes to them; the same meaning. The
+def fuse(plan: Plan, allowed: Together, told: bool = False) -> Plan:
+    """The plan with neighbouring scans in fused stages, as far as `allowed` says yes to them; the same meaning. The
     reasons say so, if they have not been `told`. Raises `CompilerBug` if the plan breaks a rule of `plan.py`."""
     runs: list[list[Stage]] = []  # scans that run together, or one stage of another kind
     for stage in plan.stages:
-        home = _home(stage, runs, together) if isinstance(stage, Scan) else None
+        home = _home(stage, runs, allowed) if isinstance(stage, Scan) else None
         if home is None:
             runs.append([stage])
         else:
@@ -61,13 +61,13 @@ def _scans(run: Sequence[Stage]) -> tuple[Scan, ...]:
     return tuple(s for s in run if isinstance(s, Scan))
 
 
-def _home(scan: Scan, runs: Sequence[Sequence[Stage]], together: Together) -> int | None:
+def _home(scan: Scan, runs: Sequence[Sequence[Stage]], allowed: Together) -> int | None:
     """The run of scans that a later one can join: nothing that stands behind it makes what the scan needs."""
     needed = {r.name for r in stage_reads(scan)}
     for place in reversed(range(len(runs))):
         run, made = runs[place], set[str]()
         ends = {f"{c.name}@final" for s in run if not isinstance(s, Map | Matmul) for c in s.carries}
-        if isinstance(run[0], Scan) and not needed & ends and together([*_scans(run), scan]):
+        if isinstance(run[0], Scan) and not needed & ends and allowed([*_scans(run), scan]):
             return place
         made |= {w for s in run for w in s.writes} | ends
         if needed & made:
@@ -100,47 +100,12 @@ def _distinct(scans: Sequence[Scan], taken: set[str]) -> tuple[Scan, ...]:
 
 
 def side_by_side(shape: Shape) -> Together:
-    """Whether scans lose nothing of what runs side by side, for some sizes.
+    """Whether scans lose nothing of what runs side by side, for some sizes (`beside.together`)."""
 
-    A scan does so along dims of its states along which its positions never meet. Of these, one must be left where the
-    positions of no other scan meet either. A scan that has none may join others if it is small: for every place along
-    theirs it is computed anew. Scans of matrices and tables, which combine by products, stay alone."""
+    def walk(scan: Scan) -> Walk:
+        return walk_of(scan.monoid, (c.dims for c in scan.carries), (e.expr for e in scan.body), shape)
 
-    def together(scans: Sequence[Scan]) -> bool:
-        if any(s.monoid.multiplies for s in scans):
-            return False
-        meet = [_meeting(s) for s in scans]
-        own = [_dims(s) - m for s, m in zip(scans, meet, strict=True)]
-        left = [lanes - set[str]().union(*meet) for lanes in own]
-        if any(before and not after for before, after in zip(own, left, strict=True)):
-            return False
-        common = set[str]().union(*left)
-        if not common:
-            return len({frozenset(_dims(s)) for s in scans}) == 1
-        sizes = [sum(shape.elements(c.dims) for c in s.carries) for s in scans]
-        along = [size / shape.elements(tuple(lanes)) for size, lanes in zip(sizes, left, strict=True) if lanes]
-        return all(size <= max(along) for size, lanes in zip(sizes, left, strict=True) if not lanes)
-
-    return together
-
-
-def _dims(scan: Scan) -> set[str]:
-    """The dims of its states."""
-    return {d for c in scan.carries for d in c.dims}
-
-
-def _meeting(scan: Scan) -> set[str]:
-    """Dims along which positions meet, in any of its expressions."""
-    monoid = scan.monoid
-    exprs = (*(e.expr for e in scan.body), *monoid.lift, *monoid.combine, *monoid.apply)
-    found: set[str] = set()
-    for node in (n for e in exprs for n in walk(e)):
-        found |= crossed(node, _never) | {d for d in node.dims if node.dims.count(d) > 1}
-    return found
-
-
-def _never(expr: Expr) -> bool:
-    return False
+    return lambda scans: together([walk(s) for s in scans], shape)
 
 
 def _why(parts: Sequence[Scan], between: Sequence[Buffer]) -> str:

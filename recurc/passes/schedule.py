@@ -10,6 +10,7 @@ from recurc.errors import UnsupportedError
 from recurc.facts import Analysis, Group, LowRank, Reason
 from recurc.ir import Expr, Recurrence, reads
 from recurc.passes import cost_cpu, cost_gpu
+from recurc.passes.beside import Neighbours
 from recurc.passes.convolution import System, respond, system_of
 from recurc.passes.cost import (
     TYPICAL_ROUNDS,
@@ -66,15 +67,17 @@ def choose(
     reasons: list[Reason] = []
     runs: list[tuple[Group, str]] = []
     weighing = _Weighing(rec, shape, target)
+    neighbours = Neighbours(weighing.steps)
     for group in analysis.groups:
         work = weighing.steps.work(group)
         legal = (*group.schedules, *group.on_request)
-        weighed = {name: weighing.estimate(name, work, group) for name in legal}
+        weighed = {name: weighing.estimate(name, neighbours.work(group, name, work), group) for name in legal}
         held_back = _held_back(rec, group, shape, target) | _left_out(group, without or {})
         free = [n for n in group.schedules if n not in held_back]
         best = min(free, key=lambda name: weighed[name].seconds)
         chosen = forced.get(group.states) or best
         schedules.append(chosen)
+        neighbours.take(group, chosen)
         parts = weighing.parts(work, group) if chosen == "chunkwise" else ()
         runs += [(part, name) for part, name, _ in parts] or [(group, chosen)]
         for name, estimate in weighed.items():

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, replace
 
 from recurc.facts import Group, LowRank
 from recurc.ir import Contract, Equation, Expr, Linalg, Read, Recurrence, Reduce, Size, Step, children, reads, walk
 from recurc.passes.affine import Forms
-from recurc.passes.cost import Shape, contract_flops, costly, expr_flops, function_depth, node_flops, read_elements
+from recurc.passes.cost import (
+    Shape,
+    contract_flops,
+    costly,
+    elements_read,
+    expr_flops,
+    function_depth,
+    node_flops,
+    read_elements,
+)
 from recurc.passes.dependence import dependence
 from recurc.passes.frozen import Chunks, chunks
 from recurc.passes.linear_parts import depending
@@ -23,7 +32,10 @@ class Work:
     SIMD runs along one dim of the states, of `row` elements; `apart` says that positions along it never meet. Of
     `flops`, `single` are of costly functions of values without that dim, which have nothing beside them, and
     `dense` of matrices that are solved with, which run along dims of their own. `fold` and `fold_single` are what
-    folding a step into a segment's element takes; `outside` is what a schedule by chunks computes before and after."""
+    folding a step into a segment's element takes; `outside` is what a schedule by chunks computes before and after.
+
+    A group that is not `alone` joins groups before it in their walk over time. `again` and `bytes_again` are what those
+    compute and read once more before its segments can fold."""
 
     lanes: int  # elements of the states: independent positions
     row: int
@@ -39,6 +51,9 @@ class Work:
     weight_bytes: float
     chain: int  # costly functions on the path from old state to new, and rows of a matrix that is solved with
     sums: int  # sums that the next state waits for; of a matrix memory all, since its rows lie apart
+    alone: bool = True
+    again: float = 0.0
+    bytes_again: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,10 +109,7 @@ class Steps:
     def work(self, group: Group) -> Work:
         """What one step of the group takes."""
         shape, members = self.shape, set(group.states)
-        others = self.states.keys() - members
-        update = self._needed(group.states, others)
-        outputs = [o for o in self.rec.outputs if o in members or self._sees(o, members)]
-        emit = [e for e in self._needed(outputs, self.states.keys()) if e not in update]
+        update, emit, outputs = self._parts(group)
         counter = _Counter(self.varying, _moving([*update, *emit], members), shape)
         exprs = [e.expr for e in (*update, *emit)]
         recurrent = [] if group.low_rank is not None else [c for e in update for c in counter.recurrent(e.expr)]
@@ -106,8 +118,7 @@ class Steps:
         whole = counter.count(exprs, row, set(map(id, recurrent)))
         fold = _Count()
         if group.monoid is not None:
-            lifted = self._needed([r.name for e in group.monoid.lift for r in reads(e)], self.states.keys())
-            fold = counter.count([*(e.expr for e in lifted), *group.monoid.lift], row, set())
+            fold = counter.count(self._lifted(group), row, set())
             for node in (n for e in group.monoid.combine for n in walk(e)):
                 fold.add(node_flops(node, shape), costly(node) and row not in _dims(node))
         outside = 0.0
@@ -116,7 +127,7 @@ class Steps:
             outside = sum(node_flops(n, shape) for n in counter.nodes(exprs, set()) if not inner <= _dims(n))
         values = [self.states[o].dims if o in self.states else self.equations[o].expr.dims for o in outputs]
         written = sum(shape.elements(dims) for dims in values)
-        read = read_elements(exprs, {i.name for i in self.rec.inputs} | others, shape)
+        read = sum(self._read(group).values())
         return Work(
             max(1, sum(shape.elements(self.states[m].dims) for m in group.states)),
             shape.elements((row,)) if row else 1,
@@ -133,6 +144,51 @@ class Steps:
             _chain(group, update, shape),
             counter.sums(exprs if group.low_rank is not None else [e.expr for e in update]),
         )
+
+    def beside(self, group: Group, work: Work, others: Sequence[Group]) -> Work:
+        """The work of a group that walks over time with others before it, whose states and inputs are at hand."""
+        read = self._read(group)
+        known = {n for g in others for n in (*g.states, *self._read(g))}
+        at_hand = sum(size for name, size in read.items() if name in known)
+        levels: dict[tuple[str, ...], int] = {}
+        for g in (*others, group):
+            levels[g.states] = max((levels[o.states] + 1 for o in others if self._waits(g, o) and o != g), default=0)
+        *earlier, mine = levels.values()
+        again, bytes_again = 0.0, 0.0
+        if mine > max(earlier):
+            before = [g for g, level in zip(others, earlier, strict=True) if level < mine]
+            again = sum(self.work(g).flops for g in before)
+            inputs = {n: s for g in before for n, s in self._read(g).items() if n not in self.states}
+            bytes_again = float(sum(inputs.values()) * self.shape.itemsize)
+        moved = work.bytes_per_step - at_hand * self.shape.itemsize
+        return replace(work, bytes_per_step=moved, alone=False, again=again, bytes_again=bytes_again)
+
+    def equations_of(self, group: Group) -> list[Equation]:
+        """Those of its states and of the outputs that see it, up to other groups."""
+        update, emit, _ = self._parts(group)
+        return [*update, *emit]
+
+    def _parts(self, group: Group) -> tuple[list[Equation], list[Equation], list[str]]:
+        """The equations of the states, those of the outputs that see them, and these outputs."""
+        members = set(group.states)
+        update = self._needed(group.states, self.states.keys() - members)
+        outputs = [o for o in self.rec.outputs if o in members or self._sees(o, members)]
+        emit = [e for e in self._needed(outputs, self.states.keys()) if e not in update]
+        return update, emit, outputs
+
+    def _read(self, group: Group) -> dict[str, int]:
+        """Elements of the inputs and of other groups' states that a step reads."""
+        names = {i.name for i in self.rec.inputs} | (self.states.keys() - set(group.states))
+        return elements_read((e.expr for e in self.equations_of(group)), names, self.shape)
+
+    def _lifted(self, group: Group) -> list[Expr]:
+        """What a step's element is computed by."""
+        lift = () if group.monoid is None else group.monoid.lift
+        return [*(e.expr for e in self._needed([r.name for e in lift for r in reads(e)], self.states.keys())), *lift]
+
+    def _waits(self, group: Group, other: Group) -> bool:
+        """Whether the elements of a scan need states of another."""
+        return any(r.name in other.states for e in self._lifted(group) for r in reads(e))
 
     def frozen(self, group: Group) -> FrozenWork:
         """What the group spares that can run by chunks with frozen states."""
