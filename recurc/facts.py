@@ -16,7 +16,9 @@ class Component:
     name: str
     dims: Dims
     dtype: DType = DType.REAL
-    holds: str = "any"  # or "nonnegative", "flag" (0 or 1), "flagged" (0 without the flag): what the laws are for
+    # What the laws are for: also "nonnegative", "flag" (0 or 1), "flagged" (0 without the flag), and, where elements of
+    # either sign and 0 are combined differently, "signed" and "unsigned".
+    holds: str = "any"
 
 
 @dataclass(frozen=True, slots=True)
