@@ -107,16 +107,27 @@ def _dense(scene: Scene, name: str, form: Linear, coef: Coef) -> Group:
         more = [d for d in dict.fromkeys(d for m in coef.mixes for d in m.expanded) if d not in own]
         rank = f"a sum of rank one per place along {', '.join(more)}" if more else "rank one"
         text = f"{shown(name)} is scaled, read along {over} and written back along {over}: identity plus {rank}"
-        return Group((name,), "GH", LOOP, False, (Reason(text, mix.span),), certificate=DECIDED)
+        group = Group((name,), "GH", LOOP, False, (Reason(text, mix.span),), certificate=DECIDED)
+        met = {d for m in coef.mixes for d in (*m.over, *m.expanded)}
+        return _multiplied(scene, group, form) if own <= met else group  # else chunks of steps have a dim to share
     over = ", ".join(dict.fromkeys(mix.over)) or "its elements"
     text = f"{shown(name)} goes through a linear map that mixes {over}: affine, with a dense matrix"
     group = Group((name,), "DA", LOOP, False, (Reason(text, mix.span),), certificate=DECIDED)
+    found = _multiplied(scene, group, form)
+    if found.monoid is None:
+        text = "its matrix cannot be read off the equations (dims that repeat, roundings, choices): no scan is offered"
+        return replace(group, reasons=(*group.reasons, Reason(text)))
+    return found
+
+
+def _multiplied(scene: Scene, group: Group, form: Linear) -> Group:
+    """`group` with the scan of matrices that its update allows, if it does."""
+    (name,) = group.states
     calm = not (form.rounded or form.cut)
     lifted = lift(scene.forms((name,)), scene.states[name], NUMBERS) if calm else None
     if lifted is None:
-        text = "its matrix cannot be read off the equations (dims that repeat, roundings, choices): no scan is offered"
-        return replace(group, reasons=(*group.reasons, Reason(text)))
-    monoid = matrix_monoid("DA", scene.states[name], lifted, NUMBERS, scene.taken)
+        return group
+    monoid = matrix_monoid(group.cls, scene.states[name], lifted, NUMBERS, scene.taken)
     return replace(group, schedules=BOTH, monoid=monoid)
 
 
