@@ -459,7 +459,8 @@ def randomised_error(monoid: Monoid, seed: int = _SEED) -> float:
     rng = np.random.default_rng(seed)
     dims = list(dict.fromkeys(d for c in monoid.components for d in c.dims))
     own = list(dict.fromkeys(own_dim(d) for d in dims))
-    sizes = {d: literal_size(d) or _SIZES[own.index(own_dim(d)) % len(_SIZES)] for d in dims}
+    least = 4 if _moves(monoid) else 1  # which place is which, two or three of them do not tell
+    sizes = {d: literal_size(d) or max(least, _SIZES[own.index(own_dim(d)) % len(_SIZES)]) for d in dims}
     worst = 0.0
     with np.errstate(all="ignore"):
         for count in (2, 3, 7, 64, 257):
