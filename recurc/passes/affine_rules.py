@@ -108,7 +108,8 @@ def _dense(scene: Scene, name: str, form: Linear, coef: Coef) -> Group:
         rank = f"a sum of rank one per place along {', '.join(more)}" if more else "rank one"
         text = f"{shown(name)} is scaled, read along {over} and written back along {over}: identity plus {rank}"
         group = Group((name,), "GH", LOOP, False, (Reason(text, mix.span),), certificate=DECIDED)
-        return _multiplied(scene, group, form) if len(own) == 1 else group  # matrix states have chunks of steps
+        met = {d for m in coef.mixes for d in (*m.over, *m.expanded)}
+        return _multiplied(scene, group, form) if own <= met else group  # else chunks of steps have a dim to share
     over = ", ".join(dict.fromkeys(mix.over)) or "its elements"
     text = f"{shown(name)} goes through a linear map that mixes {over}: affine, with a dense matrix"
     group = Group((name,), "DA", LOOP, False, (Reason(text, mix.span),), certificate=DECIDED)

@@ -145,17 +145,20 @@ class Joins:
             return frozenset({frozenset({value})})
         symbol, factor = found
         rest = algebra().Add(*(t for t in terms if t is not inside[0]))
-        return frozenset(frozenset(algebra().expand(factor * m + rest) for m in s) for s in self._minima[symbol])
+        moved = [[algebra().expand(factor * m + rest) for m in s] for s in self._minima[symbol]]
+        if factor.is_nonnegative:
+            return frozenset(frozenset(m) for m in moved)
+        return frozenset(frozenset(chosen) for chosen in itertools.product(*moved))  # a minimum of maxima
 
     def _scaled(self, term: Any) -> tuple[Any, Any] | None:
-        """The symbol of a maximum in `term` and what multiplies it, if that is known to be 0 or more."""
+        """The symbol of a maximum in `term` and what multiplies it, if the sign of that is known."""
         factors = algebra().Mul.make_args(term)
         inside = [f for f in factors if f in self._minima]
         if len(inside) != 1:
             return None
         rest = algebra().Mul(*(f for f in factors if f is not inside[0]))
-        known = rest.is_nonnegative and not any(s in self._minima for s in rest.free_symbols)
-        return (inside[0], rest) if known else None
+        known = rest.is_nonnegative or rest.is_nonpositive
+        return (inside[0], rest) if known and not any(s in self._minima for s in rest.free_symbols) else None
 
     def minima(self, value: Any) -> Sums | None:
         """The sets of values whose minima `value` is the maximum of, if it is known as that."""
@@ -210,7 +213,12 @@ def _extremes(values: Collection[Any], pick: Callable[[Any, Any], Any]) -> set[A
 
 
 def each(function: Callable[..., Any], *values: Objects) -> Objects:
+    """`function` of what lies at every place, once for places where the same lies."""
     out = np.empty(values[0].shape, object)
+    known: dict[tuple[Any, ...], Any] = {}
     for at in np.ndindex(out.shape):
-        out[at] = function(*(v[at] for v in values))
+        here = tuple(v[at] for v in values)
+        if here not in known:
+            known[here] = function(*here)
+        out[at] = known[here]
     return out

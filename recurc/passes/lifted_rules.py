@@ -122,21 +122,19 @@ def disguised(scene: Scene, name: str, forms: Forms) -> Group | None:
             scene.span(name),
         )
     ]
-    equations = {e.name: e.expr for e in forms.rec.equations}
-    why = None
     if found.outer.op == "exp":
         why = "a scan would stay finite where this overflows, so only a loop over time is offered"
-    elif found.keeps_signs:
-        why = f"a scan would need {name} to be 0 or more at the start, which is not known"
-    elif not nonnegative(found.factor, equations):
-        why = "its factor is not known to be 0 or more, as `abs` or `exp` of it would be; then this would be a scan"
-    elif not nonnegative(found.offset, equations):
-        why = (
-            "what is added is not known to be 0 or more, as a square or `abs` of it would be; then this would be a scan"
-        )
-    if why is not None:
         return Group((name,), "AM", LOOP, False, (*reasons, Reason(why, found.outer.span)), certificate=DECIDED)
-    return Group((name,), "AM", BOTH, False, tuple(reasons), conjugate_monoid(state, found, scene.taken), DECIDED)
+    equations = {e.name: e.expr for e in forms.rec.equations}
+    rises, adds = nonnegative(found.factor, equations), nonnegative(found.offset, equations) and not found.keeps_signs
+    if not (rises and adds):
+        text = (
+            f"below 0 `{found.outer.op}` is not a number, nor is any later value; the scan keeps account of the old "
+            "values for which that is so"
+        )
+        reasons.append(Reason(text, found.outer.span))
+    monoid = conjugate_monoid(state, found, scene.taken, rises, adds)
+    return Group((name,), "AM", BOTH, False, tuple(reasons), monoid, DECIDED)
 
 
 def sorted_list(scene: Scene, name: str, forms: Forms) -> Group | None:

@@ -377,13 +377,63 @@ def decayed_monoid(state: State, form: Decayed, taken: set[str]) -> Monoid:
     )
 
 
-def conjugate_monoid(state: State, form: Conjugate, taken: set[str]) -> Monoid:
-    """h = p(a q(h) + b): the elements are affine maps of q(h)."""
+def conjugate_monoid(state: State, form: Conjugate, taken: set[str], rises: bool, adds: bool) -> Monoid:
+    """h = p(a q(h) + b): the elements are affine maps of q(h). `rises`: a is 0 or more; `adds`: so are b and q(h).
+
+    p is not defined below 0, and what a step makes there stays not a number whatever the later ones are. So an element
+    also says between which values q(h) may begin for that not to happen in its steps, unless it never does."""
     plain = affine_monoid("AM", state, form.factor, form.offset, taken)
     old = Read(state.name, 1, state.dims, state.dtype)
     inside = rewrite(plain.apply[0], lambda n: form.inner if n == old else n)
-    parts = tuple(replace(c, holds="nonnegative") for c in plain.components)
-    return replace(plain, components=parts, apply=(form.outside(inside),))
+    if rises and adds:
+        parts = tuple(replace(c, holds="nonnegative") for c in plain.components)
+        return replace(plain, components=parts, apply=(form.outside(inside),))
+    dims, dtype = state.dims, state.dtype
+    parts = Parts({*taken, *(c.name for c in plain.components)})
+    factor = replace(plain.components[0], holds="unsigned" if rises else "signed")
+    low = parts.add("low", dims, dtype)
+    high = None if rises else parts.add("high", dims, dtype)
+    least, most, nil = Const(-math.inf, dtype), Const(math.inf, dtype), zero(dtype)
+    (a1, _), (b1, _) = _one_two(factor), _one_two(plain.components[1])
+
+    def where(sign: Expr, none: Expr, above: Expr, below: Expr | None) -> Expr:
+        """By whether a factor is 0, more, or (if it can be) less."""
+        rest = above if below is None else apply("select", apply("gt", sign, nil), above, below)
+        return apply("select", apply("eq", sign, nil), none, rest)
+
+    def before(end: Expr, turned: bool) -> Expr:
+        """What the first element makes `end` from; an end that is open stays open."""
+        open_ = apply("neg", end) if turned else end
+        value = apply("div", apply("sub", end, b1), a1)
+        return apply("select", apply("eq", apply("abs", end), most), open_, value)
+
+    (l1, l2), made_low = _one_two(low), apply("lt", plain.lift[1], nil)
+    a, end = plain.lift[0], apply("div", apply("neg", plain.lift[1]), plain.lift[0])
+    lift = [*plain.lift, where(a, apply("select", made_low, most, least), end, least)]
+    missed = apply("lt", b1, l2)
+    if high is None:
+        below = where(a1, apply("select", missed, most, least), before(l2, False), None)
+        ends = [apply("max", l1, below)]
+        left_out = apply("lt", form.inner, parts.own(low))
+        identity: tuple[Expr, ...] = (least,)
+    else:
+        h1, h2 = _one_two(high)
+        missed = apply("or", missed, apply("gt", b1, h2))
+        below = where(a1, apply("select", missed, most, least), before(l2, False), before(h2, True))
+        above = where(a1, apply("select", missed, least, most), before(h2, False), before(l2, True))
+        ends = [apply("max", l1, below), apply("min", h1, above)]
+        lift.append(where(a, apply("select", made_low, least, most), most, end))
+        left_out = apply("or", apply("lt", form.inner, parts.own(low)), apply("gt", form.inner, parts.own(high)))
+        identity = (least, most)
+    value = apply("select", left_out, Const(math.nan, dtype), inside)
+    return replace(
+        plain,
+        components=(factor, plain.components[1], *parts.components),
+        identity=(*plain.identity, *identity),
+        lift=tuple(lift),
+        combine=(*plain.combine, *ends),
+        apply=(form.outside(value),),
+    )
 
 
 def segmented_monoid(monoid: Monoid, states: tuple[State, ...], condition: Expr, taken: set[str]) -> Monoid:

@@ -34,12 +34,12 @@ from recurc.ir import (
     walk,
 )
 from recurc.passes.joins import Joins, Objects, algebra, at_a_point, by_name, each, size, symbols
+from recurc.passes.order import Order
 from recurc.types import Dims, DType, Kind, axis_ids, extreme, own_dim
 
 Lookup = Callable[[Read], Objects]
-_RATIONAL = (
-    "neg", "add", "sub", "mul", "div", "cast", "stop_gradient", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not",
-)  # fmt: skip
+_TRUTHS = ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not")
+_RATIONAL = ("neg", "add", "sub", "mul", "div", "cast", "stop_gradient", *_TRUTHS)
 
 
 class Undecided(Exception):
@@ -65,6 +65,7 @@ class Evaluator:
     ) -> None:
         self._joins, self._lookup, self._assumed, self._free = joins, lookup, assumed, free
         self._places = places
+        self._order = Order(joins, assumed, self._supposed)
 
     def __call__(self, expr: Expr) -> Objects:
         match expr:
@@ -93,6 +94,12 @@ class Evaluator:
                 return each(rounded, self(arg))
             case Apply(op=op) if at_a_point() and op not in _RATIONAL and self._free(expr):
                 return self._joins.opaque(expr)
+            case Apply(op="or" | "and" as op, args=(first, second)):
+                left = _onto(self(first), first.dims, expr.dims)
+                decided = algebra().true if op == "or" else algebra().false
+                if all(v == decided for v in left.flat):
+                    return left  # nothing is asked about the second
+                return each(lambda *v: self._op(op, *v), left, _onto(self(second), second.dims, expr.dims))
             case Apply(op=op, args=args):
                 values = [_onto(self(a), a.dims, expr.dims) for a in args]
                 return each(lambda *v: self._op(op, *v), *values)
@@ -127,6 +134,10 @@ class Evaluator:
                 raise UnsupportedError(f"a symbolic proof does not look into {type(expr).__name__} of a state")
 
     def _op(self, op: str, *v: Any) -> Any:
+        if op in ("sqrt", "log", "pow") and self._order.negative(v[0]) and not (op == "pow" and v[1].is_integer):
+            return algebra().nan
+        if algebra().nan in v and op not in _TRUTHS:
+            return algebra().nan
         match op:
             case "neg":
                 return -v[0]
@@ -158,7 +169,7 @@ class Evaluator:
                 return algebra().oo
             case "mod":
                 return self._modulo(*v)
-            case "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "and" | "or" | "not":
+            case op if op in _TRUTHS:
                 return self._truth(op, *v)
             case _:
                 return algebra().Function(op)(*v)
@@ -254,6 +265,8 @@ class Evaluator:
             if absorbing in left or not left:
                 return absorbing if absorbing in left else neutral
             return self._joins.join("max" if op == "or" else "min", *left)  # the same laws
+        if algebra().nan in v:
+            return algebra().true if op == "ne" else algebra().false
         if op in ("eq", "ne"):
             gap = v[0] if v[1] == -v[1] else v[0] - v[1]
             if algebra().oo in (v[0], v[1]) or -algebra().oo in (v[0], v[1]):
@@ -262,16 +275,9 @@ class Evaluator:
                 known = algebra().expand(gap).is_zero
             if known is not None:
                 return algebra().true if known is (op == "eq") else algebra().false
-        elif algebra().oo in v or -algebra().oo in v:
-            below = v[0] == -algebra().oo or v[1] == algebra().oo
-            known = {"lt": below, "le": below, "gt": not below, "ge": not below}[op]
-            if v[0] == v[1]:
-                known = op in ("le", "ge")
-            return algebra().true if known else algebra().false
-        elif v[0].is_number and v[1].is_number:
-            gap = v[0] - v[1]
-            known = {"lt": gap < 0, "le": gap <= 0, "gt": gap > 0, "ge": gap >= 0}[op]
-            return algebra().true if known else algebra().false
+        else:
+            less = self._order.less(*v) if op in ("lt", "ge") else self._order.less(*reversed(v))
+            return less if op in ("lt", "gt") else algebra().Not(less)
         return self._supposed((op, *v))
 
     def _settled(self, truth: Any) -> Any:
@@ -463,7 +469,7 @@ def _number(value: complex) -> Any:
     if isinstance(value, complex):
         return _number(value.real) + algebra().I * _number(value.imag)
     if math.isnan(value):
-        raise UnsupportedError("a proof about a constant that is not a number")
+        return algebra().nan
     if math.isinf(value):
         return algebra().oo if value > 0 else -algebra().oo
     return algebra().Rational(value)

@@ -12,7 +12,7 @@ import pytest
 import recurc
 from recurc.errors import ShapeError
 from recurc.passes import analyze
-from tests.lifted_cases import CASES, arrays
+from tests.lifted_cases import CASES, Lifted, arrays
 
 LENGTHS = (0, 1, 2, 3, 7, 257)
 
@@ -71,6 +71,57 @@ def test_a_fraction_with_an_infinite_denominator_is_zero_and_goes_on_from_there(
     given["z"][:, rng.integers(0, 70, 5)] = np.inf
     given["z"][0, rng.integers(0, 70, 5)] = -np.inf
     agree(rec, given)
+
+
+ROOTS = {
+    "square root": ("h = sqrt(z * h[t-1]**2 + x)", lambda h: h**2),
+    "cube root": ("h = (z * h[t-1]**3 + x)**(1 / 3)", lambda h: h**3),
+    "logarithm": ("h = log(z * exp(h[t-1]) + x)", np.exp),
+}
+
+
+@pytest.mark.parametrize("falls", [0.0, 0.02, 0.4])
+@pytest.mark.parametrize("what", ROOTS)
+def test_what_has_no_root_once_is_never_a_number_again(what: str, falls: float, rng: np.random.Generator) -> None:
+    """A sum below 0 has no root, and neither has what is made of it; a later sum, that a scan could make without it,
+    may be above 0. Factors of any sign and of exactly 0; what is under the root agrees to rounding."""
+    line, under = ROOTS[what]
+    rec = Lifted("AM", line).rec
+    shape = (3, 90, 3)
+    x, z = np.abs(rng.standard_normal(shape)), 0.2 + 0.7 * rng.random(shape)
+    x = np.where(rng.random(shape) < falls, -x, x)
+    z = np.where(rng.random(shape) < falls, -z, np.where(rng.random(shape) < 0.1, 0.0, z))
+    for start in (1.0, 0.0, -0.75):
+        given = {"x": x, "z": z, "initial": {"h": np.full((3, 3), start)}}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            want = under(np.asarray(rec.compile(backend="reference")(**given)))
+            for backend in ("numpy", "cpu"):
+                have = under(np.asarray(rec.compile(backend=backend, schedule="scan")(**given)))
+                np.testing.assert_allclose(have, want, rtol=1e-9, atol=1e-9, err_msg=f"{backend} from {start}")
+        lost = np.isnan(want)
+        assert (lost == np.maximum.accumulate(lost, axis=1)).all()
+        assert lost.any() or falls == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_roots_of_what_is_not_finite(bad: float, rng: np.random.Generator) -> None:
+    """In the two forms of the operator that keep account; an infinite factor or summand, or none that is a number."""
+    for case, value in (("norm of what may have any sign", "x"), ("norm whose factor may have any sign", "x")):
+        rec = CASES[case].rec
+        given = arrays(rec, rng, 2, 70)
+        given["p"] = np.abs(given["p"]) + 0.1
+        given[value][0, 30, 1] = bad
+        agree(rec, given)
+
+
+def test_a_root_after_a_reset_has_forgotten_what_had_none(rng: np.random.Generator) -> None:
+    rec = Lifted("SEG", "reset when go; h = sqrt(z * h[t-1]**2 + x + 0.5)", "abs(p)").rec
+    (group,) = analyze(rec.ir, prove=True).groups
+    assert group.schedules == ("sequential", "scan") and group.certificate.status == "decided"
+    given = arrays(rec, rng, 3, 90)
+    agree(rec, given)
+    found = np.asarray(rec.compile(backend="numpy", schedule="scan")(**given))
+    assert np.isnan(found).any() and np.isfinite(found[given["go"]]).any()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -104,7 +104,8 @@ def test_whole_numbers_that_stand_for_infinity_are_kept(backend: str, first: int
     ("line", "word"),
     [
         ("h = min(h[t-1] + n, 3)", "not known to be small enough"),
-        ("h = min(h[t-1] + 4194304, n)", "not known to be small enough"),
+        ("h = min(h[t-1] + 4194304, 3)", "not known to be small enough"),
+        ("h = min(h[t-1] - 4194304, 3)", "not known to be small enough"),
         ("h = max(h[t-1] - n, 3)", "not known to be small enough"),
         ("h = min(h[t-1] + 1, n)", "not known to be small enough"),
         ("h = max(h[t-1] + cast(x, int), 3)", "not known to be small enough"),
@@ -116,6 +117,22 @@ def test_sums_of_whole_numbers_without_bounds_are_not_scanned(line: str, word: s
     case = Mixed("", f"input x[D], n[D]: int; state h[D]: int = 0; {line}; output h, z = x + 1 + n")
     (group,) = case.rec.analyze().groups
     assert "scan" not in group.schedules and any(word in r.text for r in group.reasons), group.reasons
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "h = min(h[t-1] + 4194303, 3)",
+        "h = max(h[t-1] - k + m, t)",
+        "h = min(if k == 0 then h[t-1] + index(D) else h[t-1] - m, m * k)",
+    ],
+)
+def test_sums_of_whole_numbers_with_bounds_are_scanned(line: str, rng: np.random.Generator) -> None:
+    case = Mixed("", f"input k[D]: int(Q); param m: int(N); state h[D]: int = 0; {line}; output h, z = k + m")
+    (group,) = case.rec.analyze().groups
+    assert group.schedules == ("sequential", "scan"), group.reasons
+    for steps in (1, 2, 64):
+        agree(case, "numpy", rng, steps)
 
 
 LOOK_ALIKES = {

@@ -167,6 +167,14 @@ def test_every_flipped_operator_of_any_class_loses_the_proof(name: str, rng: np.
     assert not kept, f"{name} changed unnoticed: {kept}"
 
 
+def test_a_merge_with_a_flipped_operator_loses_the_proof() -> None:
+    recurrence = zoo.load("top_k").ir
+    (group,) = analyze(recurrence).groups
+    assert group.monoid is not None and certified(recurrence, group.monoid)
+    changed = [replace(group.monoid, combine=(m,)) for m in mutants(group.monoid.combine[0])]
+    assert len(changed) > 2 and not any(certified(recurrence, m) for m in changed)
+
+
 def test_the_operator_of_a_part_is_proved_too() -> None:
     (group,) = analyze(zoo.load("mlstm").ir, prove=True).groups
     rest, matrix = group.parts

@@ -198,9 +198,7 @@ def test_one_change_changes_the_class(what: str) -> None:
     ("text", "says"),
     [
         (PAIRS["a decay below zero"][2], "with `abs` or `exp` of that value this would be a scan"),
-        ("state h[D] = 0; h = sqrt(z * h[t-1]**2 + x**2); output h", "its factor is not known to be 0 or more"),
-        ("state h[D] = 0; h = sqrt(abs(z) * h[t-1]**2 + x); output h", "what is added is not known to be 0 or more"),
-        ("state h[D] = 0; h = (0.5 * h[t-1]**3 + x**2)**(1 / 3); output h", "to be 0 or more at the start"),
+        ("state h[D] = 1; h = exp(0.5 * log(h[t-1]) + x); output h", "would stay finite where this overflows"),
         (
             PAIRS["a gate that reads the state"][2],
             "if what `sigmoid` reads came from `x` alone, without `h[t-1]`, as in the gates of minGRU",
@@ -215,6 +213,22 @@ def test_a_refusal_says_what_is_in_the_way_and_what_would_help(text: str, says: 
     assert group.schedules == ("sequential",)
     assert any(says in r.text for r in group.reasons), [r.text for r in group.reasons]
     assert any(r.span for r in group.reasons)
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("h = sqrt(abs(z) * h[t-1]**2 + x**2)", 2),
+        ("h = sqrt(abs(z) * h[t-1]**2 + x)", 3),
+        ("h = (0.5 * h[t-1]**3 + x**2)**(1 / 3)", 3),
+        ("h = sqrt(z * h[t-1]**2 + x**2)", 4),
+    ],
+)
+def test_a_scan_keeps_account_of_what_has_no_root_where_a_step_may_have_none(line: str, parts: int) -> None:
+    (group,) = recurc.load(text=f"{HEAD}    state h[D] = 0\n    {line}\n    output h\n").analyze().groups
+    assert group.cls == "AM" and group.schedules == ("sequential", "scan") and group.monoid is not None
+    assert len(group.monoid.components) == parts
+    assert any("keeps account" in r.text for r in group.reasons) is (parts > 2)
 
 
 def test_no_help_is_offered_where_nothing_would_be_left() -> None:
