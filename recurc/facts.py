@@ -17,8 +17,8 @@ class Component:
     dims: Dims
     dtype: DType = DType.REAL
     # What the laws are for: "any", "nonnegative", "flag" (0 or 1), "flagged" (0 without the flag), "symmetric" (a
-    # covariance or an information), "definite" (any, and like those in a filter), and, where elements of either sign and
-    # 0 are combined differently, "signed" and "unsigned".
+    # covariance or an information), "definite" (any, and like those in a filter), and, where elements of either sign
+    # and 0 are combined differently, "signed" and "unsigned".
     holds: str = "any"
 
 
