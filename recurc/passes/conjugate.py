@@ -31,6 +31,13 @@ class Conjugate:
     def outside(self, value: Expr) -> Expr:
         return replace(self.outer, args=(value, *self.outer.args[1:]), dims=value.dims)
 
+    def undone(self, value: Expr) -> Expr:
+        """The state that `inner` makes `value` of, also of one that no step makes but a state may begin with."""
+        if not self.keeps_signs:
+            return self.outside(value)
+        turned = apply("neg", self.outside(apply("neg", value)))
+        return apply("select", apply("lt", value, zero(value.dtype)), turned, self.outside(value))
+
 
 def conjugate(forms: Forms, state: str) -> Conjugate | None:
     """The disguise of `state`'s update, if taking it off leaves an update that is affine, element by element."""

@@ -381,7 +381,8 @@ def conjugate_monoid(state: State, form: Conjugate, taken: set[str], rises: bool
     """h = p(a q(h) + b): the elements are affine maps of q(h). `rises`: a is 0 or more; `adds`: so are b and q(h).
 
     p is not defined below 0, and what a step makes there stays not a number whatever the later ones are. So an element
-    also says between which values q(h) may begin for that not to happen in its steps, unless it never does."""
+    also says between which values q(h) may begin for that not to happen in its steps, unless it never does. The
+    identity leaves also a state below 0 as it is."""
     plain = affine_monoid("AM", state, form.factor, form.offset, taken)
     old = Read(state.name, 1, state.dims, state.dtype)
     inside = rewrite(plain.apply[0], lambda n: form.inner if n == old else n)
@@ -432,7 +433,7 @@ def conjugate_monoid(state: State, form: Conjugate, taken: set[str], rises: bool
         identity=(*plain.identity, *identity),
         lift=tuple(lift),
         combine=(*plain.combine, *ends),
-        apply=(form.outside(value),),
+        apply=(form.undone(value),),
     )
 
 
