@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -59,6 +60,11 @@ class Affine(Enum):
 Partials = Callable[[Sequence[Expr], Expr], tuple[Expr | None, ...]]
 
 
+@cache
+def _meaning(text: str) -> Callable[..., Any]:
+    return import_module("recurc.meaning").function(text)
+
+
 @dataclass(frozen=True)
 class Op:
     name: str
@@ -77,7 +83,7 @@ class Op:
     @property
     def numpy(self) -> Callable[..., Any]:
         """The meaning as a function of arrays; see `recurc.meaning`."""
-        return import_module("recurc.meaning").function(self.meaning)
+        return _meaning(self.meaning)
 
 
 class TypeProblem(Exception):

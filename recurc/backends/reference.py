@@ -7,6 +7,7 @@ are float64, complex numbers complex128, integers int64. Everything else in recu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -258,9 +259,18 @@ def _with_batch(value: Array, dims: Dims) -> Array:
 
 def _aligned(value: Array, dims: Dims, onto: Dims) -> Array:
     """`value` with the axes of `onto` in their order, 1 where it has none."""
+    if dims == onto:
+        return value
+    order, places = _alignment(dims, onto)
+    return value.transpose(order)[places]
+
+
+@cache
+def _alignment(dims: Dims, onto: Dims) -> tuple[tuple[int, ...], tuple[slice | None, ...]]:
+    """The axes in their new order, and an index that makes the new ones."""
     have, want = axis_ids(dims), axis_ids(onto)
-    ordered = value.transpose(0, *(1 + have.index(axis) for axis in want if axis in have))
-    return ordered[(slice(None), *(slice(None) if axis in have else np.newaxis for axis in want))]
+    order = (0, *(1 + have.index(axis) for axis in want if axis in have))
+    return order, (slice(None), *(slice(None) if axis in have else None for axis in want))
 
 
 def _filled(value: Array, dims: Dims, onto: Dims, batch: int, sizes: Mapping[str, int]) -> Array:

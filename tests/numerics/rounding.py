@@ -5,12 +5,14 @@ That is Monte Carlo arithmetic (Parker, "Monte Carlo arithmetic", 1997; CESTAC, 
 float32 loops could give, and how far they are from the exact one says how well the numbers at hand determine the
 result at all, with no constant chosen for a system. An operation whose result float32 holds stays exact, so counters,
 flags and zeros are themselves in every run.
+
+What needs no state, and what no state needs, is evaluated for all steps at once; the loop has the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -20,6 +22,8 @@ from recurc import ir
 from recurc.backends import reference
 
 Arrays = dict[str, np.ndarray]
+_LOW = np.int64((1 << 29) - 1)  # of the bits of a float64, those a float32 lacks
+_MOVES = (ir.Reaxis, ir.Broadcast, ir.Gather, ir.Unfold)  # what they give was rounded before
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,35 @@ def run(
 
     def rounded(expr: ir.Expr, *rest: Any) -> np.ndarray:
         value = plain(expr, *rest)
-        if value.dtype.kind not in "fc" or value.shape[0] != batch * rows:
+        if value.dtype.kind not in "fc" or value.shape[0] != all_rows or isinstance(expr, _MOVES):
             return value
-        return np.concatenate([value[:batch], _either_side(value[batch:], rng)])
+        value = value.copy("C")
+        value[exact_rows:] = either_side(value[exact_rows:])
+        return value
 
-    plain = reference.evaluate
+    def at_once(part: ir.Recurrence, given: Arrays) -> Arrays:
+        """A part without feedback, all steps as rows of one batch."""
+        nonlocal exact_rows, all_rows
+        exact_rows, all_rows = batch * steps, batch * rows * steps
+        inputs = {i.name for i in part.inputs}
+        flat = {
+            n: a.reshape(all_rows, 1, *a.shape[2:]) if n in inputs else np.repeat(a, steps, 0) for n, a in given.items()
+        }
+        made = reference.run(part, {n: flat[n] for n in (*inputs, *(p.name for p in part.params))}, all_rows, 1, sizes)
+        exact_rows, all_rows = batch, batch * rows
+        return {n: made[n].reshape(all_rows, steps, *made[n].shape[2:]) for n in part.outputs}
+
+    plain, either_side = reference.evaluate, _EitherSide(rng)
+    exact_rows, all_rows = batch, batch * rows
+    given = {n: repeated(n, a) for n, a in arrays.items()}
+    sizes = reference.find_sizes(rec, given, sizes or {})
     with mock.patch.object(reference, "evaluate", rounded):
-        found = reference.run(rec, {n: repeated(n, a) for n, a in arrays.items()}, batch * rows, steps, sizes)
+        before, loop, after = _parts(rec)
+        made = at_once(before, given)
+        made |= reference.run(loop, given | made, all_rows, steps, sizes)
+        made |= at_once(after, given | made)
+        finals = [f"{s.name}@final" for s in rec.states]
+        found = {n: made[n] for n in (*rec.outputs, *finals)}
     exact = {n: v[:batch] for n, v in found.items()}
     spread: Arrays = {}
     for name, value in found.items():
@@ -67,12 +93,89 @@ def run(
     return Run(exact, spread)
 
 
-def _either_side(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The float32 above or the one below, by chance, as float64."""
-    if value.dtype.kind == "c":
-        return _either_side(value.real, rng) + 1j * _either_side(value.imag, rng)
-    with np.errstate(over="ignore"):
+def _parts(rec: ir.Recurrence) -> tuple[ir.Recurrence, ir.Recurrence, ir.Recurrence]:
+    """What reads no state, which becomes inputs of the rest; the loop; and what no state reads."""
+    states = {s.name for s in rec.states}
+    free = {v.name: v for v in (*rec.inputs, *rec.params)}
+    before: list[ir.Equation] = []
+
+    def is_free(expr: ir.Expr) -> bool:
+        return _now(expr) and all(r.name in free for r in ir.reads(expr))
+
+    def taken_out(expr: ir.Expr) -> ir.Expr:
+        if not isinstance(expr, ir.Read) and any(ir.reads(expr)) and is_free(expr):
+            name = f"free {len(before)}"
+            before.append(ir.Equation(name, expr))
+            return ir.Read(name, 0, expr.dims, expr.dtype)
+        return ir.with_children(expr, tuple(taken_out(c) for c in ir.children(expr)))
+
+    rest: list[ir.Equation] = []
+    for equation in rec.equations:
+        if equation.name not in states | {rec.reset} and any(ir.reads(equation.expr)) and is_free(equation.expr):
+            before.append(equation)
+            free[equation.name] = ir.Input(equation.name, equation.expr.dims, equation.expr.dtype)
+        else:
+            rest.append(replace(equation, expr=taken_out(equation.expr)))
+    kept, after = list[ir.Equation](), list[ir.Equation]()
+    needed = states | {rec.reset}
+    for equation in reversed(rest):
+        if equation.name in needed or not _now(equation.expr):
+            kept.insert(0, equation)
+            needed |= {r.name for r in ir.reads(equation.expr)}
+        else:
+            after.insert(0, equation)
+    known = {n: ir.Input(n, *kind) for n, kind in reference.value_types(rec).items()}
+    known |= {e.name: ir.Input(e.name, e.expr.dims, e.expr.dtype) for e in before}
+    early, late = {e.name for e in before}, {e.name for e in after}
+    params = {p.name for p in rec.params}
+    asked = dict.fromkeys(r.name for e in after for r in ir.reads(e.expr) if r.name not in params | late)
+    own = {i.name for i in rec.inputs}
+    return (
+        _part(rec, before, tuple(i for i in rec.inputs if i.name in own), tuple(early)),
+        replace(
+            rec, inputs=(*rec.inputs, *(known[n] for n in early)), equations=tuple(kept),
+            outputs=tuple(n for n in dict.fromkeys((*rec.outputs, *asked)) if n not in early | late),
+        ),
+        _part(rec, after, tuple(known[n] for n in asked), tuple(late)),
+    )  # fmt: skip
+
+
+def _part(
+    rec: ir.Recurrence, equations: list[ir.Equation], inputs: tuple[ir.Input, ...], outputs: tuple[str, ...]
+) -> ir.Recurrence:
+    inputs = tuple(replace(i, before=None) for i in inputs)
+    return replace(rec, inputs=inputs, states=(), equations=tuple(equations), outputs=outputs, reset=None)
+
+
+def _now(expr: ir.Expr) -> bool:
+    """Whether a value needs nothing but other values of its step."""
+    return not any(isinstance(e, ir.Step | ir.Final) or (isinstance(e, ir.Read) and e.lag) for e in ir.walk(expr))
+
+
+class _EitherSide:
+    """The float32 above a number or the one below, by chance, as float64; parts of a complex number each by itself."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng, self._coins, self._used = rng, np.zeros(0, np.int64), 0
+
+    def __call__(self, value: np.ndarray) -> np.ndarray:
+        """`value`: contiguous float64 or complex128."""
+        exact = value.view(np.float64)
+        # Where bits that float32 has no room for are set, adding all of them carries to the next float32.
+        near = ((exact.view(np.int64) + self._tossed(exact.size).reshape(exact.shape)) & ~_LOW).view(np.float64)
+        if (near.astype(np.float32) != near).any():  # not its range
+            near = self._anywhere(exact)
+        return near.view(value.dtype)
+
+    def _tossed(self, count: int) -> np.ndarray:
+        """So many times 0 or all the low bits."""
+        if self._used + count > self._coins.size:
+            self._coins, self._used = self._rng.integers(0, 2, max(count, 1 << 16)) * _LOW, 0
+        self._used += count
+        return self._coins[self._used - count : self._used]
+
+    def _anywhere(self, value: np.ndarray) -> np.ndarray:
         near = value.astype(np.float32)
         other = np.nextafter(near, np.where(value > near, np.float32(np.inf), np.float32(-np.inf)))
-    swap = (near != value) & np.isfinite(value) & (rng.random(value.shape) < 0.5)
-    return np.where(swap, other, near).astype(np.float64)
+        swap = (near != value) & np.isfinite(value) & (self._tossed(value.size).reshape(value.shape) > 0)
+        return np.where(swap, other, near).astype(np.float64)

@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 import recurc
+from recurc.backends import reference
 from tests.numerics import rounding
 from tests.zoo import cases
 from tests.zoo.oracle import ORACLES
@@ -147,6 +148,19 @@ def test_systems_drawn_by_the_seed_by_every_legal_schedule(backend: str, pick: i
 @pytest.mark.parametrize("steps", STEPS)
 def test_every_system_by_every_legal_schedule(name: str, steps: int, backend: str, session_seed: int) -> None:
     _alike(name, backend, steps, session_seed)
+
+
+@pytest.mark.parametrize("name", ["bidirectional_rnn", "cusum", "episodic_lstm", "mamba3", "past_time_logic", "s5"])
+def test_a_definition_in_parts_is_the_definition(name: str, rng: np.random.Generator) -> None:
+    """With final states, a reset, flags, complex numbers. Wider batches may sum in another order: 1e-12."""
+    rec, steps, sizes = cases.load(name).ir, 6, ORACLES[name].sizes
+    inputs, params = cases.draw(name, rng, steps)
+    want = reference.run(rec, inputs | params, cases.BATCH, steps, sizes)
+    found = rounding.run(rec, inputs | params, cases.BATCH, steps, rng, sizes).exact
+    assert set(found) <= set(want)
+    for value, exact in found.items():
+        assert exact.dtype == want[value].dtype
+        np.testing.assert_allclose(exact, want[value], rtol=1e-12, atol=1e-12, err_msg=value)
 
 
 def test_rounding_alone_tells_a_system_that_forgets_from_chaos(rng: np.random.Generator) -> None:
