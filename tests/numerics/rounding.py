@@ -60,11 +60,11 @@ def run(
         """A part without feedback, all steps as rows of one batch."""
         nonlocal exact_rows, all_rows
         exact_rows, all_rows = batch * steps, batch * rows * steps
-        inputs = {i.name for i in part.inputs}
-        flat = {
-            n: a.reshape(all_rows, 1, *a.shape[2:]) if n in inputs else np.repeat(a, steps, 0) for n, a in given.items()
-        }
-        made = reference.run(part, {n: flat[n] for n in (*inputs, *(p.name for p in part.params))}, all_rows, 1, sizes)
+        flat = {i.name: given[i.name].reshape(all_rows, 1, *given[i.name].shape[2:]) for i in part.inputs}
+        used = {r.name for e in part.equations for r in ir.reads(e.expr)}
+        part = replace(part, params=tuple(p for p in part.params if p.name in used))
+        flat |= {p.name: np.repeat(given[p.name], steps, 0) for p in part.params}
+        made = reference.run(part, flat, all_rows, 1, sizes)
         exact_rows, all_rows = batch, batch * rows
         return {n: made[n].reshape(all_rows, steps, *made[n].shape[2:]) for n in part.outputs}
 

@@ -68,6 +68,8 @@ def agree(
 ) -> None:  # fmt: skip
     """In float64 and in float32, outputs and final states."""
     compiled = rec.compile(backend=backend, schedule=schedule, sizes=sizes)
+    exact = {n: _by_time(a if rec.ir.inputs else a[0], rec, n) for n, a in run.exact.items()}
+    outputs = np.max([_sizes(exact[o]) for o in rec.ir.outputs], axis=0)
     for real in ("f64", "f32"):
         types: Any = {"f64": (np.float64, np.complex128), "f32": (np.float32, np.complex64)}[real]
         typed = {n: a.astype(types[a.dtype.kind == "c"]) if a.dtype.kind in "fc" else a for n, a in arrays.items()}
@@ -75,11 +77,10 @@ def agree(
         found = dict(zip(rec.ir.outputs, cases.several(out), strict=True))
         found |= {f"{s.name}@final": final[s.name] for s in rec.ir.states}
         for value, made in found.items():
-            exact = run.exact[value] if rec.ir.inputs else run.exact[value][0]
-            have, want = (_by_time(np.asarray(a), rec, value) for a in (made, exact))
+            have, want = _by_time(np.asarray(made), rec, value), exact[value]
             what = f"{rec.ir.name} on {backend} by {schedule}, T {steps}, {real}: {value}"
             assert have.shape == want.shape, f"{what} has shape {have.shape}, expected {want.shape}"
-            known = _known(want, run.spread[value])
+            known = _known(want, run.spread[value], outputs)
             assert known == len(want) or amplifies, f"{what}: rounding alone moves it at step {known}"
             spread = float(run.spread[value][:known].max(initial=0.0))
             _same(have[:known], want[:known], spread, usual(rec, schedule, steps, want[:known]), real, what)
@@ -90,13 +91,21 @@ def _by_time(value: np.ndarray, rec: recurc.Recurrence, name: str) -> np.ndarray
     return value[np.newaxis] if "@" in name else np.moveaxis(value, 1, 0) if rec.ir.inputs else value
 
 
-def _known(want: np.ndarray, spread: np.ndarray) -> int:
-    """How many steps rounding leaves as they are: within 1 % of the largest value so far, and no integer another."""
+def _sizes(value: np.ndarray) -> np.ndarray:
+    """The largest value up to each step."""
+    size = np.where(np.isfinite(value), np.abs(value), 0.0).max(axis=tuple(range(1, value.ndim)), initial=0.0)
+    return np.maximum.accumulate(size)
+
+
+def _known(want: np.ndarray, spread: np.ndarray, outputs: np.ndarray) -> int:
+    """How many steps rounding leaves as they are: within 1 % of the largest value so far, and no integer another. What
+    is next to nothing may be a difference of numbers as large as the `outputs` (`_sizes`), which each rounding moves by
+    up to a unit in the last place, 2^-23 of them: four of those."""
     if want.dtype.kind in "bi":
         moved = spread > 0
     else:
-        size = np.where(np.isfinite(want), np.abs(want), 0.0).max(axis=tuple(range(1, want.ndim)), initial=0.0)
-        moved = spread > np.maximum(1e-2 * np.maximum.accumulate(size), 1e-5)
+        near = outputs[-1:] if len(want) == 1 else outputs
+        moved = spread > np.maximum(1e-2 * _sizes(want), np.maximum(1e-5, 4 * 2.0**-23 * near))
     return int(moved.argmax()) if moved.any() else len(want)
 
 
