@@ -23,7 +23,7 @@ from recurc.backends import reference
 
 Arrays = dict[str, np.ndarray]
 _LOW = np.int64((1 << 29) - 1)  # of the bits of a float64, those a float32 lacks
-_MOVES = (ir.Reaxis, ir.Broadcast, ir.Gather, ir.Unfold)  # what they give was rounded before
+_MOVES = (ir.Read, ir.Reaxis, ir.Broadcast, ir.Gather, ir.Unfold)  # what they give was rounded before
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def run(
         if value.dtype.kind not in "fc" or value.shape[0] != all_rows or isinstance(expr, _MOVES):
             return value
         value = value.copy("C")
-        value[exact_rows:] = either_side(value[exact_rows:])
+        either_side(value[exact_rows:])
         return value
 
     def at_once(part: ir.Recurrence, given: Arrays) -> Arrays:
@@ -158,14 +158,15 @@ class _EitherSide:
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng, self._coins, self._used = rng, np.zeros(0, np.int64), 0
 
-    def __call__(self, value: np.ndarray) -> np.ndarray:
-        """`value`: contiguous float64 or complex128."""
-        exact = value.view(np.float64)
+    def __call__(self, value: np.ndarray) -> None:
+        """In place; `value` is contiguous float64 or complex128."""
+        near = value.reshape(-1).view(np.float64)
+        exact, bits = near.copy(), near.view(np.int64)
         # Where bits that float32 has no room for are set, adding all of them carries to the next float32.
-        near = ((exact.view(np.int64) + self._tossed(exact.size).reshape(exact.shape)) & ~_LOW).view(np.float64)
+        bits += self._tossed(bits.size)
+        bits &= ~_LOW
         if (near.astype(np.float32) != near).any():  # not its range
-            near = self._anywhere(exact)
-        return near.view(value.dtype)
+            near[:] = self._anywhere(exact)
 
     def _tossed(self, count: int) -> np.ndarray:
         """So many times 0 or all the low bits."""
@@ -177,5 +178,5 @@ class _EitherSide:
     def _anywhere(self, value: np.ndarray) -> np.ndarray:
         near = value.astype(np.float32)
         other = np.nextafter(near, np.where(value > near, np.float32(np.inf), np.float32(-np.inf)))
-        swap = (near != value) & np.isfinite(value) & (self._tossed(value.size).reshape(value.shape) > 0)
+        swap = (near != value) & np.isfinite(value) & (self._tossed(value.size) > 0)
         return np.where(swap, other, near).astype(np.float64)
