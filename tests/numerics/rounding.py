@@ -6,6 +6,9 @@ float32 loops could give, and how far they are from the exact one says how well 
 result at all, with no constant chosen for a system. An operation whose result float32 holds stays exact, so counters,
 flags and zeros are themselves in every run.
 
+What is made of params alone is rounded once for a run: a float32 loop makes the same error of it in every step, and
+errors that are the same add up to T of them where errors by chance add up to their square root.
+
 What needs no state, and what no state needs, is evaluated for all steps at once; the loop has the rest.
 """
 
@@ -73,7 +76,9 @@ def run(
     given = {n: repeated(n, a) for n, a in arrays.items()}
     sizes = reference.find_sizes(rec, given, sizes or {})
     with mock.patch.object(reference, "evaluate", rounded):
-        before, loop, after = _parts(rec)
+        once, whole = _of_params(rec)
+        given |= {n: v[:, 0] for n, v in reference.run(once, given, all_rows, 1, sizes).items()}
+        before, loop, after = _parts(whole)
         made = at_once(before, given)
         made |= reference.run(loop, given | made, all_rows, steps, sizes)
         made |= at_once(after, given | made)
@@ -91,6 +96,36 @@ def run(
         each = along.max(axis=(0, 1, *range(3, along.ndim)), initial=0.0)
         spread[name] = np.maximum.accumulate(each)
     return Run(exact, spread)
+
+
+def _of_params(rec: ir.Recurrence) -> tuple[ir.Recurrence, ir.Recurrence]:
+    """What is made of params alone, and the rest, whose params they become."""
+    kept = {s.name for s in rec.states} | {rec.reset, *rec.outputs}
+    params = {p.name: p for p in rec.params}
+    found: list[ir.Equation] = []
+
+    def add(name: str, expr: ir.Expr) -> None:
+        found.append(ir.Equation(name, expr))
+        params[name] = ir.Param(name, expr.dims, expr.dtype)
+
+    def fixed(expr: ir.Expr) -> bool:
+        return _now(expr) and any(ir.reads(expr)) and all(r.name in params for r in ir.reads(expr))
+
+    def taken_out(expr: ir.Expr) -> ir.Expr:
+        if not isinstance(expr, ir.Read) and fixed(expr):
+            name = f"once {len(found)}"
+            add(name, expr)
+            return ir.Read(name, 0, expr.dims, expr.dtype)
+        return ir.with_children(expr, tuple(taken_out(c) for c in ir.children(expr)))
+
+    rest: list[ir.Equation] = []
+    for equation in rec.equations:
+        if equation.name not in kept and fixed(equation.expr):
+            add(equation.name, equation.expr)
+        else:
+            rest.append(replace(equation, expr=taken_out(equation.expr)))
+    whole = replace(rec, params=tuple(params.values()), equations=tuple(rest))
+    return _part(rec, found, (), tuple(e.name for e in found)), whole
 
 
 def _parts(rec: ir.Recurrence) -> tuple[ir.Recurrence, ir.Recurrence, ir.Recurrence]:
