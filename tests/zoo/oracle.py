@@ -62,7 +62,9 @@ def drawn(rng: np.random.Generator, how: Draw, shape: tuple[int, ...]) -> np.nda
         case "positive":
             return rng.uniform(0.2, 1.5, shape)
         case "stable":
-            return rng.normal(0, 0.5, shape) - 1.5 * np.eye(shape[-1])
+            found = rng.normal(0, 0.5, shape)
+            grows = np.linalg.eigvals(found).real.max(axis=-1)[..., np.newaxis, np.newaxis]
+            return found - np.maximum(1.5, grows + 0.2) * np.eye(shape[-1])
         case "halves":
             return rng.integers(-3, 4, shape) / 2
         case "at":

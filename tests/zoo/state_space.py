@@ -155,7 +155,8 @@ def mamba2(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
         yield p.scale * y / np.sqrt((y**2).mean() + 1e-5)
 
 
-@oracle("lssl", sizes={"D": 4, "N": 3}, A="stable", alpha="gate")
+# alpha from 1/2 on: below it the transform of a stable A grows without bound where dt is large
+@oracle("lssl", sizes={"D": 4, "N": 3}, A="stable", alpha=lambda rng, shape: rng.uniform(0.5, 0.95, shape))
 def lssl(p: SimpleNamespace, xs: list[SimpleNamespace]) -> Iterator[Any]:
     dt, one = np.exp(p.log_dt), np.eye(3)
     left = np.linalg.inv(one - p.alpha * dt * p.A)
