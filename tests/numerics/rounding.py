@@ -33,7 +33,7 @@ _MOVES = (ir.Read, ir.Reaxis, ir.Broadcast, ir.Gather, ir.Unfold)  # what they g
 @dataclass(frozen=True)
 class Run:
     """What the definition gives, and the largest deviation of the rounded runs from it, by the name of the value: of
-    an output `(T,)`, up to each step; of a final state `(1,)`."""
+    an output `(T,)`, up to each step, of integers and truth values at each step; of a final state `(1,)`."""
 
     exact: Arrays
     spread: Arrays
@@ -95,7 +95,7 @@ def run(
             )
         along = off if name in rec.outputs else off[:, :, np.newaxis]  # (samples, B, T, ...)
         each = along.max(axis=(0, 1, *range(3, along.ndim)), initial=0.0)
-        spread[name] = np.maximum.accumulate(each)
+        spread[name] = each if value.dtype.kind in "bi" else np.maximum.accumulate(each)
     return Run(exact, spread)
 
 
