@@ -79,8 +79,8 @@ lengths, and the million steps below stay within 8 sqrt(T) (K + 3) u.
 **A system that amplifies rounding** (a quotient of small differences, a matrix inverse) has no bound that holds for
 others. The tests then run the definition several times with every operation rounded to float32 at random, up or down
 (Monte Carlo arithmetic), and allow four times the largest deviation of those runs. The rule is one for all systems.
-What is made of params alone is rounded once for a run: its error is the same at every step, and in a system that does
-not forget it grows with T rather than with the square root of T.
+What is made of params and constants alone is rounded once for a run: its error is the same at every step, and in a
+system that does not forget it grows with T rather than with the square root of T.
 Chaotic systems lose all digits in any order; they are compared for as many steps as these runs agree within 1 %.
 
 ## Errors measured

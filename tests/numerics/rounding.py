@@ -6,8 +6,8 @@ float32 loops could give, and how far they are from the exact one says how well 
 result at all, with no constant chosen for a system. An operation whose result float32 holds stays exact, so counters,
 flags and zeros are themselves in every run.
 
-What is made of params alone is rounded once for a run: a float32 loop makes the same error of it in every step, and
-errors that are the same add up to T of them where errors by chance add up to their square root.
+What is made of params and constants alone is rounded once for a run: a float32 loop makes the same error of it in
+every step, and errors that are the same add up to T of them where errors by chance add up to their square root.
 
 What needs no state, and what no state needs, is evaluated for all steps at once; the loop has the rest.
 """
@@ -23,6 +23,7 @@ import numpy as np
 
 from recurc import ir
 from recurc.backends import reference
+from recurc.types import Kind
 
 Arrays = dict[str, np.ndarray]
 _LOW = np.int64((1 << 29) - 1)  # of the bits of a float64, those a float32 lacks
@@ -32,7 +33,7 @@ _MOVES = (ir.Read, ir.Reaxis, ir.Broadcast, ir.Gather, ir.Unfold)  # what they g
 @dataclass(frozen=True)
 class Run:
     """What the definition gives, and the largest deviation of the rounded runs from it, by the name of the value: of
-    an output `(T,)`, up to each step; of a final state `(1,)`."""
+    an output `(T,)`, up to each step, of integers and truth values at each step; of a final state `(1,)`."""
 
     exact: Arrays
     spread: Arrays
@@ -53,9 +54,9 @@ def run(
 
     def rounded(expr: ir.Expr, *rest: Any) -> np.ndarray:
         value = plain(expr, *rest)
-        if value.dtype.kind not in "fc" or value.shape[0] != all_rows or isinstance(expr, _MOVES):
+        if value.dtype.kind not in "fc" or isinstance(expr, _MOVES) or (isinstance(expr, ir.Const) and _held(expr)):
             return value
-        value = value.copy("C")
+        value = np.broadcast_to(value, (all_rows, *value.shape[1:])).copy()  # constants too, by themselves for each run
         either_side(value[exact_rows:])
         return value
 
@@ -94,12 +95,12 @@ def run(
             )
         along = off if name in rec.outputs else off[:, :, np.newaxis]  # (samples, B, T, ...)
         each = along.max(axis=(0, 1, *range(3, along.ndim)), initial=0.0)
-        spread[name] = np.maximum.accumulate(each)
+        spread[name] = each if value.dtype.kind in "bi" else np.maximum.accumulate(each)
     return Run(exact, spread)
 
 
 def _of_params(rec: ir.Recurrence) -> tuple[ir.Recurrence, ir.Recurrence]:
-    """What is made of params alone, and the rest, whose params they become."""
+    """What is made of params and constants alone, and the rest, whose params they become."""
     kept = {s.name for s in rec.states} | {rec.reset, *rec.outputs}
     params = {p.name: p for p in rec.params}
     found: list[ir.Equation] = []
@@ -109,10 +110,12 @@ def _of_params(rec: ir.Recurrence) -> tuple[ir.Recurrence, ir.Recurrence]:
         params[name] = ir.Param(name, expr.dims, expr.dtype)
 
     def fixed(expr: ir.Expr) -> bool:
-        return _now(expr) and any(ir.reads(expr)) and all(r.name in params for r in ir.reads(expr))
+        if isinstance(expr, ir.Read | ir.Iota | ir.Size) or (isinstance(expr, ir.Const) and _held(expr)):
+            return False
+        return _now(expr) and all(r.name in params for r in ir.reads(expr))
 
     def taken_out(expr: ir.Expr) -> ir.Expr:
-        if not isinstance(expr, ir.Read) and fixed(expr):
+        if fixed(expr):
             name = f"once {len(found)}"
             add(name, expr)
             return ir.Read(name, 0, expr.dims, expr.dtype)
@@ -180,6 +183,11 @@ def _part(
 ) -> ir.Recurrence:
     inputs = tuple(replace(i, before=None) for i in inputs)
     return replace(rec, inputs=inputs, states=(), equations=tuple(equations), outputs=outputs, reset=None)
+
+
+def _held(const: ir.Const) -> bool:
+    """Whether float32 holds a number, or it is none that is rounded."""
+    return const.dtype.kind not in (Kind.REAL, Kind.COMPLEX) or bool(np.complex64(const.value) == const.value)
 
 
 def _now(expr: ir.Expr) -> bool:

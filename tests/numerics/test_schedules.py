@@ -12,6 +12,10 @@ is allowed as well; 2^-29 of it in float64. A schedule is one more such run, in 
 functions are good to two units in the last place where a sampled operation rounds within one, and because the largest
 of three samples is within a factor of two of the largest of many. The rule is the same for all systems.
 
+A choice between two numbers as near as rounding (of two ways into a state, when scores are in the thousands) is not
+determined in float32: integers are compared where no rounded run has another, which must be 99 % of the steps; in
+float64 everywhere.
+
 Systems that are chaotic at the values drawn, named in `AMPLIFIES`, double every error in a few steps; no two orders of
 operations agree for long. They are compared as long as the rounded runs stay within 1 % of the largest value so
 far, and no other system may leave that.
@@ -80,6 +84,12 @@ def agree(
             have, want = _by_time(np.asarray(made), rec, value), exact[value]
             what = f"{rec.ir.name} on {backend} by {schedule}, T {steps}, {real}: {value}"
             assert have.shape == want.shape, f"{what} has shape {have.shape}, expected {want.shape}"
+            if want.dtype.kind in "bi" and not amplifies:
+                moved = run.spread[value] > 0
+                assert moved.sum() <= 1e-2 * len(want), f"{what}: rounding alone moves {moved.sum()} of {len(want)}"
+                sure = ~moved if real == "f32" else np.full(len(want), True)
+                np.testing.assert_array_equal(have[sure], want[sure], err_msg=what)
+                continue
             known = _known(want, run.spread[value], outputs)
             assert known == len(want) or amplifies, f"{what}: rounding alone moves it at step {known}"
             spread = float(run.spread[value][:known].max(initial=0.0))
