@@ -128,6 +128,21 @@ CASES = {
         "input e[D, N]; param A[R, N]; state h[D, N] = 1; "
         "j = exp(e) * (((h[t-1] as [D, R]) @ abs(A)) as [D, N]); h = j / sum(j, N); output h",
     ),
+    "Riccati": Mixed(
+        "MB",
+        "input h[N]; param F[N, N], Q[N, N]; state P[N, N] = P0; param P0[N, N]; J = ((h * (h as [R])) as [N, N]); "
+        "P = 0.1 * (F @ inv(inv(eye(N) + 0 * P0 + P[t-1]) + eye(N) + J) @ F.T) + 0.1 * Q; output P",
+    ),
+    "two matrices from two sides": Mixed(
+        "MB",
+        "input J[N, N]; param F[N, N], G[N, N]; state P[N, N] = eye(N); "
+        "P = eye(N) - 0.05 * (F @ inv(4 * inv(P[t-1]) + eye(N) + 0.05 * J) @ G) / 2; output P",
+    ),
+    "a choice of maps": Mixed(
+        "MB",
+        "input J[N, N], go: bool; state P[N, N] = eye(N); "
+        "P = if go then 0.5 * P[t-1] + eye(N) else inv(inv(P[t-1] + 2 * eye(N)) + 0.01 * J.T).T; output P",
+    ),
     "after a reset": Mixed(
         "SEG",
         "input A[N, R], go: bool; state h[N] = index(N); reset when go; h = max(A + (h[t-1] as [R]), R); output h",
