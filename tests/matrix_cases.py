@@ -130,8 +130,8 @@ CASES = {
     ),
     "Riccati": Mixed(
         "MB",
-        "input h[N]; param F[N, N], Q[N, N]; state P[N, N] = P0; param P0[N, N]; J = ((h * (h as [R])) as [N, N]); "
-        "P = 0.1 * (F @ inv(inv(eye(N) + 0 * P0 + P[t-1]) + eye(N) + J) @ F.T) + 0.1 * Q; output P",
+        "input h[N]; param F[N, N], K[N, N]; state P[N, N] = eye(N); J = (h * (h as [R])) as [N, N]; "
+        "P = 0.1 * (F @ inv(inv(P[t-1]) + eye(N) + J) @ F.T + K @ K.T) + eye(N); output P",
     ),
     "two matrices from two sides": Mixed(
         "MB",
@@ -141,7 +141,7 @@ CASES = {
     "a choice of maps": Mixed(
         "MB",
         "input J[N, N], go: bool; state P[N, N] = eye(N); "
-        "P = if go then 0.5 * P[t-1] + eye(N) else inv(inv(P[t-1] + 2 * eye(N)) + 0.01 * J.T).T; output P",
+        "P = if go then 0.5 * P[t-1] + eye(N) else -inv(-eye(N) - inv(P[t-1] + 2 * eye(N)) - 0.01 * J.T); output P",
     ),
     "after a reset": Mixed(
         "SEG",
