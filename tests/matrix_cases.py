@@ -160,6 +160,21 @@ CASES = {
         "input x, go: bool; state h[Q] = -inf; reset when go; "
         "h = max(h[t-1], if index(Q) == 0 then x else min(lookup(h[t-1], index(Q) - 1), x)); output h",
     ),
+    "Riccati": Mixed(
+        "MB",
+        "input h[N]; param F[N, N], K[N, N]; state P[N, N] = eye(N); J = (h * (h as [R])) as [N, N]; "
+        "P = 0.1 * (F @ inv(inv(P[t-1]) + eye(N) + J) @ F.T + K @ K.T) + eye(N); output P",
+    ),
+    "two matrices from two sides": Mixed(
+        "MB",
+        "input J[N, N]; param F[N, N], G[N, N]; state P[N, N] = eye(N); "
+        "P = eye(N) - 0.05 * (F @ inv(4 * inv(P[t-1]) + eye(N) + 0.05 * J) @ G) / 2; output P",
+    ),
+    "a choice of maps": Mixed(
+        "MB",
+        "input J[N, N], go: bool; state P[N, N] = eye(N); "
+        "P = if go then 0.5 * P[t-1] + eye(N) else -inv(-eye(N) - inv(P[t-1] + 2 * eye(N)) - 0.01 * J.T); output P",
+    ),
     "after a reset": Mixed(
         "SEG",
         "input A[N, R], go: bool; state h[N] = index(N); reset when go; h = max(A + (h[t-1] as [R]), R); output h",

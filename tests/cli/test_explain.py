@@ -64,7 +64,7 @@ def test_explain_json_is_complete_and_nothing_else_is_on_stdout(recurc: Invoke, 
         has(group, GROUP)
         assert group["candidates"].keys() == {*group["schedules"], *group["on_request"]}
         assert [s for s, c in group["candidates"].items() if c["chosen"]] == [group["chosen"]]
-        assert (group["operator"] is not None) == ("scan" in group["schedules"])
+        assert (group["operator"] is not None) == ("scan" in (*group["schedules"], *group["on_request"]))
         assert (group["low_rank"] is not None) == ("chunkwise" in group["schedules"])
         if group["operator"] is not None:
             parts = group["operator"]

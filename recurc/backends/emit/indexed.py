@@ -310,7 +310,7 @@ class _Statements:
     ) -> None:
         self.body, self.sizes, self.unrolled = body, sizes, unrolled
         self.out: list[Stmt] = []
-        self.known: dict[Node, str] = {}
+        self.known: dict[Node, tuple[str, tuple[Var, ...]]] = {}
         self.made: dict[ir.Expr, str] = {}
         self.local = {e.name: declared.get(e.name, e.expr.dims) for e in body}
         self.taken = set(self.local)
@@ -433,10 +433,13 @@ class _Statements:
                 index = tuple(v for v in order if v in free_vars(inner))
                 own, inner = _canonical(inner, index)
                 if inner not in self.known:
-                    name = self.known[inner] = self._name(owner, op)
+                    name = self._name(owner, op)
+                    self.known[inner] = name, own
                     what = f"{op} over {', '.join(dim_of(v) for v in over)} in {owner}"
                     self.out.append(Stmt(name, own, inner, span, what))
-                return Load(self.known[inner], 0, index, node.dtype)
+                name, axes = self.known[inner]
+                here = dict(zip(own, index, strict=True))  # the axes stand in the order of the place that made it
+                return Load(name, 0, tuple(here[v] for v in axes), node.dtype)
             case _:
                 return node
 
