@@ -9,7 +9,7 @@ import sys
 from bench import machine, report
 from bench.rows import Floor, Row
 
-PARTS = ("affine", "selective", "aaren", "rnn", "startup", "choice")
+PARTS = ("affine", "selective", "aaren", "rnn", "startup", "choice", "fused")
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)} (default: all, and the page is written)")
     parser.add_argument("--budget", type=float, default=8.0, help="seconds of rounds per case (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default 0)")
-    parser.add_argument("--threads", type=int, default=machine.THREADS, help="of recurc, for `choice` alone")
+    parser.add_argument("--threads", type=int, default=machine.THREADS, help="of recurc, for `choice` or `fused` alone")
     asked = parser.parse_args()
     unknown = set(asked.parts) - set(PARTS)
     if unknown:
@@ -26,12 +26,15 @@ def main() -> int:
 
     if tuple(parts) == ("choice",):
         return 0 if _choices(asked.seed, asked.budget, asked.threads) else 1
+    if tuple(parts) == ("fused",):
+        _fused(asked.seed, asked.budget, asked.threads)
+        return 0
     machine.settle_threads()
     here, most = machine.describe(), machine.ceilings()
     print(report.machine_lines(here, most, "make bench"), file=sys.stderr)
     rows: list[Row] = []
     floors: list[Floor] = []
-    for part in (p for p in parts if p != "choice"):
+    for part in (p for p in parts if p not in ("choice", "fused")):
         print(f"measuring {part}", file=sys.stderr, flush=True)
         new_rows, new_floors = _measure(part, asked.seed, most, asked.budget)
         rows += new_rows
@@ -51,6 +54,8 @@ def main() -> int:
     promised = [bool(r.met) for r in rows if r.met is not None]
     if "choice" in parts:
         promised.append(_choices(asked.seed, asked.budget, machine.THREADS))
+    if "fused" in parts:
+        _fused(asked.seed, asked.budget, machine.THREADS)
     print(f"{sum(promised)} of {len(promised)} targets met")
     return 0
 
@@ -71,6 +76,20 @@ def _choices(seed: int, budget: float, threads: int) -> bool:
     print(f"written: {choice.KEPT.relative_to(report.ROOT)}, {choice.PAGE.relative_to(report.ROOT)}")
     print(choice.verdict(cells))
     return choice.share(cells) >= choice.SHARE
+
+
+def _fused(seed: int, budget: float, threads: int) -> None:
+    """Measures scans in one pass beside scans apart, and writes their page."""
+    from bench import fused
+
+    machine.settle_threads(threads)
+    here = machine.describe()
+    print("measuring fused", file=sys.stderr, flush=True)
+    pairs = fused.measure(machine.fresh(seed), budget)
+    report.show("Scans in one pass over time, and apart", fused.table(pairs))
+    command = "make bench" if threads == machine.THREADS else f"python -m bench fused --threads {threads}"
+    fused.write_page(pairs, here, threads, command)
+    print(f"written: {fused.PAGE.relative_to(report.ROOT)}")
 
 
 def _measure(part: str, seed: int, most: machine.Ceilings, budget: float) -> tuple[list[Row], list[Floor]]:

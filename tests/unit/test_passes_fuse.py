@@ -63,7 +63,7 @@ def sequences(plan: Plan) -> set[str]:
         ("welford", ["n", "mean", "m2"], (0, 1, 2), {"n"}),
         ("exponential_variance", ["mean", "var"], (0, 1), set[str]()),
         ("linear_attention", ["S", "z"], (0, 0), {"S"}),
-        ("mlstm_unstabilised", ["S", "n"], (0, 0), {"S"}),
+        ("mlstm_sigmoid", ["S", "n"], (0, 0), {"S"}),
         ("biquad_cascade", ["first_z1, first_z2", "second_z1, second_z2"], (0, 1), {"first"}),
         ("past_time_logic", ["once", "historically", "since", "count", "run"], (0,) * 5, set[str]()),
     ],

@@ -13,7 +13,7 @@ from dataclasses import replace
 from recurc import ir
 from recurc.backends.base import Specialization
 from recurc.backends.emit.lanes import lane_dims
-from recurc.backends.triton.kernel import Choice, Options, StageText, Step, power_of_two
+from recurc.backends.triton.kernel import ALL_REGISTERS, Choice, Options, StageText, Step, power_of_two
 from recurc.backends.triton.lanes import two_runs
 from recurc.backends.triton.loop import whole_elements
 from recurc.backends.triton.scan import (
@@ -57,7 +57,10 @@ def emit_fused(context: Context, stage: Fused, name: str, options: Options) -> S
 
     whole = whole_elements(made(None).scans(), lanes)
     wide = sum(element_bytes(context, part) for part in stage.parts)
-    form = tile_of(context, lanes, whole, wide, options)
+    # A narrow value keeps more of its steps in each thread than a wide one: half the tile, and all registers.
+    mixed = len({frozenset(c.dims) for part in stage.parts for c in part.monoid.components}) > 1
+    form = tile_of(context, lanes, whole, wide * 2 if mixed else wide, options)
+    registers = ALL_REGISTERS if mixed else form.registers
     blocks, block_t = form.blocks, form.block_t
     scan = two_runs(lambda axes: made(axes).scans())
     before: list[Step] = []
@@ -69,7 +72,7 @@ def emit_fused(context: Context, stage: Fused, name: str, options: Options) -> S
         kernel = replace(
             reduce.kernel(f"{name}_reduce_{level}", about, form.num_warps),
             helpers="\n\n\n".join(combine_source(context, stage.parts[k], parts[k]["combine"]) for k in here),
-            registers=form.registers,
+            registers=registers,
         )
         carries: list[Step] = []
         for k in here:
@@ -89,7 +92,7 @@ def emit_fused(context: Context, stage: Fused, name: str, options: Options) -> S
     return (
         *cut_time(scan),
         Choice(f"{shared['segments']} > 1", tuple(before), tuple(alone)),
-        replace(scan.kernel(name, about, form.num_warps), registers=form.registers),
+        replace(scan.kernel(name, about, form.num_warps), registers=registers),
     )
 
 
