@@ -64,8 +64,17 @@ class Evaluator:
         self._joins, self._lookup, self._assumed, self._free = joins, lookup, assumed, free
         self._places = places
         self._order = Order(joins, assumed, self._supposed)
+        self._made: dict[int, tuple[Expr, Objects]] = {}
 
     def __call__(self, expr: Expr) -> Objects:
+        if not isinstance(expr, Apply):
+            return self._value(expr)
+        known = self._made.get(id(expr))
+        if known is None:
+            known = self._made[id(expr)] = (expr, self._value(expr))  # held, so that no other one gets its id
+        return known[1]
+
+    def _value(self, expr: Expr) -> Objects:
         match expr:
             case Const(value=value, dtype=dtype) if dtype.kind is Kind.INT and value in _extremes(dtype):
                 return _cell(algebra().oo * (1 if value.real > 0 else -1))  # beyond every value that is computed with
