@@ -136,6 +136,10 @@ class Evaluator:
                     return self._joins.opaque(expr)
                 raise UnsupportedError(f"a symbolic proof does not look into {type(expr).__name__} of a state")
 
+    def any_below_zero(self, values: Objects) -> bool:
+        """Whether one of them is less than 0 by what is assumed."""
+        return any(self._order.sign(v) == -1 for v in values.flat)
+
     def _op(self, op: str, *v: Any) -> Any:
         if op in ("sqrt", "log", "pow") and self._order.negative(v[0]) and not (op == "pow" and v[1].is_integer):
             return algebra().nan
