@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -180,7 +180,7 @@ def own_dim(dim: str) -> str:
     return dim.partition("@")[0]
 
 
-@cache
+@lru_cache(1 << 12)
 def axis_ids(dims: Dims) -> tuple[str, ...]:
     """Unique names for the axes of a shape: the k-th repeat of `H` is `H'k` (`[H, H]` -> `H, H'1`)."""
     seen: Counter[str] = Counter()

@@ -280,6 +280,8 @@ def _step_law(
     lifted = {
         c.name: _shaped(lifted[c.name], e.dims, c.dims) for c, e in zip(monoid.components, monoid.lift, strict=True)
     }
+    if any(c.holds == "unsigned" and evaluate.any_below_zero(lifted[c.name]) for c in monoid.components):
+        return True  # the ranges of operators say that this cannot be
     applied = _applied(monoid, joins, lifted, old, {s: _dims(rec, s) for s in monoid.states}, assumed)
     for state, new in zip(monoid.states, applied, strict=True):
         step = _shaped(evaluate(equations[state]), equations[state].dims, _dims(rec, state))

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -192,7 +192,12 @@ class Joins:
 
 
 def by_name(values: Collection[Any]) -> list[Any]:
-    return sorted(values, key=str)
+    return sorted(values, key=_name)
+
+
+@lru_cache(1 << 12)
+def _name(value: Any) -> str:
+    return str(value)
 
 
 def _without_smaller_numbers(minima: Collection[frozenset[Any]]) -> set[frozenset[Any]]:

@@ -58,10 +58,10 @@ class Order:
                 case _:
                     pass
         above, below = _fraction(value)
-        sign = self._sign(below)
+        sign = self.sign(below)
         return None if sign is None else algebra().expand(above * sign)
 
-    def _sign(self, value: Any) -> int | None:
+    def sign(self, value: Any) -> int | None:
         """1 or -1 if every factor of `value` has a sign by what is known or assumed."""
         signs = [self._sign_of(f) for f in algebra().Mul.make_args(value)]
         known = [s for s in signs if s is not None]

@@ -66,8 +66,17 @@ class Evaluator:
         self._joins, self._lookup, self._assumed, self._free = joins, lookup, assumed, free
         self._places = places
         self._order = Order(joins, assumed, self._supposed)
+        self._made: dict[int, tuple[Expr, Objects]] = {}
 
     def __call__(self, expr: Expr) -> Objects:
+        if not isinstance(expr, Apply):
+            return self._value(expr)
+        known = self._made.get(id(expr))
+        if known is None:
+            known = self._made[id(expr)] = (expr, self._value(expr))  # held, so that no other one gets its id
+        return known[1]
+
+    def _value(self, expr: Expr) -> Objects:
         match expr:
             case Const(value=value, dtype=dtype) if dtype.kind is Kind.INT and value in _extremes(dtype):
                 return _cell(algebra().oo * (1 if value.real > 0 else -1))  # beyond every value that is computed with
@@ -132,6 +141,10 @@ class Evaluator:
                 if self._free(expr):
                     return self._joins.opaque(expr)
                 raise UnsupportedError(f"a symbolic proof does not look into {type(expr).__name__} of a state")
+
+    def any_below_zero(self, values: Objects) -> bool:
+        """Whether one of them is less than 0 by what is assumed."""
+        return any(self._order.sign(v) == -1 for v in values.flat)
 
     def _op(self, op: str, *v: Any) -> Any:
         if op in ("sqrt", "log", "pow") and self._order.negative(v[0]) and not (op == "pow" and v[1].is_integer):
