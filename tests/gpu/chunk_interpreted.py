@@ -82,7 +82,7 @@ def run(rec: Any, what: str, storage: str, steps: int, seed: int) -> None:
     errors: dict[str, float] = {}
     for name, want in reference.run(core, rounded, batch, steps, sizes).items():
         have = arrays[name].double().numpy()
-        errors[name] = float(np.max(np.abs(have - want))) / max(1.0, float(np.max(np.abs(want), initial=0)))
+        errors[name] = float(np.max(np.abs(have - want), initial=0)) / max(1.0, float(np.max(np.abs(want), initial=0)))
     unit, inner = UNIT[storage], UNIT["f64" if storage == "f64" else "f32"]
     bound = (16 if storage == "bf16" else 4) * unit * (unit > inner) + 64 * inner * (1 + math.log2(max(steps, 2)))
     print(json.dumps({"case": f"{what} {storage} T {steps}", "errors": errors, "tolerance": bound}), flush=True)

@@ -5,23 +5,20 @@ Products of decays between two steps of a chunk are taken by levels: for h = 1, 
 lies in the second half of a block of 2 h steps and whose earlier one lies in the first meet at the middle of that
 block, and each side multiplies the decays up to there. Every pair belongs to one level, nothing is divided, and each
 level is one product of matrices. The triangular system of a delta rule is inverted by the same levels: with T the
-inverse on blocks of h steps and L what lies below them, T + T L T is the inverse on blocks of 2 h."""
+inverse on blocks of h steps and L what lies below them, T + T L T is the inverse on blocks of 2 h.
+
+A step that writes or reads several rows has as many lines in a tile (`chunk_lines`). Decays and masks are those of
+steps; names of what has n lines for each step end in `_n`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from recurc import ir
-from recurc.backends.triton.kernel import (
-    ALL_REGISTERS,
-    Arg,
-    KernelText,
-    Options,
-    power_of_two,
-    stored,
-    triton_type,
-)
+from recurc.backends.triton.chunk_lines import Piece, Pieces, Query, Rows, tiles_of
+from recurc.backends.triton.kernel import ALL_REGISTERS, Arg, KernelText, Options, stored, triton_type
 from recurc.backends.triton.lanes import finish
 from recurc.backends.triton.places import Place
 from recurc.backends.triton.scope import Scope
@@ -29,25 +26,8 @@ from recurc.backends.triton.values import Context, TileCode
 from recurc.plan import Buffer, Chunk
 from recurc.types import Dims, DType
 
-_LEAST = 16  # places along each axis of `tl.dot`
-_MOST_ROWS = 256
-_LOCALS = """pid block_v seq own k v r t t0 in_k in_v in_t state lower same total before after above under level decay
+_LOCALS = """pid block_v seq own k v r t t0 in_k in_v in_t state lower same total before above under level decay
 earlier later pairs inverse raw probe step apart BLOCK_T BLOCK_K BLOCK_V"""
-
-
-def chunk_problems(stage: Chunk, context: Context) -> list[str]:
-    """What of a chunk has no Triton kernel, in words."""
-    form, who = stage.form, ", ".join(stage.form.states)
-    found: list[str] = []
-    if sum(w.corrects for w in form.writes) > 1:
-        found.append(f"several corrections of {who} in one step by the chunkwise schedule")
-    ranks = (*(w.rank for w in form.writes), *(r.rank for r in stage.readouts))
-    if any(math.prod(context.size(d) for d in rank) > 1 for rank in ranks):
-        found.append(f"several rows of {who} in one step by the chunkwise schedule")
-    rows = math.prod(context.size(d) for d in form.rows) * len(form.states)
-    if rows > _MOST_ROWS:
-        found.append(f"a chunkwise state of {rows} rows (at most {_MOST_ROWS})")
-    return found
 
 
 class ChunkCode(TileCode):
@@ -58,34 +38,23 @@ class ChunkCode(TileCode):
         self.scope = Scope(frozenset(_LOCALS.split()))
         self.stage, self.form, self.options = stage, stage.form, options
         form = self.form
-        self.rows, self.columns = (math.prod(context.size(d) for d in dims) for dims in (form.rows, form.columns))
+        self.high, self.wide = (math.prod(context.size(d) for d in dims) for dims in (form.rows, form.columns))
         self.dtype = context.compute(stage.carries[0].dtype)
-        self.block_k = max(power_of_two(self.rows), _LEAST)
         self.along = form.decay_along if not isinstance(form.factors[0][0], ir.Const) else "constant"
-        # What keeps every value of a chunk in registers, at up to 128 rows
-        half = context.spec.real.itemsize == 2
-        wide = half and not form.corrects and self.along in ("none", "constant") and self.block_k <= 64
-        tall = self.block_k * len(form.states)
-        most = 64 if wide else 16 if form.corrects and tall > 64 else 32
-        self.block_v = min(max(power_of_two(self.columns), _LEAST), most)
-        self.block_t = options.block_t or (32 if wide else _LEAST)
+        self.tiles = tiles_of(stage, context, options)
+        self.parts = [""] if self.tiles.parts == 1 else [f"_part_{n}" for n in range(self.tiles.parts)]
         self.lines: list[str] = []
-        self.reads = stage.readouts
-        self.now = [r.now for r in self.reads]
-        self.probe = next((n for n, w in enumerate(form.writes) if w.corrects), None)
-        self.lefts: list[tuple[str, bool]] = [("probe", False)] if self.probe is not None else []
-        self.lefts += [(f"query_{n}", now) for n, now in enumerate(self.now)]
 
     def kernel(self, name: str) -> KernelText:
-        form, lines = self.form, self.lines
-        blocks = math.ceil(self.columns / self.block_v)
+        form, lines, tiles = self.form, self.lines, self.tiles
+        blocks = math.ceil(self.wide / tiles.block_v)
         self.args |= {
             "batch": Arg("batch", "i32", "batch"),
             "steps": Arg("steps", "i32", "steps"),
             "PER_SEQUENCE": Arg("PER_SEQUENCE", "constexpr", "per_sequence", False),
-            "BLOCK_T": Arg("BLOCK_T", "constexpr", str(self.block_t), self.block_t),
-            "BLOCK_K": Arg("BLOCK_K", "constexpr", str(self.block_k), self.block_k),
-            "BLOCK_V": Arg("BLOCK_V", "constexpr", str(self.block_v), self.block_v),
+            "BLOCK_T": Arg("BLOCK_T", "constexpr", str(tiles.steps), tiles.steps),
+            "BLOCK_K": Arg("BLOCK_K", "constexpr", str(tiles.block_k), tiles.block_k),
+            "BLOCK_V": Arg("BLOCK_V", "constexpr", str(tiles.block_v), tiles.block_v),
         }
         lines += ["pid = tl.program_id(0)", f"block_v = pid % {blocks}", f"pid = pid // {blocks}"]
         for n, dim in reversed(list(enumerate(form.shared))):
@@ -93,15 +62,21 @@ class ChunkCode(TileCode):
         lines += [
             "seq = pid.to(tl.int64)",
             "own = seq if PER_SEQUENCE else 0  # params: one set per sequence, or one for all",
-            "k = tl.arange(0, BLOCK_K)  # rows of the state",
+        ]
+        for n, p in enumerate(self.parts):
+            first = f"{n} * BLOCK_K + " if n else ""
+            lines.append(f"k{p} = {first}tl.arange(0, BLOCK_K)  # rows of the state")
+        lines += [
             "v = block_v * BLOCK_V + tl.arange(0, BLOCK_V)  # columns",
             "r = tl.arange(0, BLOCK_T)  # steps of a chunk",
-            f"in_k = k < {self.rows}",
-            f"in_v = v < {self.columns}",
         ]
+        for n in self._counts():
+            lines.append(f"line_{n} = tl.arange(0, BLOCK_T * {n}) % {n}  # lines of each step")
+        lines += [f"in_k{p} = k{p} < {self.high}" for p in self.parts]
+        lines.append(f"in_v = v < {self.wide}")
         for a, carry in enumerate(self.stage.carries):
             initial = self.context.plan.buffer(f"{carry.name}@initial")
-            lines.append(f"{self.state(a)} = {self._state_load(initial)}")
+            lines += [f"{self.state(a)}{p} = {self._state_load(initial, p)}" for p in self.parts]
         lines.append("for t0 in range(0, steps, BLOCK_T):")
         outside, self.lines = self.lines, []
         self._loads_of_chunk()
@@ -111,16 +86,16 @@ class ChunkCode(TileCode):
         for a, carry in enumerate(self.stage.carries):
             final = f"{carry.name}@final"
             if self.context.plan.has(final):
-                target = self._state_pointer(self.context.plan.buffer(final))
-                self.lines.append(f"tl.store({target}, {self.state(a)}, mask=in_k[:, None] & in_v[None, :])")
+                for p in self.parts:
+                    target = self._state_pointer(self.context.plan.buffer(final), p)
+                    self.lines.append(f"tl.store({target}, {self.state(a)}{p}, mask=in_k{p}[:, None] & in_v[None, :])")
         heads = math.prod(self.context.size(d) for d in form.shared)
         about = (
             f"{', '.join(form.states)} through chunks of steps, each a few products of matrices.",
             "An infinity or NaN reaches other steps of its chunk, also earlier ones.",
         )
-        num_warps = 8 if self.block_k * self.block_v * len(form.states) >= 2048 else 4
         text = ["    " + line for line in self.lines]
-        made = finish(self, name, "chunk", about, text, f"(batch * {heads * blocks},)", num_warps)
+        made = finish(self, name, "chunk", about, text, f"(batch * {heads * blocks},)", tiles.warps)
         return replace(made, num_stages=1, registers=ALL_REGISTERS, helpers=self.helpers(name))
 
     def state(self, place: int) -> str:
@@ -130,6 +105,36 @@ class ChunkCode(TileCode):
     def helpers(self, name: str) -> str:
         """Functions of the kernel's own."""
         return ""
+
+    # --- lines ------------------------------------------------------------------------------------------------------
+
+    def _counts(self) -> list[int]:
+        """How many lines of a step tiles have, other than one."""
+        return sorted({n.lines for n in (*self.tiles.rows, *self.tiles.queries)} - {1})
+
+    def _of(self, name: str, lines: int, part: str = "") -> str:
+        """What `name` of each step is for each line."""
+        return f"{name}{part}" if lines == 1 else f"{name}_{lines}{part}"
+
+    def _repeated(self, name: str, counts: Iterable[int], parts: Iterable[str] = ("",)) -> None:
+        for n in sorted({*counts} - {1}):
+            self.lines += [f"{self._of(name, n, p)} = rc_repeated({name}{p}, {n})" for p in parts]
+
+    def _met(self, name: str, left: int, right: int) -> str:
+        """A mask or weight of each pair of steps, for each pair of lines."""
+        return name if left == right == 1 else f"{name}_{left}_{right}"
+
+    def _pairs_of_lines(self) -> list[tuple[int, int]]:
+        return sorted({(left.lines, rows.lines) for left in self.tiles.lefts for rows in self.tiles.rows})
+
+    def _left_lines(self) -> set[int]:
+        return {left.lines for left in self.tiles.lefts}
+
+    def _right_lines(self) -> set[int]:
+        return {rows.lines for rows in self.tiles.rows}
+
+    def _extent(self, lines: int) -> str:
+        return "BLOCK_T" if lines == 1 else f"BLOCK_T * {lines}"
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
@@ -153,31 +158,60 @@ class ChunkCode(TileCode):
                 ids.append(Place("0", frozenset()))
         return self.pointer(buffer, tuple(ids), time)
 
-    def _state_pointer(self, buffer: Buffer) -> str:
-        flat = self._flat(self.form.rows, "k", "[:, None]") | self._flat(self.form.columns, "v", "[None, :]")
+    def _state_pointer(self, buffer: Buffer, part: str) -> str:
+        flat = self._flat(self.form.rows, f"k{part}", "[:, None]") | self._flat(self.form.columns, "v", "[None, :]")
         return self._address(buffer, flat)
 
     def _flat(self, dims: Dims, letter: str, suffix: str) -> dict[str, tuple[Dims, str, str]]:
         return dict.fromkeys(dims, (dims, letter, suffix))
 
-    def _state_load(self, buffer: Buffer) -> str:
-        address = self._state_pointer(buffer)
-        return f"tl.load({address}, mask=in_k[:, None] & in_v[None, :], other=0).to({triton_type(self.dtype)})"
+    def _state_load(self, buffer: Buffer, part: str) -> str:
+        address = self._state_pointer(buffer, part)
+        return f"tl.load({address}, mask=in_k{part}[:, None] & in_v[None, :], other=0).to({triton_type(self.dtype)})"
 
-    def _tile(self, expr: ir.Expr | None, dims: Dims, shift: int = 0, other: int = 0, inside: str = "") -> str:
-        """A load of an operand: steps by places along `dims` (or steps alone), `shift` steps away within the chunk,
-        where `inside` holds or, without it, where the step and the one read are in the chunk."""
-        assert isinstance(expr, ir.Read)
-        buffer, form = self.context.plan.buffer(expr.name), self.form
-        letter = "k" if dims == form.rows else "v"
-        two = bool(dims)
-        steps = "t[:, None]" if two else "t"
+    def _of_steps(
+        self, expr: ir.Expr, dims: Dims, part: str = "", shift: int = 0, inside: str = "", other: int = 1
+    ) -> str:
+        """A load of a factor: steps by places along `dims` (or steps alone), `shift` steps away within the chunk, where
+        `inside` holds or, without it, where the step and the one read are in the chunk; elsewhere `other`."""
         inside = inside or {0: "in_t", -1: "in_t & (r > 0)", 1: "(t + 1 < steps) & (r < BLOCK_T - 1)"}[shift]
-        inside = f"({inside})[:, None] & in_{letter}[None, :]" if two else inside
-        time = f"({steps} {'+' if shift > 0 else '-'} {abs(shift)})" if shift else steps
-        address = self._address(buffer, dict.fromkeys(dims, (dims, letter, "[None, :]")), time)
+        assert isinstance(expr, ir.Read)
+        return self._load(Piece(expr, ()), dims, 1, inside, part, shift, other)
+
+    def _tile(self, pieces: Pieces, dims: Dims, lines: int, part: str = "") -> str:
+        """A load of an operand: the lines of each step by places along `dims`, with zeros on those that it lacks."""
+        inside = self._of("in_t", lines)
+        return " + ".join(
+            self._load(p, dims, lines, " & ".join([inside, *self._on_lines(p.start, p.rank, lines)]), part)
+            for p in pieces
+        )
+
+    def _on_lines(self, start: int, rank: Dims, lines: int) -> list[str]:
+        """The conditions that a line of a step is one of an operand's, which begin at `start`."""
+        line, end = self._of("line", lines), start + math.prod(self.context.size(d) for d in rank)
+        if end - start == 1 < lines:
+            return [f"({line} == {start})"]
+        return ([f"({line} >= {start})"] if start else []) + ([f"({line} < {end})"] if end < lines else [])
+
+    def _on_rank(self, piece: Piece, lines: int, suffix: str) -> dict[str, tuple[Dims, str, str]]:
+        """Where the places along the rank of an operand are."""
+        if math.prod(self.context.size(d) for d in piece.rank) == 1:
+            return {}
+        line = self._of("line", lines)
+        return self._flat(piece.rank, f"({line} - {piece.start})" if piece.start else line, suffix)
+
+    def _load(
+        self, piece: Piece, dims: Dims, lines: int, inside: str, part: str, shift: int = 0, other: int = 0
+    ) -> str:
+        buffer = self.context.plan.buffer(piece.expr.name)
+        along, letter = (f"k{part}", f"in_k{part}") if dims == self.form.rows else ("v", "in_v")
+        suffix, t = "[:, None]" if dims else "", self._of("t", lines)
+        inside = f"({inside}){suffix} & {letter}[None, :]" if dims else inside
+        time = f"({t}{suffix} {'+' if shift > 0 else '-'} {abs(shift)})" if shift else f"{t}{suffix}"
+        where = self._flat(dims, along, "[None, :]") | self._on_rank(piece, lines, suffix)
+        address = self._address(buffer, where, time)
         if not buffer.has_time:
-            address += " + tl.zeros_like(t)[:, None]" if two else " + tl.zeros_like(t)"
+            address += f" + tl.zeros_like({t}){suffix}"
         return f"tl.load({address}, mask={inside}, other={other}).to({triton_type(self.dtype)})"
 
     def _loads_of_chunk(self) -> None:
@@ -186,56 +220,75 @@ class ChunkCode(TileCode):
         self._decays_of_chunk()
 
     def _steps_of_chunk(self) -> None:
-        self.lines += [
-            "step = t0 + r",
-            "t = step.to(tl.int64)",
-            "in_t = step < steps",
-            "lower = step[:, None] > step[None, :]",
-            "same = step[:, None] == step[None, :]",
-            "# which level two steps meet at: h where the highest bit they differ in is h",
-            "apart = tl.where(lower, step[:, None] ^ step[None, :], 0)",
-        ]
+        lines = self.lines
+        lines += ["step = t0 + r", "t = step.to(tl.int64)", "in_t = step < steps"]
+        for n in self._counts():
+            lines += [
+                f"step_{n} = t0 + tl.arange(0, BLOCK_T * {n}) // {n}",
+                f"t_{n} = step_{n}.to(tl.int64)",
+                f"in_t_{n} = step_{n} < steps",
+            ]
+        for n, (left, right) in enumerate(self._pairs_of_lines()):
+            at, to = f"{self._of('step', left)}[:, None]", f"{self._of('step', right)}[None, :]"
+            lower = self._met("lower", left, right)
+            lines += [f"{lower} = {at} > {to}", f"{self._met('same', left, right)} = {at} == {to}"]
+            lines += [] if n else ["# which level two steps meet at: h where the highest bit they differ in is h"]
+            lines.append(f"{self._met('apart', left, right)} = tl.where({lower}, {at} ^ {to}, 0)")
 
     def _operands_of_chunk(self) -> None:
         form, lines = self.form, self.lines
-        for n, write in enumerate(form.writes):
-            lines.append(f"keys_{n} = {self._tile(write.keys[0], form.rows)}")
-            if write.value is not None:
-                lines.append(f"rows_{n} = {self._tile(write.value, form.columns)}")
-            if write.corrects:
-                lines.append(f"probe = {self._tile(write.probes[0], form.rows)}")
-        for n, read in enumerate(self.reads):
-            lines.append(f"query_{n} = {self._tile(read.query, form.rows)}")
+        for rows in self.tiles.rows:
+            n = rows.number
+            lines += [f"keys_{n}{p} = {self._tile(rows.keys[0][0], form.rows, rows.lines, p)}" for p in self.parts]
+            if rows.value:
+                lines.append(f"rows_{n} = {self._tile(rows.value, form.columns, rows.lines)}")
+            if rows.corrects:
+                lines += [f"probe{p} = {self._tile(rows.probes[0], form.rows, rows.lines, p)}" for p in self.parts]
+        for query in self.tiles.queries:
+            for p in self.parts:
+                lines.append(f"{query.name}{p} = {self._tile(query.pieces, form.rows, query.lines, p)}")
+
+    @property
+    def _parts_of_decays(self) -> list[str]:
+        return self.parts if self.along == "rows" else [""]
 
     def _decays_of_chunk(self) -> None:
-        form, lines = self.form, self.lines
-        if self.along == "constant":
+        form, lines, factor = self.form, self.lines, self.form.factors[0][0]
+        if self.along == "constant" or factor is None:
             return
         kept = {"none": (), "rows": form.rows, "columns": form.columns}[self.along]
         lines.append("# the decays of each step, of the one before and of the one after")
-        for variable, shift in (("decay", 0), ("earlier", -1), ("later", 1)):
-            lines.append(f"{variable} = {self._tile(form.factors[0][0], kept, shift, 1)}")
         at = "(r > 0)" if self.along == "none" else "(r > 0)[:, None]"
-        lines += [
-            f"before = tl.cumprod(tl.where({at}, earlier, 1), 0)",
-            "after = tl.cumprod(later, 0, reverse=True)",
-            f"total = tl.sum(tl.where({at.replace('>', '==')}, decay * after, 0), 0)",
-        ]
+        for p in self._parts_of_decays:
+            for variable, shift in (("decay", 0), ("earlier", -1), ("later", 1)):
+                lines.append(f"{variable}{p} = {self._of_steps(factor, kept, p, shift)}")
+            lines += [
+                f"before{p} = tl.cumprod(tl.where({at}, earlier{p}, 1), 0)",
+                f"after{p} = tl.cumprod(later{p}, 0, reverse=True)",
+                f"total{p} = tl.sum(tl.where({at.replace('>', '==')}, decay{p} * after{p}, 0), 0)",
+            ]
+        self._repeated("before", self._left_lines(), self._parts_of_decays)
+        self._repeated("decay", (q.lines for q in self.tiles.queries if q.now), self._parts_of_decays)
+        self._repeated("after", self._right_lines(), self._parts_of_decays)
 
     # --- arithmetic -------------------------------------------------------------------------------------------------
 
-    def _dot(self, left: str, right: str, exact: bool = False) -> str:
+    def _dot(self, left: str, right: str, exact: str = "") -> str:
         """A product of two tiles. Half precisions: bf16 operands, f32 ones rounded to tf32 for f16, whose range states
-        may leave; `exact` ones keep f32."""
+        may leave; f32 ones by the precision `exact`, if given."""
         real, accumulator = self.context.spec.real, triton_type(self.dtype)
         precision = self.options.chunk_precision if self.dtype is DType.F32 else "ieee"
         if real is DType.BF16 and not exact:
             left, right = (f"({side}).to(tl.bfloat16)" for side in (left, right))
         elif real in (DType.F16, DType.BF16):
-            precision = "ieee" if exact else "tf32"
+            precision = exact or "tf32"
         return f'tl.dot({left}, {right}, input_precision="{precision}", out_dtype={accumulator})'
 
-    def _level(self, half: int, name: str) -> str:
+    def _sum_over_rows(self, left: str, right: str) -> str:
+        """A product over the rows of the states; `{p}` stands for the part of them in each side."""
+        return " + ".join(self._dot(left.format(p=p), right.format(p=p)) for p in self.parts)
+
+    def _level(self, half: int, name: str, part: str) -> str:
         """Products of decays up to the middle of the blocks of two halves, on the side `name` (above or under)."""
         source, at, reverse = {
             "above": ("earlier", f"r % {half} != 0", ""),
@@ -243,131 +296,187 @@ class ChunkCode(TileCode):
         }[name]
         width = {"none": "", "rows": ", BLOCK_K", "columns": ", BLOCK_V"}[self.along]
         at = f"({at})[:, None]" if width else at
-        blocks = f"tl.reshape(tl.where({at}, {source}, 1), (BLOCK_T // {half}, {half}{width}))"
+        blocks = f"tl.reshape(tl.where({at}, {source}{part}, 1), (BLOCK_T // {half}, {half}{width}))"
         return f"tl.reshape(tl.cumprod({blocks}, 1{reverse}), (BLOCK_T{width or ','}))"
 
-    def _halves(self) -> list[int]:
-        return [1 << n for n in range(self.block_t.bit_length() - 1)]
+    def _levels(self, half: int) -> None:
+        """`above` and `under` for the lines of either side; both are 1 at the first level."""
+        if half > 1:
+            for name, counts in (("above", self._left_lines()), ("under", self._right_lines())):
+                self.lines += [f"{name}{p} = {self._level(half, name, p)}" for p in self._parts_of_decays]
+                self._repeated(name, counts, self._parts_of_decays)
 
-    def _meet(self, half: int) -> str:
+    def _halves(self) -> list[int]:
+        return [1 << n for n in range(self.tiles.steps.bit_length() - 1)]
+
+    def _meet(self, half: int, left: int, right: int) -> str:
         """The pairs of a level."""
-        return f"(apart >= {half}) & (apart < {2 * half})"
+        apart = self._met("apart", left, right)
+        return f"({apart} >= {half}) & ({apart} < {2 * half})"
 
     def _products(self) -> None:
         self._weights()
-        if self.probe is not None:
-            self._system(self.probe)
-        for n, read in enumerate(self.reads):
+        if self.tiles.corrected is not None:
+            self._system(self.tiles.corrected)
+        for n, read in enumerate(self.stage.readouts):
             self._read_out(n, read.name)
         self._next_state()
 
     def _next_state(self) -> None:
-        key, row = ("{key} * after", "{row}") if self.along == "rows" else ("{key}", "{row}")
-        if self.along == "columns":
-            row = "{row} * after"
-        elif self.along == "none":
-            key = "{key} * after[:, None]"
-        kept = {"none": "total * ", "rows": "total[:, None] * ", "columns": "total[None, :] * ", "constant": ""}
-        terms = [f"{kept[self.along]}state"]
-        for n, _ in enumerate(self.form.writes):
-            left = f"tl.trans({key.format(key=f'keys_{n}')})"
-            terms.append(self._dot(left, row.format(row=f"rows_{n}")))
         self.lines.append("# the state after the chunk")
-        for n, term in enumerate(terms):
-            self.lines.append(f"state {'+' if n else ''}= {term}")
+        kept = {"none": "total * ", "rows": "total{p}[:, None] * ", "columns": "total[None, :] * ", "constant": ""}
+        for p in self.parts:
+            terms = [f"{kept[self.along].format(p=p)}state{p}"]
+            for rows in self.tiles.rows:
+                key, row, after = f"keys_{rows.number}{p}", f"rows_{rows.number}", self._of("after", rows.lines)
+                if self.along == "columns":
+                    row = f"{row} * {after}"
+                elif self.along == "rows":
+                    key = f"{key} * {self._of('after', rows.lines, p)}"
+                elif self.along == "none":
+                    key = f"{key} * {after}[:, None]"
+                terms.append(self._dot(f"tl.trans({key})", row))
+            self.lines += [f"state{p} {'+' if n else ''}= {term}" for n, term in enumerate(terms)]
 
     def _weights(self) -> None:
-        """What each earlier step of the chunk counts for in each probe and read: `LEFT_by_N`."""
-        lines, writes = self.lines, range(len(self.form.writes))
-        pairs = [(left, now, n) for left, now in self.lefts for n in writes]
+        """What each earlier row of the chunk counts for in each probe and read: `LEFT_by_N`."""
+        lines, pairs = self.lines, [(left, rows) for left in self.tiles.lefts for rows in self.tiles.rows]
         if self.along in ("rows", "none"):
             lines.append("# decays between two steps, by levels: each pair meets in the middle of a block")
         if self.along == "rows":
-            for left, _, n in pairs:
-                lines.append(f"{left}_by_{n} = tl.zeros((BLOCK_T, BLOCK_T), {triton_type(self.dtype)})")
-            for half in self._halves():
-                above, under = ("1", "1") if half == 1 else ("above", "under")
-                if half > 1:
-                    lines += [f"{side} = {self._level(half, side)}" for side in ("above", "under")]
-                for left, now, n in pairs:
-                    scaled = f"{left} * decay" if now else left
-                    scaled, key = (
-                        (scaled, f"keys_{n}") if above == "1" else (f"{scaled} * {above}", f"keys_{n} * {under}")
-                    )
-                    product = self._dot(scaled, f"tl.trans({key})")
-                    lines.append(f"{left}_by_{n} += tl.where({self._meet(half)}, {product}, 0)")
-            for left, now, n in pairs:
-                if now:
-                    met = f"tl.sum({left} * keys_{n}, 1)[:, None]"
-                    lines.append(f"{left}_by_{n} += tl.where(same, {met}, 0)")
+            self._weights_by_rows(pairs)
             return
         if self.along == "none":
-            for half in self._halves():
-                above, under = ("1.0", "1.0") if half == 1 else ("above[:, None]", "under[None, :]")
-                if half > 1:
-                    lines += [f"{side} = {self._level(half, side)}" for side in ("above", "under")]
-                word = "pairs =" if half == 1 else "pairs +="
-                lines.append(f"{word} tl.where({self._meet(half)}, {above} * {under}, 0.0)")
-        for left, now, n in pairs:
-            product = self._dot(left, f"tl.trans(keys_{n})")
-            lines.append(f"raw = {product}")
+            self._decays_between()
+        for left, rows in pairs:
+            n, at = rows.number, (left.lines, rows.lines)
+            lower, same, between = (self._met(name, *at) for name in ("lower", "same", "pairs"))
+            lines.append(f"raw = {self._sum_over_rows(f'{left.name}{{p}}', f'tl.trans(keys_{n}{{p}})')}")
             if self.along == "columns":
-                lines.append(f"{left}_by_{n} = raw")
+                lines.append(f"{left.name}_by_{n} = raw")
                 continue
-            between = "raw * pairs" if self.along == "none" else "raw"
-            if now:
-                between = f"{between} * decay[:, None]" if self.along == "none" else between
-                lines.append(f"{left}_by_{n} = tl.where(lower, {between}, tl.where(same, raw, 0))")
+            between = f"raw * {between}" if self.along == "none" else "raw"
+            if left.now:
+                by = f"{self._of('decay', left.lines)}[:, None]"
+                between = f"{between} * {by}" if self.along == "none" else between
+                lines.append(f"{left.name}_by_{n} = tl.where({lower}, {between}, tl.where({same}, raw, 0))")
             else:
-                lines.append(f"{left}_by_{n} = tl.where(lower, {between}, 0)")
+                lines.append(f"{left.name}_by_{n} = tl.where({lower}, {between}, 0)")
 
-    def _from_state(self, left: str, now: bool) -> str:
-        if self.along == "rows":
-            left = f"{left} * before * decay" if now else f"{left} * before"
-        elif self.along == "none":
-            left = f"{left} * (before * decay)[:, None]" if now else f"{left} * before[:, None]"
-        return self._dot(left, "state")
-
-    def _system(self, probe: int) -> None:
-        """The rows that a delta rule writes: the unit lower triangular system, solved by its inverse."""
-        lines, form = self.lines, self.form
-        lines.append("# the rows that are written depend on each other: a unit lower triangular system")
-        own = f"rows_{probe}"
-        start = self._from_state("probe", False)
-        lines.append(f"{own} += {start}" if form.writes[probe].value is not None else f"{own} = {start}")
-        for n, _ in enumerate(form.writes):
-            if n != probe:
-                lines.append(f"{own} += {self._dot(f'probe_by_{n}', f'rows_{n}')}")
-        lines.append(f"inverse = tl.where(same, 1.0, 0.0).to({triton_type(self.dtype)})")
+    def _decays_between(self) -> None:
+        """The decay between any two steps of the chunk: `pairs`."""
+        lines, kind = self.lines, triton_type(self.dtype)
+        for left, right in self._pairs_of_lines() if not self._halves() else ():  # a chunk of one step has no pairs
+            shape = f"({self._extent(left)}, {self._extent(right)})"
+            lines.append(f"{self._met('pairs', left, right)} = tl.zeros({shape}, {kind})")
         for half in self._halves():
-            below = f"tl.where({self._meet(half)}, probe_by_{probe}, 0)"
-            lines.append(f"level = {self._dot(below, 'inverse', exact=True)}")
-            lines.append(f"inverse += {self._dot('inverse', 'level', exact=True)}")
-        lines.append(f"{own} = {self._dot('inverse', own, exact=True)}")
+            self._levels(half)
+            for left, right in self._pairs_of_lines():
+                above, under = f"{self._of('above', left)}[:, None]", f"{self._of('under', right)}[None, :]"
+                product = "1.0 * 1.0" if half == 1 else f"{above} * {under}"
+                word = f"{self._met('pairs', left, right)} {'=' if half == 1 else '+='}"
+                lines.append(f"{word} tl.where({self._meet(half, left, right)}, {product}, 0.0)")
+
+    def _weights_by_rows(self, pairs: list[tuple[Query, Rows]]) -> None:
+        lines = self.lines
+        for left, rows in pairs:
+            shape = f"({self._extent(left.lines)}, {self._extent(rows.lines)})"
+            lines.append(f"{left.name}_by_{rows.number} = tl.zeros({shape}, {triton_type(self.dtype)})")
+        for half in self._halves():
+            self._levels(half)
+            for left, rows in pairs:
+                n = rows.number
+                above, under = (self._of(*w, "{p}") for w in (("above", left.lines), ("under", rows.lines)))
+                scaled = f"{left.name}{{p}}"
+                scaled += f" * {self._of('decay', left.lines, '{p}')}" if left.now else ""
+                scaled, key = (scaled, f"keys_{n}{{p}}") if half == 1 else (
+                    f"{scaled} * {above}", f"keys_{n}{{p}} * {under}"
+                )  # fmt: skip
+                product = self._sum_over_rows(scaled, f"tl.trans({key})")
+                lines.append(
+                    f"{left.name}_by_{n} += tl.where({self._meet(half, left.lines, rows.lines)}, {product}, 0)"
+                )
+        for left, rows in pairs:
+            if left.now:
+                same = self._met("same", left.lines, rows.lines)
+                met = self._sum_of_same(left, rows)
+                lines.append(f"{left.name}_by_{rows.number} += tl.where({same}, {met}, 0)")
+
+    def _sum_of_same(self, left: Query, rows: Rows) -> str:
+        """Products of left sides and keys that are right where both are of one step."""
+        if left.lines == rows.lines == 1:
+            sums = (f"tl.sum({left.name}{p} * keys_{rows.number}{p}, 1)" for p in self.parts)
+            return " + ".join(f"{s}[:, None]" for s in sums)
+        return self._sum_over_rows(f"{left.name}{{p}}", f"tl.trans(keys_{rows.number}{{p}})")
+
+    def _from_state(self, left: Query) -> str:
+        """What a left side finds in the states at the beginning of the chunk."""
+        before, decay = self._of("before", left.lines), self._of("decay", left.lines)
+        text = f"{left.name}{{p}}"
+        if self.along == "rows":
+            text += f" * {before}{{p}} * {decay}{{p}}" if left.now else f" * {before}{{p}}"
+        elif self.along == "none":
+            text += f" * ({before} * {decay})[:, None]" if left.now else f" * {before}[:, None]"
+        return self._sum_over_rows(text, "state{p}")
+
+    def _system(self, rows: Rows) -> None:
+        """The rows that depend on what the states hold: the unit lower triangular system, solved by its inverse."""
+        lines, own = self.lines, f"rows_{rows.number}"
+        lines.append("# the rows that are written depend on each other: a unit lower triangular system")
+        lines.append(f"{own} {'+' if rows.value else ''}= {self._from_state(self.tiles.lefts[0])}")
+        for other in self.tiles.rows:
+            if other is not rows:
+                lines.append(f"{own} += {self._dot(f'probe_by_{other.number}', f'rows_{other.number}')}")
+        if not self._halves():
+            return
+        count, both = self._extent(rows.lines), (rows.lines, rows.lines)
+        # small tiles are multiplied without tensor cores
+        exact = "ieee" if rows.lines == 1 else self.options.chunk_precision
+        place = f"tl.arange(0, {count})"
+        itself = "same" if rows.lines == 1 else f"{place}[:, None] == {place}[None, :]"
+        first, *later = (f"tl.where({self._meet(h, *both)}, probe_by_{rows.number}, 0)" for h in self._halves())
+        lines.append(f"inverse = tl.where({itself}, 1.0, {first})")
+        for below in later:
+            lines.append(f"level = {self._dot(below, 'inverse', exact)}")
+            lines.append(f"inverse += {self._dot('inverse', 'level', exact)}")
+        lines.append(f"{own} = {self._dot('inverse', own, exact)}")
 
     def _read_out(self, number: int, name: str) -> None:
-        lines, left, now = self.lines, f"query_{number}", self.now[number]
+        lines, query = self.lines, self.tiles.queries[number]
         out = f"out_{number}"
-        lines.append(f"{out} = {self._from_state(left, now)}")
+        lines.append(f"{out} = {self._from_state(query)}")
         if self.along == "columns":
-            lines.append(f"{out} *= before")
-            for half in self._halves():
-                above, under = ("1", "1") if half == 1 else ("above", "under")
-                if half > 1:
-                    lines += [f"{side} = {self._level(half, side)}" for side in ("above", "under")]
-                for n, _ in enumerate(self.form.writes):
-                    row = f"rows_{n}" if under == "1" else f"rows_{n} * under"
-                    met = self._dot(f"tl.where({self._meet(half)}, {left}_by_{n}, 0)", row)
-                    lines.append(f"{out} += {met}" if above == "1" else f"{out} += above * {met}")
-            if now:
-                lines.append(f"{out} *= decay")
-                for n, _ in enumerate(self.form.writes):
-                    lines.append(f"{out} += tl.sum({left} * keys_{n}, 1)[:, None] * rows_{n}")
+            self._read_by_columns(query, out)
         else:
-            for n, _ in enumerate(self.form.writes):
-                lines.append(f"{out} += {self._dot(f'{left}_by_{n}', f'rows_{n}')}")
+            for rows in self.tiles.rows:
+                lines.append(f"{out} += {self._dot(f'{query.name}_by_{rows.number}', f'rows_{rows.number}')}")
         buffer = self.context.plan.buffer(name)
-        columns = self.form.columns
-        address = self._address(buffer, dict.fromkeys(columns, (columns, "v", "[None, :]")), "t[:, None]")
+        (piece,) = query.pieces
+        where = self._flat(self.form.columns, "v", "[None, :]") | self._on_rank(piece, query.lines, "[:, None]")
+        address = self._address(buffer, where, f"{self._of('t', query.lines)}[:, None]")
         dtype = triton_type(stored(buffer, self.context.spec.real))
-        lines.append(f"tl.store({address}, {out}.to({dtype}), mask=in_t[:, None] & in_v[None, :])")
+        mask = " & ".join([self._of("in_t", query.lines), *self._on_lines(0, piece.rank, query.lines)])
+        mask = f"({mask})" if " " in mask else mask
+        lines.append(f"tl.store({address}, {out}.to({dtype}), mask={mask}[:, None] & in_v[None, :])")
+
+    def _read_by_columns(self, query: Query, out: str) -> None:
+        """What the rows of a chunk add to a read, where each column has its own decay."""
+        lines = self.lines
+        lines.append(f"{out} *= {self._of('before', query.lines)}")
+        for half in self._halves():
+            self._levels(half)
+            for rows in self.tiles.rows:
+                under = "" if half == 1 else f" * {self._of('under', rows.lines)}"
+                weights = f"tl.where({self._meet(half, query.lines, rows.lines)}, {query.name}_by_{rows.number}, 0)"
+                met = self._dot(weights, f"rows_{rows.number}{under}")
+                above = "" if half == 1 else f"{self._of('above', query.lines)} * "
+                lines.append(f"{out} += {above}{met}")
+        if query.now:
+            lines.append(f"{out} *= {self._of('decay', query.lines)}")
+            for rows in self.tiles.rows:
+                n = rows.number
+                if query.lines == rows.lines == 1:
+                    lines.append(f"{out} += ({self._sum_of_same(query, rows)}) * rows_{n}")
+                    continue
+                weights = f"tl.where({self._met('same', query.lines, rows.lines)}, {query.name}_by_{n}, 0)"
+                lines.append(f"{out} += {self._dot(weights, f'rows_{n}')}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from recurc import ir
 from recurc.backends.triton.chunk import ChunkCode
+from recurc.backends.triton.chunk_lines import Query
 from recurc.backends.triton.kernel import Options, StageText, triton_type
 from recurc.backends.triton.values import Context
 from recurc.plan import Chunk
@@ -30,15 +31,6 @@ class CoupledCode(ChunkCode):
         self.along = "none"
         self.paths = self.form.paths
         self.factors = {p for p in self.paths if p in self.form.decays or p[0] == p[1]}
-        self.keys = [
-            [(k, tuple(a for a, e in enumerate(w.keys) if e == k)) for k in dict.fromkeys(w.keys) if k is not None]
-            for w in self.form.writes
-        ]
-        self.probes = [] if self.probe is None else self._probes(self.probe)
-
-    def _probes(self, write: int) -> list[tuple[str, int]]:
-        probes = self.form.writes[write].probes
-        return [(f"probe_{a}", a) for a, p in enumerate(probes) if p is not None]
 
     def state(self, place: int) -> str:
         return f"state_{place}"
@@ -65,16 +57,22 @@ class CoupledCode(ChunkCode):
 
     # --- memory -----------------------------------------------------------------------------------------------------
 
+    def _pairs_of_lines(self) -> list[tuple[int, int]]:
+        """Products of factors are those of steps until they meet an operand."""
+        system = {(r.lines, r.lines) for r in self.tiles.rows if r.corrects}
+        return sorted({(1, 1)} | system)
+
     def _operands_of_chunk(self) -> None:
         form, lines = self.form, self.lines
-        for n, write in enumerate(form.writes):
-            for m, (key, _) in enumerate(self.keys[n]):
-                lines.append(f"keys_{n}_{m} = {self._tile(key, form.rows)}")
-            if write.value is not None:
-                lines.append(f"rows_{n} = {self._tile(write.value, form.columns)}")
-        for name, a in self.probes:
-            assert self.probe is not None
-            lines.append(f"{name} = {self._tile(form.writes[self.probe].probes[a], form.rows)}")
+        for rows in self.tiles.rows:
+            for m, (key, _) in enumerate(rows.keys):
+                for p in self.parts:
+                    lines.append(f"keys_{rows.number}_{m}{p} = {self._tile(key, form.rows, rows.lines, p)}")
+            if rows.value:
+                lines.append(f"rows_{rows.number} = {self._tile(rows.value, form.columns, rows.lines)}")
+            for a, probe in enumerate(rows.probes):
+                if probe:
+                    lines += [f"probe_{a}{p} = {self._tile(probe, form.rows, rows.lines, p)}" for p in self.parts]
 
     def _factor(self, pair: Pair, shift: int) -> str:
         """A factor of each step, or of the one before: the identity where there is no such step."""
@@ -82,7 +80,7 @@ class CoupledCode(ChunkCode):
         other = int(pair[0] == pair[1])
         inside = "(step <= steps) & (r > 0)" if shift else "in_t"  # what counts for the first step behind the last one
         if isinstance(factor, ir.Read):
-            return self._tile(factor, (), shift, other, inside)
+            return self._of_steps(factor, (), "", shift, inside, other)
         value = 0.0 if factor is None else 1.0
         return f"tl.where({inside}, {value}, {float(other)}).to({triton_type(self.dtype)})"
 
@@ -118,39 +116,52 @@ class CoupledCode(ChunkCode):
     def _reaching(self, a: int, into: tuple[int, ...]) -> list[int]:
         return [b for b in into if (a, b) in self.paths]
 
-    def _lefts(self, left: str) -> list[tuple[str, int]]:
+    def _sides(self, left: Query) -> list[tuple[str, int]]:
         """The values behind a left side, each with the state it meets."""
-        return self.probes if left == "probe" else [(left, self.reads[int(left.removeprefix("query_"))].state)]
+        corrected = self.tiles.corrected
+        if left.pieces or corrected is None:
+            return [(left.name, left.state)]
+        return [(f"probe_{a}", a) for a, p in enumerate(corrected.probes) if p]
 
     def _products(self) -> None:
         """Queries are loaded when their turn comes: with two states there is no room in registers for all at once."""
-        if self.probe is not None:
-            self._weights_of("probe", False)
-            self._system(self.probe)
-        for n, read in enumerate(self.reads):
-            self.lines.append(f"query_{n} = {self._tile(read.query, self.form.rows)}")
-            self._weights_of(f"query_{n}", read.now)
+        for n in sorted(self._left_lines() - {1}):
+            for name in ("before", "past"):
+                self.lines += [f"{name}_{a}_{c}_{n} = rc_repeated({name}_{a}_{c}, {n})" for a, c in self.paths]
+        if self.tiles.corrected is not None:
+            self._weights_of(self.tiles.lefts[0])
+            self._system(self.tiles.corrected)
+        for n, (query, read) in enumerate(zip(self.tiles.queries, self.stage.readouts, strict=True)):
+            for p in self.parts:
+                self.lines.append(f"{query.name}{p} = {self._tile(query.pieces, self.form.rows, query.lines, p)}")
+            self._weights_of(query)
             self._read_out(n, read.name)
         self._next_state()
 
-    def _weights_of(self, left: str, now: bool) -> None:
-        """What each earlier step of the chunk counts for in a probe or read: `LEFT_by_N`."""
-        kernel = "until" if now else "pairs"
-        for n, _ in enumerate(self.form.writes):
+    def _weights_of(self, left: Query) -> None:
+        """What each earlier row of the chunk counts for in a probe or read: `LEFT_by_N`."""
+        kernel = "until" if left.now else "pairs"
+        for rows in self.tiles.rows:
             terms: list[str] = []
-            for name, a in self._lefts(left):
-                for m, (_, into) in enumerate(self.keys[n]):
+            for name, a in self._sides(left):
+                for m, (_, into) in enumerate(rows.keys):
                     ways = " + ".join(f"{kernel}_{a}_{b}" for b in self._reaching(a, into))
                     if ways:
-                        terms.append(f"{self._dot(name, f'tl.trans(keys_{n}_{m})')} * ({ways})")
-            none = f"tl.zeros((BLOCK_T, BLOCK_T), {triton_type(self.dtype)})"
-            self.lines.append(f"{left}_by_{n} = {' + '.join(terms) or none}")
+                        if not left.lines == rows.lines == 1:
+                            ways = f"rc_blocks({ways}, {left.lines}, {rows.lines})"
+                        met = self._sum_over_rows(f"{name}{{p}}", f"tl.trans(keys_{rows.number}_{m}{{p}})")
+                        terms.append(f"({met}) * ({ways})")
+            shape = f"({self._extent(left.lines)}, {self._extent(rows.lines)})"
+            none = f"tl.zeros({shape}, {triton_type(self.dtype)})"
+            self.lines.append(f"{left.name}_by_{rows.number} = {' + '.join(terms) or none}")
 
-    def _from_state(self, left: str, now: bool) -> str:
-        before = "past" if now else "before"
+    def _from_state(self, left: Query) -> str:
+        before = "past" if left.now else "before"
         terms = [
-            self._dot(f"{name} * {before}_{a}_{c}[:, None]", self.state(c))
-            for name, a in self._lefts(left)
+            self._sum_over_rows(
+                f"{name}{{p}} * {self._of(f'{before}_{a}_{c}', left.lines)}[:, None]", f"{self.state(c)}{{p}}"
+            )
+            for name, a in self._sides(left)
             for b, c in self.paths
             if b == a
         ]
@@ -160,14 +171,17 @@ class CoupledCode(ChunkCode):
         lines = self.lines
         lines.append("# the states after the chunk")
         for a, _ in enumerate(self.form.states):
-            kept = [f"total_{a}_{c} * {self.state(c)}" for b, c in self.paths if b == a]
-            for n, _ in enumerate(self.form.writes):
-                for m, (_, into) in enumerate(self.keys[n]):
-                    ways = " + ".join(f"after_{a}_{b}" for b in self._reaching(a, into))
-                    if ways:
-                        kept.append(self._dot(f"tl.trans(keys_{n}_{m} * ({ways})[:, None])", f"rows_{n}"))
-            lines += [f"next_{a} {'+' if n else ''}= {term}" for n, term in enumerate(kept)]
-        lines += [f"{self.state(a)} = next_{a}" for a, _ in enumerate(self.form.states)]
+            for p in self.parts:
+                kept = [f"total_{a}_{c} * {self.state(c)}{p}" for b, c in self.paths if b == a]
+                for rows in self.tiles.rows:
+                    for m, (_, into) in enumerate(rows.keys):
+                        ways = " + ".join(f"after_{a}_{b}" for b in self._reaching(a, into))
+                        if ways:
+                            ways = f"({ways})" if rows.lines == 1 else f"rc_repeated({ways}, {rows.lines})"
+                            key = f"tl.trans(keys_{rows.number}_{m}{p} * {ways}[:, None])"
+                            kept.append(self._dot(key, f"rows_{rows.number}"))
+                lines += [f"next_{a}{p} {'+' if n else ''}= {term}" for n, term in enumerate(kept)]
+        lines += [f"{self.state(a)}{p} = next_{a}{p}" for a, _ in enumerate(self.form.states) for p in self.parts]
 
 
 __all__ = ["emit_chunk"]

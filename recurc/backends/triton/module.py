@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
-from recurc.backends.triton.chunk import chunk_problems
+from recurc.backends.triton.chunk_lines import chunk_problems
 from recurc.backends.triton.coupled import emit_chunk
 from recurc.backends.triton.kernel import (
     Arg,

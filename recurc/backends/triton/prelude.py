@@ -288,6 +288,21 @@ def rc_times(x, y):
 def rc_prod(x, axis: tl.constexpr):
     return tl.reduce(x, axis, rc_times, keep_dims=True)
 ''',
+    "rc_repeated": '''
+def rc_repeated(x, count: tl.constexpr):
+    """Every place along the first axis, `count` times."""
+    if len(x.shape) == 1:
+        return tl.reshape(tl.broadcast_to(x[:, None], (x.shape[0], count)), (x.shape[0] * count,))
+    else:
+        wide = tl.broadcast_to(x[:, None, :], (x.shape[0], count, x.shape[1]))
+        return tl.reshape(wide, (x.shape[0] * count, x.shape[1]))
+''',
+    "rc_blocks": '''
+def rc_blocks(x, rows: tl.constexpr, columns: tl.constexpr):
+    """Every element of a matrix as a block of so many equal ones."""
+    wide = tl.broadcast_to(x[:, None, :, None], (x.shape[0], rows, x.shape[1], columns))
+    return tl.reshape(wide, (x.shape[0] * rows, x.shape[1] * columns))
+''',
 }  # fmt: skip
 
 HELPER_NAMES = frozenset(_HELPERS)
