@@ -13,7 +13,8 @@ steps; names of what has n lines for each step end in `_n`."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from recurc import ir
@@ -27,7 +28,7 @@ from recurc.plan import Buffer, Chunk
 from recurc.types import Dims, DType
 
 _LOCALS = """pid block_v seq own k v r t t0 in_k in_v in_t state lower same total before above under level decay
-earlier later pairs inverse raw probe step apart BLOCK_T BLOCK_K BLOCK_V"""
+earlier later pairs inverse raw probe step k0 BLOCK_T BLOCK_K BLOCK_V BLOCK_S"""
 
 
 class ChunkCode(TileCode):
@@ -56,6 +57,8 @@ class ChunkCode(TileCode):
             "BLOCK_K": Arg("BLOCK_K", "constexpr", str(tiles.block_k), tiles.block_k),
             "BLOCK_V": Arg("BLOCK_V", "constexpr", str(tiles.block_v), tiles.block_v),
         }
+        if tiles.block_s:
+            self.args["BLOCK_S"] = Arg("BLOCK_S", "constexpr", str(tiles.block_s), tiles.block_s)
         lines += ["pid = tl.program_id(0)", f"block_v = pid % {blocks}", f"pid = pid // {blocks}"]
         for n, dim in reversed(list(enumerate(form.shared))):
             lines += [f"place_{n} = pid % {self.context.size(dim)}", f"pid = pid // {self.context.size(dim)}"]
@@ -228,48 +231,86 @@ class ChunkCode(TileCode):
                 f"t_{n} = step_{n}.to(tl.int64)",
                 f"in_t_{n} = step_{n} < steps",
             ]
-        for n, (left, right) in enumerate(self._pairs_of_lines()):
+        for left, right in self._pairs_of_lines():
             at, to = f"{self._of('step', left)}[:, None]", f"{self._of('step', right)}[None, :]"
-            lower = self._met("lower", left, right)
-            lines += [f"{lower} = {at} > {to}", f"{self._met('same', left, right)} = {at} == {to}"]
-            lines += [] if n else ["# which level two steps meet at: h where the highest bit they differ in is h"]
-            lines.append(f"{self._met('apart', left, right)} = tl.where({lower}, {at} ^ {to}, 0)")
+            lines += [
+                f"{self._met(word, left, right)} = {at} {by} {to}" for word, by in (("lower", ">"), ("same", "=="))
+            ]
 
     def _operands_of_chunk(self) -> None:
-        form, lines = self.form, self.lines
         for rows in self.tiles.rows:
-            n = rows.number
-            lines += [f"keys_{n}{p} = {self._tile(rows.keys[0][0], form.rows, rows.lines, p)}" for p in self.parts]
             if rows.value:
-                lines.append(f"rows_{n} = {self._tile(rows.value, form.columns, rows.lines)}")
-            if rows.corrects:
-                lines += [f"probe{p} = {self._tile(rows.probes[0], form.rows, rows.lines, p)}" for p in self.parts]
-        for query in self.tiles.queries:
-            for p in self.parts:
-                lines.append(f"{query.name}{p} = {self._tile(query.pieces, form.rows, query.lines, p)}")
+                value = self._tile(rows.value, self.form.columns, rows.lines)
+                self.lines.append(f"rows_{rows.number} = {value}")
+        if not self.tiles.block_s:
+            self._loads_along_rows()
+
+    def _loads_along_rows(self) -> None:
+        """Keys, probes and queries."""
+        for rows in self.tiles.rows:
+            for name, key, _ in self._keys(rows):
+                self._operand(name, key, rows.lines)
+        for left in self.tiles.lefts:
+            for name, pieces, _ in self._sides(left):
+                self._operand(name, pieces, left.lines)
+
+    def _operand(self, name: str, pieces: Pieces, lines: int) -> None:
+        """Keys, probes or queries, in the parts at hand."""
+        self.lines += [f"{name}{p} = {self._tile(pieces, self.form.rows, lines, p)}" for p in self.parts]
+
+    @contextmanager
+    def _slices(self) -> Generator[None]:
+        """A loop over slices of the rows, if they are not held all at once: what is written inside has those of a slice
+        as its only part."""
+        if not self.tiles.block_s:
+            yield
+            return
+        outside, parts = self.lines, self.parts
+        self.lines, self.parts = [], ["_slice"]
+        self.lines += ["k_slice = k0 + tl.arange(0, BLOCK_S)", f"in_k_slice = k_slice < {self.high}"]
+        yield
+        outside.append(f"for k0 in range(0, {self.high}, BLOCK_S):")
+        outside += ["    " + line for line in self.lines]
+        self.lines, self.parts = outside, parts
+
+    def _keys(self, rows: Rows) -> list[tuple[str, Pieces, tuple[int, ...]]]:
+        """The keys of what is written, each with the states it goes into."""
+        return [(f"keys_{rows.number}", *rows.keys[0])]
+
+    def _sides(self, left: Query) -> list[tuple[str, Pieces, int]]:
+        """The values behind a left side, each with the state it meets."""
+        return [(left.name, left.pieces, left.state)]
 
     @property
     def _parts_of_decays(self) -> list[str]:
         return self.parts if self.along == "rows" else [""]
 
     def _decays_of_chunk(self) -> None:
-        form, lines, factor = self.form, self.lines, self.form.factors[0][0]
-        if self.along == "constant" or factor is None:
+        if self.along == "constant":
             return
+        self.lines.append("# the decays of each step, of the one before and of the one after")
+        if not (self.tiles.block_s and self.along == "rows"):
+            self._decays()
+
+    def _decays(self, earlier: bool = True, later: bool = True, products: bool = True) -> None:
+        """Decays of the parts at hand, of the steps before and after, and their products before and after each step."""
+        form, lines, factor, parts = self.form, self.lines, self.form.factors[0][0], self._parts_of_decays
         kept = {"none": (), "rows": form.rows, "columns": form.columns}[self.along]
-        lines.append("# the decays of each step, of the one before and of the one after")
         at = "(r > 0)" if self.along == "none" else "(r > 0)[:, None]"
-        for p in self._parts_of_decays:
-            for variable, shift in (("decay", 0), ("earlier", -1), ("later", 1)):
+        for p in parts:
+            for variable, shift in (("decay", 0), *((("earlier", -1),) * earlier), *((("later", 1),) * later)):
+                assert factor is not None
                 lines.append(f"{variable}{p} = {self._of_steps(factor, kept, p, shift)}")
-            lines += [
-                f"before{p} = tl.cumprod(tl.where({at}, earlier{p}, 1), 0)",
-                f"after{p} = tl.cumprod(later{p}, 0, reverse=True)",
-                f"total{p} = tl.sum(tl.where({at.replace('>', '==')}, decay{p} * after{p}, 0), 0)",
-            ]
-        self._repeated("before", self._left_lines(), self._parts_of_decays)
-        self._repeated("decay", (q.lines for q in self.tiles.queries if q.now), self._parts_of_decays)
-        self._repeated("after", self._right_lines(), self._parts_of_decays)
+            if earlier and products:
+                lines.append(f"before{p} = tl.cumprod(tl.where({at}, earlier{p}, 1), 0)")
+            if later and products:
+                lines.append(f"after{p} = tl.cumprod(later{p}, 0, reverse=True)")
+                lines.append(f"total{p} = tl.sum(tl.where({at.replace('>', '==')}, decay{p} * after{p}, 0), 0)")
+        if earlier:
+            self._repeated("before", self._left_lines() if products else (), parts)
+            self._repeated("decay", (q.lines for q in self.tiles.queries if q.now), parts)
+        if later and products:
+            self._repeated("after", self._right_lines(), parts)
 
     # --- arithmetic -------------------------------------------------------------------------------------------------
 
@@ -277,11 +318,12 @@ class ChunkCode(TileCode):
         """A product of two tiles. Half precisions: bf16 operands, f32 ones rounded to tf32 for f16, whose range states
         may leave; f32 ones by the precision `exact`, if given."""
         real, accumulator = self.context.spec.real, triton_type(self.dtype)
-        precision = self.options.chunk_precision if self.dtype is DType.F32 else "ieee"
+        precision = exact or self.options.chunk_precision
         if real is DType.BF16 and not exact:
             left, right = (f"({side}).to(tl.bfloat16)" for side in (left, right))
-        elif real in (DType.F16, DType.BF16):
-            precision = exact or "tf32"
+        elif real is DType.F16 and not exact:
+            precision = "tf32"
+        precision = precision if self.dtype is DType.F32 else "ieee"
         return f'tl.dot({left}, {right}, input_precision="{precision}", out_dtype={accumulator})'
 
     def _sum_over_rows(self, left: str, right: str) -> str:
@@ -294,7 +336,8 @@ class ChunkCode(TileCode):
             "above": ("earlier", f"r % {half} != 0", ""),
             "under": ("later", f"r % {half} != {half - 1}", ", reverse=True"),
         }[name]
-        width = {"none": "", "rows": ", BLOCK_K", "columns": ", BLOCK_V"}[self.along]
+        rows = ", BLOCK_S" if self.tiles.block_s else ", BLOCK_K"
+        width = {"none": "", "rows": rows, "columns": ", BLOCK_V"}[self.along]
         at = f"({at})[:, None]" if width else at
         blocks = f"tl.reshape(tl.where({at}, {source}{part}, 1), (BLOCK_T // {half}, {half}{width}))"
         return f"tl.reshape(tl.cumprod({blocks}, 1{reverse}), (BLOCK_T{width or ','}))"
@@ -310,9 +353,9 @@ class ChunkCode(TileCode):
         return [1 << n for n in range(self.tiles.steps.bit_length() - 1)]
 
     def _meet(self, half: int, left: int, right: int) -> str:
-        """The pairs of a level."""
-        apart = self._met("apart", left, right)
-        return f"({apart} >= {half}) & ({apart} < {2 * half})"
+        """The pairs of a level: both in one block of 2 h steps, the later one in its second half of h."""
+        at, to = (f"{self._of('step', n)} // {half}" for n in (left, right))
+        return f"tl.where({at} % 2 == 1, {at}, -1)[:, None] == ({to} + 1)[None, :]"
 
     def _products(self) -> None:
         self._weights()
@@ -325,18 +368,29 @@ class ChunkCode(TileCode):
     def _next_state(self) -> None:
         self.lines.append("# the state after the chunk")
         kept = {"none": "total * ", "rows": "total{p}[:, None] * ", "columns": "total[None, :] * ", "constant": ""}
-        for p in self.parts:
-            terms = [f"{kept[self.along].format(p=p)}state{p}"]
+        for p in self._each_part():
+            if self.tiles.block_s and self.along == "rows":
+                self._decays(earlier=False)
+            self.lines.append(f"state{p} = {kept[self.along].format(p=p)}state{p}")
             for rows in self.tiles.rows:
                 key, row, after = f"keys_{rows.number}{p}", f"rows_{rows.number}", self._of("after", rows.lines)
+                if self.tiles.block_s:
+                    self._operand(f"keys_{rows.number}", rows.keys[0][0], rows.lines)
                 if self.along == "columns":
                     row = f"{row} * {after}"
                 elif self.along == "rows":
                     key = f"{key} * {self._of('after', rows.lines, p)}"
                 elif self.along == "none":
                     key = f"{key} * {after}[:, None]"
-                terms.append(self._dot(f"tl.trans({key})", row))
-            self.lines += [f"state{p} {'+' if n else ''}= {term}" for n, term in enumerate(terms)]
+                self.lines.append(f"state{p} += {self._dot(f'tl.trans({key})', row)}")
+
+    def _each_part(self) -> Iterator[str]:
+        """The parts of the rows, one after another: the only one at hand."""
+        parts = self.parts
+        for part in parts:
+            self.parts = [part]
+            yield part
+        self.parts = parts
 
     def _weights(self) -> None:
         """What each earlier row of the chunk counts for in each probe and read: `LEFT_by_N`."""
@@ -348,27 +402,44 @@ class ChunkCode(TileCode):
             return
         if self.along == "none":
             self._decays_between()
+        if self.tiles.block_s:
+            self._raw_weights(pairs)
         for left, rows in pairs:
-            n, at = rows.number, (left.lines, rows.lines)
-            lower, same, between = (self._met(name, *at) for name in ("lower", "same", "pairs"))
-            lines.append(f"raw = {self._sum_over_rows(f'{left.name}{{p}}', f'tl.trans(keys_{n}{{p}})')}")
+            n, at, name = rows.number, (left.lines, rows.lines), f"{left.name}_by_{rows.number}"
+            lower, same, between = (self._met(word, *at) for word in ("lower", "same", "pairs"))
+            raw = name if self.tiles.block_s else "raw"
+            if not self.tiles.block_s:
+                lines.append(f"raw = {self._sum_over_rows(f'{left.name}{{p}}', f'tl.trans(keys_{n}{{p}})')}")
             if self.along == "columns":
-                lines.append(f"{left.name}_by_{n} = raw")
+                lines += [] if raw == name else [f"{name} = raw"]
                 continue
-            between = f"raw * {between}" if self.along == "none" else "raw"
+            between = f"{raw} * {between}" if self.along == "none" else raw
             if left.now:
                 by = f"{self._of('decay', left.lines)}[:, None]"
                 between = f"{between} * {by}" if self.along == "none" else between
-                lines.append(f"{left.name}_by_{n} = tl.where({lower}, {between}, tl.where({same}, raw, 0))")
+                lines.append(f"{name} = tl.where({lower}, {between}, tl.where({same}, {raw}, 0))")
             else:
-                lines.append(f"{left.name}_by_{n} = tl.where({lower}, {between}, 0)")
+                lines.append(f"{name} = tl.where({lower}, {between}, 0)")
+
+    def _zeros(self, name: str, left: int, right: int) -> None:
+        shape = f"({self._extent(left)}, {self._extent(right)})"
+        self.lines.append(f"{name} = tl.zeros({shape}, {triton_type(self.dtype)})")
+
+    def _raw_weights(self, pairs: list[tuple[Query, Rows]]) -> None:
+        """Products of left sides and keys, slice by slice."""
+        for left, rows in pairs:
+            self._zeros(f"{left.name}_by_{rows.number}", left.lines, rows.lines)
+        with self._slices():
+            self._loads_along_rows()
+            for left, rows in pairs:
+                met = self._sum_over_rows(f"{left.name}{{p}}", f"tl.trans(keys_{rows.number}{{p}})")
+                self.lines.append(f"{left.name}_by_{rows.number} += {met}")
 
     def _decays_between(self) -> None:
         """The decay between any two steps of the chunk: `pairs`."""
-        lines, kind = self.lines, triton_type(self.dtype)
+        lines = self.lines
         for left, right in self._pairs_of_lines() if not self._halves() else ():  # a chunk of one step has no pairs
-            shape = f"({self._extent(left)}, {self._extent(right)})"
-            lines.append(f"{self._met('pairs', left, right)} = tl.zeros({shape}, {kind})")
+            self._zeros(self._met("pairs", left, right), left, right)
         for half in self._halves():
             self._levels(half)
             for left, right in self._pairs_of_lines():
@@ -378,29 +449,31 @@ class ChunkCode(TileCode):
                 lines.append(f"{word} tl.where({self._meet(half, left, right)}, {product}, 0.0)")
 
     def _weights_by_rows(self, pairs: list[tuple[Query, Rows]]) -> None:
-        lines = self.lines
         for left, rows in pairs:
-            shape = f"({self._extent(left.lines)}, {self._extent(rows.lines)})"
-            lines.append(f"{left.name}_by_{rows.number} = tl.zeros({shape}, {triton_type(self.dtype)})")
-        for half in self._halves():
-            self._levels(half)
+            self._zeros(f"{left.name}_by_{rows.number}", left.lines, rows.lines)
+        with self._slices():
+            if self.tiles.block_s:
+                self._loads_along_rows()
+                self._decays(products=False)
+            for half in self._halves():
+                self._levels(half)
+                for left, rows in pairs:
+                    self._meet_by_rows(half, left, rows)
             for left, rows in pairs:
-                n = rows.number
-                above, under = (self._of(*w, "{p}") for w in (("above", left.lines), ("under", rows.lines)))
-                scaled = f"{left.name}{{p}}"
-                scaled += f" * {self._of('decay', left.lines, '{p}')}" if left.now else ""
-                scaled, key = (scaled, f"keys_{n}{{p}}") if half == 1 else (
-                    f"{scaled} * {above}", f"keys_{n}{{p}} * {under}"
-                )  # fmt: skip
-                product = self._sum_over_rows(scaled, f"tl.trans({key})")
-                lines.append(
-                    f"{left.name}_by_{n} += tl.where({self._meet(half, left.lines, rows.lines)}, {product}, 0)"
-                )
-        for left, rows in pairs:
-            if left.now:
-                same = self._met("same", left.lines, rows.lines)
-                met = self._sum_of_same(left, rows)
-                lines.append(f"{left.name}_by_{rows.number} += tl.where({same}, {met}, 0)")
+                if left.now:
+                    same = self._met("same", left.lines, rows.lines)
+                    met = self._sum_of_same(left, rows)
+                    self.lines.append(f"{left.name}_by_{rows.number} += tl.where({same}, {met}, 0)")
+
+    def _meet_by_rows(self, half: int, left: Query, rows: Rows) -> None:
+        """Adds the pairs of a level."""
+        n, scaled, key = rows.number, f"{left.name}{{p}}", f"keys_{rows.number}{{p}}"
+        scaled += f" * {self._of('decay', left.lines, '{p}')}" if left.now else ""
+        if half > 1:
+            scaled += f" * {self._of('above', left.lines, '{p}')}"
+            key += f" * {self._of('under', rows.lines, '{p}')}"
+        product = self._sum_over_rows(scaled, f"tl.trans({key})")
+        self.lines.append(f"{left.name}_by_{n} += tl.where({self._meet(half, left.lines, rows.lines)}, {product}, 0)")
 
     def _sum_of_same(self, left: Query, rows: Rows) -> str:
         """Products of left sides and keys that are right where both are of one step."""
@@ -409,21 +482,27 @@ class ChunkCode(TileCode):
             return " + ".join(f"{s}[:, None]" for s in sums)
         return self._sum_over_rows(f"{left.name}{{p}}", f"tl.trans(keys_{rows.number}{{p}})")
 
-    def _from_state(self, left: Query) -> str:
-        """What a left side finds in the states at the beginning of the chunk."""
+    def _add_from_states(self, target: str, add: bool, left: Query) -> None:
+        """`target` (+)= what a left side finds in the states at the beginning of the chunk."""
         before, decay = self._of("before", left.lines), self._of("decay", left.lines)
-        text = f"{left.name}{{p}}"
-        if self.along == "rows":
-            text += f" * {before}{{p}} * {decay}{{p}}" if left.now else f" * {before}{{p}}"
-        elif self.along == "none":
-            text += f" * ({before} * {decay})[:, None]" if left.now else f" * {before}[:, None]"
-        return self._sum_over_rows(text, "state{p}")
+        for p in self._each_part():
+            if self.tiles.block_s:
+                self._operand(left.name, left.pieces, left.lines)
+                if self.along == "rows":
+                    self._decays(later=False)
+            text = f"{left.name}{p}"
+            if self.along == "rows":
+                text += f" * {before}{p} * {decay}{p}" if left.now else f" * {before}{p}"
+            elif self.along == "none":
+                text += f" * ({before} * {decay})[:, None]" if left.now else f" * {before}[:, None]"
+            self.lines.append(f"{target} {'+' if add else ''}= {self._dot(text, f'state{p}')}")
+            add = True
 
     def _system(self, rows: Rows) -> None:
         """The rows that depend on what the states hold: the unit lower triangular system, solved by its inverse."""
         lines, own = self.lines, f"rows_{rows.number}"
         lines.append("# the rows that are written depend on each other: a unit lower triangular system")
-        lines.append(f"{own} {'+' if rows.value else ''}= {self._from_state(self.tiles.lefts[0])}")
+        self._add_from_states(own, bool(rows.value), self.tiles.lefts[0])
         for other in self.tiles.rows:
             if other is not rows:
                 lines.append(f"{own} += {self._dot(f'probe_by_{other.number}', f'rows_{other.number}')}")
@@ -444,7 +523,7 @@ class ChunkCode(TileCode):
     def _read_out(self, number: int, name: str) -> None:
         lines, query = self.lines, self.tiles.queries[number]
         out = f"out_{number}"
-        lines.append(f"{out} = {self._from_state(query)}")
+        self._add_from_states(out, False, query)
         if self.along == "columns":
             self._read_by_columns(query, out)
         else:
@@ -475,7 +554,7 @@ class ChunkCode(TileCode):
             lines.append(f"{out} *= {self._of('decay', query.lines)}")
             for rows in self.tiles.rows:
                 n = rows.number
-                if query.lines == rows.lines == 1:
+                if query.lines == rows.lines == 1 and not self.tiles.block_s:
                     lines.append(f"{out} += ({self._sum_of_same(query, rows)}) * rows_{n}")
                     continue
                 weights = f"tl.where({self._met('same', query.lines, rows.lines)}, {query.name}_by_{n}, 0)"

@@ -66,11 +66,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of a chunk: `steps` of them, `parts` times `block_k` rows of a state and `block_v` columns."""
+    """The tiles of a chunk: `steps` of them, `parts` times `block_k` rows of a state and `block_v` columns. With a
+    `block_s`, keys, probes and queries are not held but read where they are needed, so many rows at once."""
 
     steps: int
     block_k: int
     parts: int
+    block_s: int
     block_v: int
     warps: int
     rows: tuple[Rows, ...]
@@ -83,9 +85,9 @@ class Tiles:
 
     @property
     def lefts(self) -> tuple[Query, ...]:
-        """Probes (of no certain state) and queries: what meets the keys of earlier steps."""
+        """Probes (here those of the first state) and queries: what meets the keys of earlier steps."""
         probe = self.corrected
-        return (*(() if probe is None else (Query("probe", probe.lines, (), 0, False),)), *self.queries)
+        return (*(() if probe is None else (Query("probe", probe.lines, probe.probes[0], 0, False),)), *self.queries)
 
 
 def chunk_problems(stage: Chunk, context: Context) -> list[str]:
@@ -129,6 +131,7 @@ def tiles_of(stage: Chunk, context: Context, options: Options) -> Tiles:
         steps,
         block_k,
         1,
+        int(__import__("os").environ.get("SLICE", 0)),
         block_v,
         8 if block_k * block_v * len(form.states) >= 2048 else 4,
         tuple(sorted((replace(r, lines=lines(r.lines)) for r in made), key=lambda r: r.number)),

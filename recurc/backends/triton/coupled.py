@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from recurc import ir
 from recurc.backends.triton.chunk import ChunkCode
-from recurc.backends.triton.chunk_lines import Query
+from recurc.backends.triton.chunk_lines import Pieces, Query, Rows
 from recurc.backends.triton.kernel import Options, StageText, triton_type
 from recurc.backends.triton.values import Context
 from recurc.plan import Chunk
@@ -62,17 +62,23 @@ class CoupledCode(ChunkCode):
         system = {(r.lines, r.lines) for r in self.tiles.rows if r.corrects}
         return sorted({(1, 1)} | system)
 
-    def _operands_of_chunk(self) -> None:
-        form, lines = self.form, self.lines
+    def _keys(self, rows: Rows) -> list[tuple[str, Pieces, tuple[int, ...]]]:
+        return [(f"keys_{rows.number}_{m}", key, into) for m, (key, into) in enumerate(rows.keys)]
+
+    def _sides(self, left: Query) -> list[tuple[str, Pieces, int]]:
+        corrected = self.tiles.corrected
+        if left.name != "probe" or corrected is None:
+            return [(left.name, left.pieces, left.state)]
+        return [(f"probe_{a}", p, a) for a, p in enumerate(corrected.probes) if p]
+
+    def _loads_along_rows(self) -> None:
+        """Queries are loaded when their turn comes: with two states there is no room in registers for all at once."""
         for rows in self.tiles.rows:
-            for m, (key, _) in enumerate(rows.keys):
-                for p in self.parts:
-                    lines.append(f"keys_{rows.number}_{m}{p} = {self._tile(key, form.rows, rows.lines, p)}")
-            if rows.value:
-                lines.append(f"rows_{rows.number} = {self._tile(rows.value, form.columns, rows.lines)}")
-            for a, probe in enumerate(rows.probes):
-                if probe:
-                    lines += [f"probe_{a}{p} = {self._tile(probe, form.rows, rows.lines, p)}" for p in self.parts]
+            for name, key, _ in self._keys(rows):
+                self._operand(name, key, rows.lines)
+            if rows.corrects:
+                for name, probe, _ in self._sides(self.tiles.lefts[0]):
+                    self._operand(name, probe, rows.lines)
 
     def _factor(self, pair: Pair, shift: int) -> str:
         """A factor of each step, or of the one before: the identity where there is no such step."""
@@ -116,15 +122,7 @@ class CoupledCode(ChunkCode):
     def _reaching(self, a: int, into: tuple[int, ...]) -> list[int]:
         return [b for b in into if (a, b) in self.paths]
 
-    def _sides(self, left: Query) -> list[tuple[str, int]]:
-        """The values behind a left side, each with the state it meets."""
-        corrected = self.tiles.corrected
-        if left.pieces or corrected is None:
-            return [(left.name, left.state)]
-        return [(f"probe_{a}", a) for a, p in enumerate(corrected.probes) if p]
-
     def _products(self) -> None:
-        """Queries are loaded when their turn comes: with two states there is no room in registers for all at once."""
         for n in sorted(self._left_lines() - {1}):
             for name in ("before", "past"):
                 self.lines += [f"{name}_{a}_{c}_{n} = rc_repeated({name}_{a}_{c}, {n})" for a, c in self.paths]
@@ -132,56 +130,84 @@ class CoupledCode(ChunkCode):
             self._weights_of(self.tiles.lefts[0])
             self._system(self.tiles.corrected)
         for n, (query, read) in enumerate(zip(self.tiles.queries, self.stage.readouts, strict=True)):
-            for p in self.parts:
-                self.lines.append(f"{query.name}{p} = {self._tile(query.pieces, self.form.rows, query.lines, p)}")
+            if not self.tiles.block_s:
+                self._operand(query.name, query.pieces, query.lines)
             self._weights_of(query)
             self._read_out(n, read.name)
         self._next_state()
 
     def _weights_of(self, left: Query) -> None:
         """What each earlier row of the chunk counts for in a probe or read: `LEFT_by_N`."""
-        kernel = "until" if left.now else "pairs"
+        kernel, sliced = "until" if left.now else "pairs", self.tiles.block_s
+        found: dict[int, list[tuple[str, str, str]]] = {rows.number: [] for rows in self.tiles.rows}
         for rows in self.tiles.rows:
-            terms: list[str] = []
-            for name, a in self._sides(left):
-                for m, (_, into) in enumerate(rows.keys):
+            for name, _, a in self._sides(left):
+                for key, _, into in self._keys(rows):
                     ways = " + ".join(f"{kernel}_{a}_{b}" for b in self._reaching(a, into))
                     if ways:
                         if not left.lines == rows.lines == 1:
                             ways = f"rc_blocks({ways}, {left.lines}, {rows.lines})"
-                        met = self._sum_over_rows(f"{name}{{p}}", f"tl.trans(keys_{rows.number}_{m}{{p}})")
-                        terms.append(f"({met}) * ({ways})")
-            shape = f"({self._extent(left.lines)}, {self._extent(rows.lines)})"
-            none = f"tl.zeros({shape}, {triton_type(self.dtype)})"
-            self.lines.append(f"{left.name}_by_{rows.number} = {' + '.join(terms) or none}")
+                        found[rows.number].append((name, key, ways))
+        if sliced:
+            self._raw_weights_of(left, found)
+        for rows in self.tiles.rows:
+            terms: list[str] = []
+            for name, key, ways in found[rows.number]:
+                met = f"{name}_{key}" if sliced else f"({self._sum_over_rows(f'{name}{{p}}', f'tl.trans({key}{{p}})')})"
+                terms.append(f"{met} * ({ways})")
+            if terms:
+                self.lines.append(f"{left.name}_by_{rows.number} = {' + '.join(terms)}")
+            else:
+                self._zeros(f"{left.name}_by_{rows.number}", left.lines, rows.lines)
 
-    def _from_state(self, left: Query) -> str:
+    def _raw_weights_of(self, left: Query, found: dict[int, list[tuple[str, str, str]]]) -> None:
+        """Products of a left side and keys, slice by slice: `LEFT_KEYS`."""
+        for rows in self.tiles.rows:
+            for name, key, _ in found[rows.number]:
+                self._zeros(f"{name}_{key}", left.lines, rows.lines)
+        with self._slices():
+            for name, pieces, _ in self._sides(left):
+                self._operand(name, pieces, left.lines)
+            for rows in self.tiles.rows:
+                met = {key: [n for n, k, _ in found[rows.number] if k == key] for key, _, _ in self._keys(rows)}
+                for key, pieces, _ in self._keys(rows):
+                    if met[key]:
+                        self._operand(key, pieces, rows.lines)
+                    for name in met[key]:
+                        product = self._sum_over_rows(f"{name}{{p}}", f"tl.trans({key}{{p}})")
+                        self.lines.append(f"{name}_{key} += {product}")
+
+    def _add_from_states(self, target: str, add: bool, left: Query) -> None:
         before = "past" if left.now else "before"
-        terms = [
-            self._sum_over_rows(
-                f"{name}{{p}} * {self._of(f'{before}_{a}_{c}', left.lines)}[:, None]", f"{self.state(c)}{{p}}"
-            )
-            for name, a in self._sides(left)
-            for b, c in self.paths
-            if b == a
-        ]
-        return " + ".join(terms)
+        for p in self._each_part():
+            for name, pieces, a in self._sides(left):
+                if self.tiles.block_s:
+                    self._operand(name, pieces, left.lines)
+                for b, c in self.paths:
+                    if b == a:
+                        scaled = f"{name}{p} * {self._of(f'{before}_{a}_{c}', left.lines)}[:, None]"
+                        product = self._dot(scaled, f"{self.state(c)}{p}")
+                        self.lines.append(f"{target} {'+' if add else ''}= {product}")
+                        add = True
 
     def _next_state(self) -> None:
         lines = self.lines
         lines.append("# the states after the chunk")
-        for a, _ in enumerate(self.form.states):
-            for p in self.parts:
+        for p in self._each_part():
+            if self.tiles.block_s:
+                for rows in self.tiles.rows:
+                    for name, key, _ in self._keys(rows):
+                        self._operand(name, key, rows.lines)
+            for a, _ in enumerate(self.form.states):
                 kept = [f"total_{a}_{c} * {self.state(c)}{p}" for b, c in self.paths if b == a]
                 for rows in self.tiles.rows:
-                    for m, (_, into) in enumerate(rows.keys):
+                    for name, _, into in self._keys(rows):
                         ways = " + ".join(f"after_{a}_{b}" for b in self._reaching(a, into))
                         if ways:
                             ways = f"({ways})" if rows.lines == 1 else f"rc_repeated({ways}, {rows.lines})"
-                            key = f"tl.trans(keys_{rows.number}_{m}{p} * {ways}[:, None])"
-                            kept.append(self._dot(key, f"rows_{rows.number}"))
+                            kept.append(self._dot(f"tl.trans({name}{p} * {ways}[:, None])", f"rows_{rows.number}"))
                 lines += [f"next_{a}{p} {'+' if n else ''}= {term}" for n, term in enumerate(kept)]
-        lines += [f"{self.state(a)}{p} = next_{a}{p}" for a, _ in enumerate(self.form.states) for p in self.parts]
+            lines += [f"{self.state(a)}{p} = next_{a}{p}" for a, _ in enumerate(self.form.states)]
 
 
 __all__ = ["emit_chunk"]
