@@ -23,7 +23,7 @@ from recurc.backends.triton.kernel import ALL_REGISTERS, Arg, KernelText, Option
 from recurc.backends.triton.lanes import finish
 from recurc.backends.triton.places import Place
 from recurc.backends.triton.scope import Scope
-from recurc.backends.triton.values import Context, TileCode
+from recurc.backends.triton.values import Context, Ids, TileCode
 from recurc.plan import Buffer, Chunk
 from recurc.types import Dims, DType
 
@@ -160,6 +160,18 @@ class ChunkCode(TileCode):
             else:  # the rank of a write or read, which has one place
                 ids.append(Place("0", frozenset()))
         return self.pointer(buffer, tuple(ids), time)
+
+    def offset(self, dims: Dims, ids: Ids) -> list[str]:
+        """The row-major place among the dims: what is the same for a whole tile, then along its first axis, then along
+        its second, each as one term. So only the sum of all has two axes, and nothing of that size is kept."""
+        terms: dict[str, list[str]] = {"": [], "[:, None]": [], "[None, :]": []}
+        for n, axis in enumerate(ids):
+            text = self.index(axis)
+            if text != "0":
+                suffix = next((s for s in ("[:, None]", "[None, :]") if text.endswith(s)), "")
+                terms[suffix].append(" * ".join([text, *(self.context.constant(d) for d in dims[n + 1 :])]))
+        sums = [" + ".join(t) for t in terms.values() if t]
+        return [f"({s})" if " + " in s else s for s in sums]
 
     def _state_pointer(self, buffer: Buffer, part: str) -> str:
         flat = self._flat(self.form.rows, f"k{part}", "[:, None]") | self._flat(self.form.columns, "v", "[None, :]")
@@ -508,17 +520,24 @@ class ChunkCode(TileCode):
                 lines.append(f"{own} += {self._dot(f'probe_by_{other.number}', f'rows_{other.number}')}")
         if not self._halves():
             return
-        count, both = self._extent(rows.lines), (rows.lines, rows.lines)
-        # small tiles are multiplied without tensor cores
-        exact = "ieee" if rows.lines == 1 else self.options.chunk_precision
-        place = f"tl.arange(0, {count})"
-        itself = "same" if rows.lines == 1 else f"{place}[:, None] == {place}[None, :]"
-        first, *later = (f"tl.where({self._meet(h, *both)}, probe_by_{rows.number}, 0)" for h in self._halves())
-        lines.append(f"inverse = tl.where({itself}, 1.0, {first})")
+        if rows.lines > 1:
+            self._substituted(own, rows)
+            return
+        first, *later = (f"tl.where({self._meet(h, 1, 1)}, probe_by_{rows.number}, 0)" for h in self._halves())
+        lines.append(f"inverse = tl.where(same, 1.0, {first})")
         for below in later:
-            lines.append(f"level = {self._dot(below, 'inverse', exact)}")
-            lines.append(f"inverse += {self._dot('inverse', 'level', exact)}")
-        lines.append(f"{own} = {self._dot('inverse', own, exact)}")
+            lines.append(f"level = {self._dot(below, 'inverse', exact='ieee')}")
+            lines.append(f"inverse += {self._dot('inverse', 'level', exact='ieee')}")
+        lines.append(f"{own} = {self._dot('inverse', own, exact='ieee')}")
+
+    def _substituted(self, own: str, rows: Rows) -> None:
+        """Step after step: the inverse of a system of all lines would take more room and no less arithmetic."""
+        at = f"step_{rows.lines}[:, None] == t0 + i"
+        below = f"tl.where({at}, probe_by_{rows.number}, 0)"
+        self.lines += [
+            "for i in range(1, BLOCK_T):",
+            f"    {own} += {self._dot(below, own, exact=self.options.chunk_precision)}",
+        ]
 
     def _read_out(self, number: int, name: str) -> None:
         lines, query = self.lines, self.tiles.queries[number]

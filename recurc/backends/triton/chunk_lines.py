@@ -22,7 +22,7 @@ from recurc.types import Dims
 LEAST = 16  # places along each axis of `tl.dot`
 MOST_ROWS = 256  # of the states
 MOST_LINES = 128  # rows of one step
-_LINES = 64  # of a chunk, if its steps have several
+_LINES = 32  # of a chunk, if its steps have several
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ def chunk_problems(stage: Chunk, context: Context) -> list[str]:
     """What of a chunk has no Triton kernel, in words."""
     form, who = stage.form, ", ".join(stage.form.states)
     found: list[str] = []
-    most = max((*_lines_of_writes(form, context), *_lines_of_reads(stage, context)), default=1)
+    most = _most_lines(stage, context)
     if most > MOST_LINES:
         found.append(f"{most:,} rows of {who} in one step by the chunkwise schedule (at most {MOST_LINES})")
-    rows = math.prod(context.size(d) for d in form.rows) * len(form.states)
+    rows = _count(form.rows, context) * len(form.states)
     if rows > MOST_ROWS:
         found.append(f"a chunkwise state of {rows} rows (at most {MOST_ROWS})")
     return found
@@ -105,37 +105,39 @@ def chunk_problems(stage: Chunk, context: Context) -> list[str]:
 
 def tiles_of(stage: Chunk, context: Context, options: Options) -> Tiles:
     """The tiles of a stage that has a kernel: what keeps every value of a chunk in registers, at up to 128 rows."""
-    form, least = stage.form, LEAST
+    form = stage.form
     along = "constant" if isinstance(form.factors[0][0], ir.Const) else form.decay_along
-    rows, columns = (math.prod(context.size(d) for d in dims) for dims in (form.rows, form.columns))
-    block_k = max(power_of_two(rows), least)
-    most_lines = power_of_two(max((*_lines_of_writes(form, context), *_lines_of_reads(stage, context)), default=1))
-    half = context.spec.real.itemsize == 2
-    wide = half and not form.corrects and along in ("none", "constant") and block_k <= 64 and most_lines == 1
-    tall = block_k * len(form.states)
-    most = 64 if wide else 16 if form.corrects and tall > 64 else 32
-    steps = options.block_t or (32 if wide else min(least, max(_LINES // most_lines, 1)))
+    rows, columns = (_count(dims, context) for dims in (form.rows, form.columns))
+    high = max(power_of_two(rows), LEAST)
+    most_lines = power_of_two(_most_lines(stage, context))
+    half, several = context.spec.real.itemsize == 2, most_lines > 1
+    tall = high * len(form.states)
+    wide = half and not form.corrects and along in ("none", "constant") and high <= 64 and not several
+    most = 64 if wide else 16 if several or (form.corrects and tall > 64) else 32
+    steps = options.block_t or (32 if wide else min(LEAST, max(_LINES // most_lines, 1)))
+    sliced = several or (tall > 64 and not half)  # in f32 operands of products take twice the room, and twice again
+    block_k = min(high, 64) if sliced else high
+    window = form.corrects and len(form.writes) == 1 and high > 64
 
-    def lines(count: int) -> int:
-        return max(power_of_two(count), math.ceil(least / steps))
+    def padded(count: int) -> int:
+        return max(power_of_two(count), math.ceil(LEAST / steps))
 
     groups = [[n] for n, w in enumerate(form.writes) if not w.corrects]
     groups += [[n for n, w in enumerate(form.writes) if w.corrects]] if form.corrects else []
-    made = (_rows(form, sorted(g), context) for g in groups)
-    reads = (
-        Query(f"query_{n}", lines(_count(r.rank, context)), (Piece(r.query, r.rank),), r.state, r.now)
-        for n, r in enumerate(stage.readouts)
-    )
-    block_v = min(max(power_of_two(columns), least), most)
+    written = [_rows(form, group, context) for group in sorted(groups)]
+    block_v = min(max(power_of_two(columns), LEAST), most)
     return Tiles(
         steps,
         block_k,
-        1,
-        int(__import__("os").environ.get("SLICE", 0)),
+        math.ceil(rows / block_k),
+        min(block_k, 32 if several and not window else 64) if sliced else 0,
         block_v,
-        8 if block_k * block_v * len(form.states) >= 2048 else 4,
-        tuple(sorted((replace(r, lines=lines(r.lines)) for r in made), key=lambda r: r.number)),
-        tuple(reads),
+        8 if several or tall * block_v >= 2048 else 4,
+        tuple(replace(r, lines=padded(r.lines)) for r in written),
+        tuple(
+            Query(f"query_{n}", padded(_count(r.rank, context)), (Piece(r.query, r.rank),), r.state, r.now)
+            for n, r in enumerate(stage.readouts)
+        ),
     )
 
 
@@ -143,14 +145,12 @@ def _count(rank: Dims, context: Context) -> int:
     return math.prod(context.size(d) for d in rank)
 
 
-def _lines_of_writes(form: LowRank, context: Context) -> list[int]:
-    """Rows of one step that are taken together."""
-    corrections = sum(_count(w.rank, context) for w in form.writes if w.corrects)
-    return [corrections, *(_count(w.rank, context) for w in form.writes if not w.corrects)]
-
-
-def _lines_of_reads(stage: Chunk, context: Context) -> list[int]:
-    return [_count(r.rank, context) for r in stage.readouts]
+def _most_lines(stage: Chunk, context: Context) -> int:
+    """The most rows of one step that are taken together."""
+    writes = stage.form.writes
+    corrections = sum(_count(w.rank, context) for w in writes if w.corrects)
+    others = (_count(w.rank, context) for w in writes if not w.corrects)
+    return max(1, corrections, *others, *(_count(r.rank, context) for r in stage.readouts))
 
 
 def _rows(form: LowRank, numbers: list[int], context: Context) -> Rows:
