@@ -10,6 +10,7 @@ from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import Target
 
 _REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
+_LINES = 32  # rows of a chunk whose steps have several
 _TILE = 32  # steps that a scan takes at once, side by side
 
 
@@ -93,7 +94,8 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
     rows, columns = max(rows, 16), max(columns, 16)  # what a tile is filled up to
     found = rows_of(form, shape)
-    chunk = min(64, max(16, shape.steps))
+    several = max(found.probes, *(shape.elements(w.rank) for w in form.writes))
+    chunk = min(64, max(16, shape.steps)) if several == 1 else max(_LINES // several, 1)
     products = 2.0 * rows * columns * (found.into + found.out_of + found.seen)
     products += chunk * (rows + columns) * found.writes * (found.probes + 1)
     others = {"none": 0, "rows": 3 * rows * chunk, "columns": 3 * columns * chunk}[form.decay_along]
