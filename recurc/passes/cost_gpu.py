@@ -11,6 +11,7 @@ from recurc.targets import Target
 from recurc.types import own_dim
 
 _REACHED = 0.7  # of the rate of a large product, by the small ones of the chunkwise schedule
+_LINES = 32  # rows of a chunk whose steps have several
 _TILE = 32  # steps that a scan takes at once, side by side
 _PER_CHUNK = 4  # kernels of a chunk with frozen states: a product, a map, the loop, a map
 _LOOP_TILE = 256  # elements of a program that goes step by step, where it may have several lanes
@@ -138,7 +139,8 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
     rows, columns = max(rows, 16), max(columns, 16)  # what a tile is filled up to
     found = rows_of(form, shape)
-    chunk = min(64, max(16, shape.steps))
+    several = max(found.probes, *(shape.elements(w.rank) for w in form.writes))
+    chunk = min(64, max(16, shape.steps)) if several == 1 else max(_LINES // several, 1)
     products = 2.0 * rows * columns * (found.into + found.out_of + found.seen)
     products += chunk * (rows + columns) * found.writes * (found.probes + 1)
     others = {"none": 0, "rows": 3 * rows * chunk, "columns": 3 * columns * chunk}[form.decay_along]

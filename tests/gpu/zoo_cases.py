@@ -18,6 +18,7 @@ STEPS = 5
 # and so does what stands here and runs.
 LIMITATIONS = {("dnc", "triton"): "elements held at once in every step"}
 # The same of one schedule.
+<<<<<<< HEAD
 BY_SCHEDULE = {("gated_delta_product", "chunkwise", "triton"): "several corrections of S in one step"}
 BY_SCHEDULE |= {
     ("mamba3_mimo", "chunkwise", "triton"): "several rows of S in one step",
@@ -30,6 +31,10 @@ _WORDS = {
     "chunk-frozen": "no CUDA kernels",
     "convolution": "fast Fourier transform, which C and CUDA code do not have",
 }
+=======
+BY_SCHEDULE = {(n, "scan", "triton"): "matrices or tables" for n, s in PAIRS if s == "scan" and multiplies(n)}
+_WORDS = {"chunkwise": "no CUDA kernel yet", "chunk-frozen": "no GPU kernels"}
+>>>>>>> trichunk
 BY_SCHEDULE |= {(n, s, b): _WORDS[s] for n, s in PAIRS for b, lacks in LACKING.items() if s in lacks}
 
 

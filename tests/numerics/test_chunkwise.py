@@ -136,9 +136,11 @@ def sizes_of(rec: recurc.Recurrence) -> dict[str, int]:
     return {d.name: SIZES.get(d.same_as or d.name, 7) for d in rec.ir.dims}
 
 
-def drawn(rec: recurc.Recurrence, rng: np.random.Generator, batch: int, steps: int) -> Arrays:
+def drawn(
+    rec: recurc.Recurrence, rng: np.random.Generator, batch: int, steps: int, sizes: dict[str, int] | None = None
+) -> Arrays:
     """Inputs `(B, T, *dims)`, params and initial states; keys of delta rules have length 1."""
-    sizes = sizes_of(rec)
+    sizes = sizes or sizes_of(rec)
 
     def shape(dims: Dims) -> tuple[int, ...]:
         return tuple(int(d) if d.isdigit() else sizes[d] for d in dims)
