@@ -18,24 +18,12 @@ STEPS = 5
 # and so does what stands here and runs.
 LIMITATIONS = {("dnc", "triton"): "elements held at once in every step"}
 # The same of one schedule.
-<<<<<<< HEAD
-BY_SCHEDULE = {("gated_delta_product", "chunkwise", "triton"): "several corrections of S in one step"}
-BY_SCHEDULE |= {
-    ("mamba3_mimo", "chunkwise", "triton"): "several rows of S in one step",
-    ("omega_net", "chunkwise", "triton"): "several rows of M in one step",
-    ("omega_net_linear", "chunkwise", "triton"): "several rows of M in one step",
-    ("omega_net_powers", "chunkwise", "triton"): "several rows of M, N in one step",
-}
 _WORDS = {
     "chunkwise": "no CUDA kernel yet",
     "chunk-frozen": "no CUDA kernels",
     "convolution": "fast Fourier transform, which C and CUDA code do not have",
 }
-=======
-BY_SCHEDULE = {(n, "scan", "triton"): "matrices or tables" for n, s in PAIRS if s == "scan" and multiplies(n)}
-_WORDS = {"chunkwise": "no CUDA kernel yet", "chunk-frozen": "no GPU kernels"}
->>>>>>> trichunk
-BY_SCHEDULE |= {(n, s, b): _WORDS[s] for n, s in PAIRS for b, lacks in LACKING.items() if s in lacks}
+BY_SCHEDULE = {(n, s, b): _WORDS[s] for n, s in PAIRS for b, lacks in LACKING.items() if s in lacks}
 
 
 def agree(name: str, schedule: str, backend: str, seed: int) -> None:

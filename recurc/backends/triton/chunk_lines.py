@@ -115,16 +115,10 @@ def tiles_of(stage: Chunk, context: Context, options: Options) -> Tiles:
     wide = half and not form.corrects and along in ("none", "constant") and high <= 64 and not several
     most = 64 if wide else 16 if several or (form.corrects and tall > 64) else 32
     steps = options.block_t or (32 if wide else min(LEAST, max(_LINES // most_lines, 1)))
-<<<<<<< HEAD
-    sliced = several or (tall > 64 and not half)  # in f32 operands of products take twice the room, and twice again
-    block_k = min(high, 64) if sliced else high
-    window = form.corrects and len(form.writes) == 1 and high > 64
-=======
     alone = form.corrects and len(form.writes) == 1
     # in f32 operands of products take twice the room, and twice again by their high and low parts
     sliced = several or (not half and (tall > 64 or (alone and tall > 32)))
     block_k = min(high, 64) if sliced else high
->>>>>>> trichunk
 
     def padded(count: int) -> int:
         return max(power_of_two(count), math.ceil(LEAST / steps))
@@ -137,11 +131,7 @@ def tiles_of(stage: Chunk, context: Context, options: Options) -> Tiles:
         steps,
         block_k,
         math.ceil(rows / block_k),
-<<<<<<< HEAD
-        min(block_k, 32 if several and not window else 64) if sliced else 0,
-=======
         min(block_k, 64 if high > 64 and (alone or not several) else 32) if sliced else 0,
->>>>>>> trichunk
         block_v,
         8 if several or tall * block_v >= 2048 else 4,
         tuple(replace(r, lines=padded(r.lines)) for r in written),

@@ -6,13 +6,8 @@ import re
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
-<<<<<<< HEAD
 from recurc.backends.triton.fused import fits
 from recurc.backends.triton.host import host_text
-=======
-from recurc.backends.triton.chunk_lines import chunk_problems
-from recurc.backends.triton.coupled import emit_chunk
->>>>>>> trichunk
 from recurc.backends.triton.kernel import (
     Arg,
     Choice,
