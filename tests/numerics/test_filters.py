@@ -1,6 +1,6 @@
 """Kalman filters: what a step means, that a scan of a declared filter agrees with it, and what is no filter."""
 
-from __future__ import annotations
+# ruff: noqa: F821  (dims are names in quotes)
 
 from typing import Any
 
