@@ -1,7 +1,5 @@
 """Kalman filters: what a step means, that a scan of a declared filter agrees with it, and what is no filter."""
 
-# ruff: noqa: F821  (dims are names in quotes)
-
 from typing import Any
 
 import numpy as np
