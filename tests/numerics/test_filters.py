@@ -1,7 +1,5 @@
 """Kalman filters: what a step means, that a scan of a declared filter agrees with it, and what is no filter."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
