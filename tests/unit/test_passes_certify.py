@@ -13,7 +13,8 @@ from recurc.facts import Monoid
 from recurc.ir import Apply, Const, Expr, Read, Recurrence, Size, rewrite, walk
 from recurc.ops import OPS, apply, cast, convert
 from recurc.passes import analyze, core_form
-from recurc.passes.certify import certificate_of, randomised_error
+from recurc.passes.certify import certificate_of
+from recurc.passes.random_checks import randomised_error
 from recurc.types import DType
 from tests.lifted_cases import CASES
 from tests.passes_zoo import ZOO
