@@ -33,13 +33,20 @@ _THREADS = 256  # of a program at most
 
 
 def fits(stage: Fused, spec: Specialization) -> bool:
-    """Whether the smallest tile of all scans together, 16 steps of one lane, leaves the registers room."""
+    """Whether the smallest tile of all scans together, 16 steps of one lane, leaves the registers room. Of scans with
+    unlike dims only two run together: the narrow ones are kept many times over, and a third would spill."""
+    if len(stage.parts) > 2 and _mixed(stage):
+        return False
     lanes, words = set(lane_dims(stage)), 0
     for part in stage.parts:
         for c in part.monoid.components:
             whole = math.prod(power_of_two(literal_size(d) or spec.size(own_dim(d))) for d in c.dims if d not in lanes)
             words += whole * max(spec.dtype(c.dtype).accumulator.itemsize // 4, 1)
     return 16 * words <= _WORDS * _THREADS
+
+
+def _mixed(stage: Fused) -> bool:
+    return len({frozenset(c.dims) for part in stage.parts for c in part.monoid.components}) > 1
 
 
 def emit_fused(context: Context, stage: Fused, name: str, options: Options) -> StageText:
@@ -57,8 +64,9 @@ def emit_fused(context: Context, stage: Fused, name: str, options: Options) -> S
 
     whole = whole_elements(made(None).scans(), lanes)
     wide = sum(element_bytes(context, part) for part in stage.parts)
-    # A narrow value keeps more of its steps in each thread than a wide one: half the tile, and all registers.
-    mixed = len({frozenset(c.dims) for part in stage.parts for c in part.monoid.components}) > 1
+    # A narrow value keeps more of its steps in each thread than a wide one: few steps, and all registers.
+    mixed = _mixed(stage)
+    options = replace(options, block_t=options.block_t or 16) if mixed else options
     form = tile_of(context, lanes, whole, wide * 2 if mixed else wide, options)
     registers = ALL_REGISTERS if mixed else form.registers
     blocks, block_t = form.blocks, form.block_t
