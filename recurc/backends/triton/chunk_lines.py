@@ -118,6 +118,7 @@ def tiles_of(stage: Chunk, context: Context, options: Options) -> Tiles:
     alone = form.corrects and len(form.writes) == 1
     # in f32 operands of products take twice the room, and twice again by their high and low parts
     sliced = several or (not half and (tall > 64 or (alone and tall > 32)))
+    sliced |= half and high > 64 and len(form.states) == 1 and (form.corrects or along == "rows")
     block_k = min(high, 64) if sliced else high
 
     def padded(count: int) -> int:
