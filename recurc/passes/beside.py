@@ -52,8 +52,11 @@ def together(walks: Sequence[Walk], shape: Shape) -> bool:
     return all(w.size <= max(along) for w, rest in zip(walks, left, strict=True) if not rest)
 
 
+_FARTHEST = 16  # groups before one that are asked what it finds at hand
+
+
 class Neighbours:
-    """The groups before one, as they were scheduled, that would run in one stage with it."""
+    """The groups right before one, as they were scheduled, that would run in one stage with it."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps, self._schedule, self._groups = steps, "", tuple[Group, ...]()
@@ -65,7 +68,7 @@ class Neighbours:
 
     def take(self, group: Group, schedule: str) -> None:
         """The group runs by that schedule."""
-        self._groups = (*self._beside(group, schedule), group)
+        self._groups = (*self._beside(group, schedule), group)[-_FARTHEST:]
         self._schedule = schedule
 
     def _beside(self, group: Group, schedule: str) -> tuple[Group, ...]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import log2, sqrt
 
 from recurc.facts import Analysis, Group, Reason
@@ -65,6 +66,27 @@ class System:
     def steady(self, expr: Expr) -> bool:
         return not any(isinstance(n, Step) or (isinstance(n, Read) and n.name in self.varying) for n in walk(expr))
 
+    @cached_property
+    def _readers(self) -> dict[tuple[str, bool], list[str]]:
+        """A name, and whether it is read at an earlier step -> the equations of no state that read it so."""
+        found: dict[tuple[str, bool], list[str]] = {}
+        for name, expr in self.equations.items():
+            if name not in self.states:
+                for key in dict.fromkeys((r.name, r.lag > 0) for r in reads(expr)):
+                    found.setdefault(key, []).append(name)
+        return found
+
+    def touched(self, group: Group) -> frozenset[str]:
+        """The equations of no state that read the group's states, directly or through others at the same step."""
+        pending = [n for s in group.states for late in (False, True) for n in self._readers.get((s, late), ())]
+        found: set[str] = set()
+        while pending:
+            name = pending.pop()
+            if name not in found:
+                found.add(name)
+                pending.extend(self._readers.get((name, False), ()))
+        return frozenset(found)
+
 
 def system_of(rec: Recurrence) -> System:
     """The equations of a recurrence in core form."""
@@ -107,7 +129,7 @@ def _split_step(system: System, group: Group) -> Splitter:
         for n, e in system.equations.items()
         if n in own or n not in system.states
     }
-    touched = depending(equations, lambda n: isinstance(n, Read) and n.name in own) | own
+    touched = system.touched(group) | own
     found = Splitter(
         equations,
         touched,
@@ -248,7 +270,7 @@ def _by_states(system: System, group: Group, wanted: tuple[str, ...]) -> _Exit:
     """The states leave; everything else is computed from them."""
     after: dict[str, Expr] = {}
     states: dict[str, None] = {}
-    touched = _touched(system, group)
+    touched = system.touched(group)
     pending = list(wanted)
     while pending:
         name = pending.pop()
@@ -260,17 +282,11 @@ def _by_states(system: System, group: Group, wanted: tuple[str, ...]) -> _Exit:
     return _Exit({}, tuple(s for s in group.states if s in states), after)
 
 
-def _touched(system: System, group: Group) -> frozenset[str]:
-    """The equations of no state that read the group's states, directly or through others."""
-    plain = {n: e for n, e in system.equations.items() if n not in system.states}
-    return depending(plain, lambda n: isinstance(n, Read) and n.name in group.states)
-
-
 def _by_reads(system: System, group: Group, wanted: tuple[str, ...], step: Splitter) -> _Exit:
     """What is linear in the states leaves as it is read, the largest expressions that are."""
     plain = {n: e for n, e in system.equations.items() if n not in system.states}
     split = Splitter(
-        plain, _touched(system, group), lambda r: r.name in group.states, system.steady, set(step.taken), "the states",
+        plain, system.touched(group), lambda r: r.name in group.states, system.steady, set(step.taken), "the states",
         never_stuck,
     )  # fmt: skip
     linear: dict[str, Expr] = {}

@@ -29,6 +29,7 @@ from recurc.passes.monoid import (
 )
 from recurc.passes.projective import scaled_linear
 from recurc.passes.ranges import LONGEST, WIDEST, finite_range, nonnegative
+from recurc.passes.resume import START
 from recurc.passes.scene import BOTH, BY_STRUCTURE, DECIDED, LOOP, Scene
 from recurc.passes.semilinear import semilinear
 from recurc.passes.semiring import Clamped, Tropical, bottom, tropical
@@ -199,7 +200,7 @@ def _far_from_the_ends(scene: Scene, lifted: Lifted) -> bool:
     A step adds an entry of its matrix; places along a dim times steps are less than 2^60, for each is visited."""
     equations = {e.name: e.expr for e in scene.rec.equations}
     bounds = {v.name: v.bound for v in (*scene.rec.inputs, *scene.rec.params, *scene.rec.states) if v.bound is not None}
-    known = {n: (0.0, float(literal_size(b) or WIDEST)) for n, b in bounds.items()}
+    known = {n: (0.0, float(literal_size(b) or WIDEST)) for n, b in bounds.items()} | {START: (0.0, LONGEST)}
 
     def largest(expr: Expr | None) -> float:
         low, high = (0.0, 0.0) if expr is None else finite_range(expr, known, equations)

@@ -247,7 +247,7 @@ def _why(
     if held_back is not None and not forced:
         return f"{text}; only when asked for: {held_back}"
     if ratio < 1:
-        return f"{text}; {1 / ratio:.1f}x cheaper by the model, but {chosen} was asked for"
+        return f"{text}; {1 / max(ratio, 1e-9):.1f}x cheaper by the model, but {chosen} was asked for"
     return f"{text}; {ratio:.1f}x the cost of {chosen}"
 
 

@@ -101,6 +101,9 @@ class Steps:
         given = {i.name for i in rec.inputs} | self.states.keys()
         exprs = {e.name: e.expr for e in rec.equations}
         self.varying = given | depending(exprs, lambda n: isinstance(n, Step) or _reads(n, given))
+        self._reads: dict[tuple[str, ...], dict[str, int]] = {}
+        self._lifts: dict[tuple[str, ...], frozenset[str]] = {}
+        self._flops: dict[tuple[str, ...], float] = {}
         self._readers: dict[str, set[str]] = {s: set() for s in self.states}  # states and outputs that read a state
         for name in {*self.states, *(o for o in rec.outputs if o in self.equations)}:
             for state in self.on_states[name]:
@@ -157,11 +160,16 @@ class Steps:
         again, bytes_again = 0.0, 0.0
         if mine > max(earlier):
             before = [g for g, level in zip(others, earlier, strict=True) if level < mine]
-            again = sum(self.work(g).flops for g in before)
+            again = sum(self._flops_of(g) for g in before)
             inputs = {n: s for g in before for n, s in self._read(g).items() if n not in self.states}
             bytes_again = float(sum(inputs.values()) * self.shape.itemsize)
         moved = work.bytes_per_step - at_hand * self.shape.itemsize
         return replace(work, bytes_per_step=moved, alone=False, again=again, bytes_again=bytes_again)
+
+    def _flops_of(self, group: Group) -> float:
+        if group.states not in self._flops:
+            self._flops[group.states] = self.work(group).flops
+        return self._flops[group.states]
 
     def equations_of(self, group: Group) -> list[Equation]:
         """Those of its states and of the outputs that see it, up to other groups."""
@@ -178,17 +186,25 @@ class Steps:
 
     def _read(self, group: Group) -> dict[str, int]:
         """Elements of the inputs and of other groups' states that a step reads."""
+        if group.states not in self._reads:
+            self._reads[group.states] = self._found_reads(group)
+        return self._reads[group.states]
+
+    def _found_reads(self, group: Group) -> dict[str, int]:
         names = {i.name for i in self.rec.inputs} | (self.states.keys() - set(group.states))
         return elements_read((e.expr for e in self.equations_of(group)), names, self.shape)
 
-    def _lifted(self, group: Group) -> list[Expr]:
-        """What a step's element is computed by."""
-        lift = () if group.monoid is None else group.monoid.lift
-        return [*(e.expr for e in self._needed([r.name for e in lift for r in reads(e)], self.states.keys())), *lift]
+    def _lifted(self, group: Group) -> frozenset[str]:
+        """The names that a step's element is computed from, directly or through others of the step."""
+        if group.states not in self._lifts:
+            lift = () if group.monoid is None else group.monoid.lift
+            behind = self._needed([r.name for e in lift for r in reads(e)], self.states.keys())
+            self._lifts[group.states] = frozenset(r.name for e in (*(b.expr for b in behind), *lift) for r in reads(e))
+        return self._lifts[group.states]
 
     def _waits(self, group: Group, other: Group) -> bool:
         """Whether the elements of a scan need states of another."""
-        return any(r.name in other.states for e in self._lifted(group) for r in reads(e))
+        return not self._lifted(group).isdisjoint(other.states)
 
     def frozen(self, group: Group) -> FrozenWork:
         """What the group spares that can run by chunks with frozen states."""

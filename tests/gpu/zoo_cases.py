@@ -24,6 +24,7 @@ _WORDS = {
     "convolution": "fast Fourier transform, which C and CUDA code do not have",
 }
 BY_SCHEDULE = {(n, s, b): _WORDS[s] for n, s in PAIRS for b, lacks in LACKING.items() if s in lacks}
+BY_SCHEDULE |= {("kalman_filter_missing", "scan", "triton"): "elements, held at once in every step"}
 
 
 def agree(name: str, schedule: str, backend: str, seed: int) -> None:

@@ -123,13 +123,13 @@ def test_it_is_printed_and_read_back() -> None:
 def test_a_step_function_is_the_same_recurrence(rng: np.random.Generator) -> None:
     @recurc.jit
     def plain(
-        z: recurc.Input[M],
-        F: recurc.Param[N, N],
-        H: recurc.Param[M, N],
-        Q: recurc.Param[N, N],
-        R: recurc.Param[M, M],
-        m: recurc.State[N],
-        P: recurc.State[N, N],
+        z: recurc.Input["M"],
+        F: recurc.Param["N", "N"],
+        H: recurc.Param["M", "N"],
+        Q: recurc.Param["N", "N"],
+        R: recurc.Param["M", "M"],
+        m: recurc.State["N"],
+        P: recurc.State["N", "N"],
     ) -> Any:
         m, P = recurc.kalman(m, P, z, F=F, H=H, Q=Q, R=R)
         return {"m": m, "P": P}

@@ -12,6 +12,8 @@ import pytest
 
 from recurc.arguments import with_defaults
 from recurc.cli.compile import export_kernels
+from recurc.passes import core_form
+from recurc.passes.stabilize import stabilized_states
 from tests.zoo import cases
 from tests.zoo.cases import NAMES, check, draw, generator, load, looped
 from tests.zoo.oracle import ORACLES
@@ -55,6 +57,8 @@ def by_the_program(name: str, seed: int, folder: Path) -> None:
     f = rec.compile(backend="reference", sizes=ORACLES[name].sizes)
     starts = f.init_state(batch=cases.BATCH if inputs else 1, dtype="f64", **params)
     values = inputs | params | {f"{n}@initial": np.asarray(a) for n, a in starts.items()}
+    for state, parts in stabilized_states(core_form(rec.ir)).items():  # a program takes the parts of a state
+        values |= {f"{parts.mantissa}@initial": starts[state], f"{parts.top}@initial": np.zeros(cases.BATCH)}
     named = {a["name"]: a["argument"] for a in manifest["arrays"]}
     np.savez(folder / "given.npz", **{named[n]: a for n, a in values.items() if n in named})
     script = CALL.format(module=Path(manifest["runner"]).stem, extent="" if inputs else f"{STEPS}, ")

@@ -34,7 +34,7 @@ _THREADS = 256  # of a program at most
 
 def fits(stage: Fused, spec: Specialization) -> bool:
     """Whether the smallest tile of all scans together, 16 steps of one lane, leaves the registers room. Of scans with
-    unlike dims only two run together: the narrow ones are kept many times over, and a third would spill."""
+    unlike dims (numbers aside) only two run together: the narrow ones are kept many times over, a third would spill."""
     if len(stage.parts) > 2 and _mixed(stage):
         return False
     lanes, words = set(lane_dims(stage)), 0
@@ -46,7 +46,7 @@ def fits(stage: Fused, spec: Specialization) -> bool:
 
 
 def _mixed(stage: Fused) -> bool:
-    return len({frozenset(c.dims) for part in stage.parts for c in part.monoid.components}) > 1
+    return len({frozenset(c.dims) for part in stage.parts for c in part.carries if c.dims}) > 1
 
 
 def emit_fused(context: Context, stage: Fused, name: str, options: Options) -> StageText:
