@@ -194,17 +194,16 @@ class Steps:
         names = {i.name for i in self.rec.inputs} | (self.states.keys() - set(group.states))
         return elements_read((e.expr for e in self.equations_of(group)), names, self.shape)
 
-    def _lifted(self, group: Group) -> frozenset[str]:
-        """The names that a step's element is computed from, directly or through others of the step."""
-        if group.states not in self._lifts:
-            lift = () if group.monoid is None else group.monoid.lift
-            behind = self._needed([r.name for e in lift for r in reads(e)], self.states.keys())
-            self._lifts[group.states] = frozenset(r.name for e in (*(b.expr for b in behind), *lift) for r in reads(e))
-        return self._lifts[group.states]
+    def _lifted(self, group: Group) -> list[Expr]:
+        """What a step's element is computed by."""
+        lift = () if group.monoid is None else group.monoid.lift
+        return [*(e.expr for e in self._needed([r.name for e in lift for r in reads(e)], self.states.keys())), *lift]
 
     def _waits(self, group: Group, other: Group) -> bool:
         """Whether the elements of a scan need states of another."""
-        return not self._lifted(group).isdisjoint(other.states)
+        if group.states not in self._lifts:
+            self._lifts[group.states] = frozenset(r.name for e in self._lifted(group) for r in reads(e))
+        return not self._lifts[group.states].isdisjoint(other.states)
 
     def frozen(self, group: Group) -> FrozenWork:
         """What the group spares that can run by chunks with frozen states."""
