@@ -1,5 +1,6 @@
 """Runs scans of matrices and tables in Triton's interpreter, in a process of its own:
-`python -m tests.gpu.matrix_interpreted SEED [CASE...]`. Prints one JSON object per case.
+`python -m tests.gpu.matrix_interpreted SEED [CASE...]`; without names, some by the seed. Prints one JSON object per
+case.
 
 TRITON_INTERPRET must be set before Triton is imported, hence the process."""
 
@@ -123,6 +124,12 @@ def _edge(name: str, seed: int, steps: int) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
 
+def some(rng: np.random.Generator) -> list[str]:
+    """Cases of every kind by the seed."""
+    picked = ((CASES, 8), (LARGE, 2), (EDGES, 1))
+    return [str(n) for kind, count in picked for n in rng.choice(list(kind), count, replace=False)]
+
+
 def cases() -> Iterator[tuple[str, Callable[[str, int, int], None], tuple[tuple[int, int], ...]]]:
     for name in CASES:
         yield name, _small, POINTS
@@ -141,8 +148,9 @@ def main(seed: int, names: list[str]) -> None:
 
     known = choose.backend
     rng = np.random.default_rng(seed)
+    wanted = names or some(rng)
     for name, compare, points in cases():
-        if names and name not in names:
+        if name not in wanted:
             continue
         few = [points[int(rng.integers(compare is _small, len(points)))]] + [points[0]] * (rng.random() < 0.2)
         for steps, segments in points if names else few:

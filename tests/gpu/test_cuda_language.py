@@ -53,9 +53,22 @@ def test_it_means_the_same_by_blocks(
 
 @pytest.mark.machine_code
 @pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or "")
+def test_some_stay_in_registers(rng: np.random.Generator, tmp_path: Path) -> None:
+    for pick in rng.choice(len(PAIRS), 12, replace=False):
+        stays_in_registers(*PAIRS[pick], (DType.F32, DType.F64)[int(rng.integers(2))], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.machine_code
+@pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or "")
 @pytest.mark.parametrize(("name", "schedule"), PAIRS)
-def test_it_stays_in_registers(name: str, schedule: str, rng: np.random.Generator, tmp_path: Path) -> None:
-    case, real = CASES[name], (DType.F32, DType.F64)[int(rng.integers(2))]
+def test_all_stay_in_registers(name: str, schedule: str, tmp_path: Path) -> None:
+    for real in (DType.F32, DType.F64):
+        stays_in_registers(name, schedule, real, tmp_path)
+
+
+def stays_in_registers(name: str, schedule: str, real: DType, tmp_path: Path) -> None:
+    case = CASES[name]
     sizes = {d.name: case.sizes[d.name] for d in case.rec.dims}
     plan = passes.make_plan(case.rec, sizes, 2, 64, real, targets.named("sm_90"), schedule)
     cubin, report = compile_cubin(emit(plan, Specialization(tuple(sorted(sizes.items())), real)).source, "sm_90")

@@ -6,10 +6,12 @@ import importlib.util
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recurc.backends.base import Specialization
@@ -24,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or ""),
 ]
 
+REALS = (DType.F32, DType.BF16, DType.F16, DType.F64)
 SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}  # bytes one block may have
 SIZES = {
     "ema": (("D", 512),),
@@ -70,10 +73,20 @@ def usage_of(cubin: bytes, folder: Path) -> tuple[dict[str, Usage], str]:
     return {name: Usage(int(r), int(s), int(m)) for name, r, s, m in found}, code
 
 
-@pytest.mark.parametrize("arch", SHARED_LIMIT)
+@pytest.mark.parametrize("arch", [a if a == "sm_90" else pytest.param(a, marks=pytest.mark.slow) for a in SHARED_LIMIT])
 @pytest.mark.parametrize("key", plans(), ids="-".join)
 def test_kernels_compile_and_keep_everything_in_registers(key: tuple[str, str], arch: str, tmp_path: Path) -> None:
-    for real in (DType.F32, DType.BF16, DType.F16, DType.F64):
+    keeps_everything_in_registers(key, arch, REALS, tmp_path)
+
+
+@pytest.mark.parametrize("arch", [a for a in SHARED_LIMIT if a != "sm_90"])
+def test_some_keep_everything_in_registers_on_other_chips(arch: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    for pick in rng.choice(len(plans()), 3, replace=False):
+        keeps_everything_in_registers(list(plans())[pick], arch, REALS[int(rng.integers(4)) :][:1], tmp_path)
+
+
+def keeps_everything_in_registers(key: tuple[str, str], arch: str, reals: Sequence[DType], tmp_path: Path) -> None:
+    for real in reals:
         program = emit(plans()[key], Specialization(SIZES[key[0]], real))
         cubin, report = _cubin(key, real, arch)
         assert "warning" not in report, report

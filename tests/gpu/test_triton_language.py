@@ -25,16 +25,19 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["auto", "dot"])
-def test_it_means_what_the_definition_says(form: str, seed: int, tmp_path: Path) -> None:
+def test_it_means_what_the_definition_says(form: str, which: str, seed: int, tmp_path: Path) -> None:
+    names = ["all"] if which == "all" else []
     environment = os.environ | {"TRITON_INTERPRET": "1", "RECURC_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.gpu.language_interpreted", str(seed), form],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
+        [sys.executable, "-W", "ignore", "-m", "tests.gpu.language_interpreted", str(seed), form, *names],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert run.returncode == 0, f"seed {seed}\n{run.stdout[-500:]}\n{run.stderr[-4000:]}"
     found = [json.loads(line) for line in run.stdout.splitlines()]
-    assert {(f["name"], f["schedule"]) for f in found} >= set(PAIRS)
+    ran = {(f["name"], f["schedule"]) for f in found}
+    assert ran >= set(PAIRS) if which == "all" else len(ran & set(PAIRS)) > len(PAIRS) / 5
     wrong = [f["wrong"] for f in found if f["wrong"]]
     assert not wrong, "\n".join(wrong)
     refused = [f for f in found if f["refused"]]

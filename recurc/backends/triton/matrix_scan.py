@@ -34,12 +34,15 @@ from recurc.backends.triton.loop import LoopCode, Tile, fitted
 from recurc.backends.triton.places import Place, fresh_axis
 from recurc.backends.triton.values import EXTENTS, SEQ, Code, Context, Ids, dim_of
 from recurc.errors import UnsupportedError
-from recurc.ir import Contract, Equation, Expr, Linalg, Read, Reduce, children, rewrite, walk
+from recurc.ir import Apply, Contract, Equation, Expr, Linalg, Read, Reduce, children, rewrite, walk
 from recurc.plan import Buffer, Carry, Loop, Role, Scan
 from recurc.types import Dims, DType, axis_ids, own_dim, second
 
-_FOLD_ELEMENTS = 4096  # of a fold's tile: as many columns as that allows read what varies over time once
+_FOLD_ELEMENTS = 4096  # of a fold's tile: as many columns as that allows read what varies over time once; an eighth
+# of these where they take two registers, so that what all columns of a lane share stays in them too
+_PER_THREAD = 16  # of those in a thread
 _LARGEST = {4: 1 << 15, 8: 1 << 13}  # of the tile of any loop, by the bytes of an element: what registers hold
+_SOLVED = 1 << 12  # where systems are solved in it
 _SHORTEST = 16  # steps for which a segment may be a quarter as many times as long, at least
 
 
@@ -70,7 +73,7 @@ def emit_matrix_scan(context: Context, stage: Scan, name: str, options: Options)
             f"{count} > 1",
             (
                 *(parts.scratch(b) for b in (*parts.totals, *parts.starts.values())),
-                replace(fold.kernel(f"{name}_fold", "scan", (about,), 16), registers=ALL_REGISTERS),
+                replace(fold.kernel(f"{name}_fold", "scan", (about,), parts.per_thread), registers=ALL_REGISTERS),
                 carry.kernel(f"{name}_starts", "scan", (f"The states {names} at the start of each segment.",)),
             ),
             tuple(parts.alone(state) for state in parts.starts),
@@ -94,7 +97,7 @@ def _fold(parts: _Parts, lanes: Dims, options: Options) -> _FoldCode:
         lambda tile: _FoldCode(parts, not together, tile).write(),
         free,
         options.block_seq,
-        _FOLD_ELEMENTS,
+        _FOLD_ELEMENTS // (8 if parts.widest == 8 else 1),
     )
 
 
@@ -142,15 +145,39 @@ class _Parts:
         shared = {e.name: e.expr for e in self.stage.pre if any(own_dim(d) != d for d in e.expr.dims)}
         return shared | {f"{side}{c.name}": e for c, e in zip(monoid.components, monoid.lift, strict=True)}
 
+    @property
+    def nodes(self) -> list[Expr]:
+        """Of what makes and combines elements."""
+        return [n for e in (*self.lifted().values(), *(e.expr for e in self.fold.body)) for n in walk(e)]
+
+    @property
+    def solves(self) -> bool:
+        return any(isinstance(n, Linalg) for n in self.nodes)
+
+    @property
+    def per_thread(self) -> int:
+        """How many elements of the fold's tile a thread has, by what the assembler keeps in registers, as measured:
+        fewer of those that take two, but not so few that all of a sum of exponentials is in one thread; many where
+        systems are solved, which are a small part of the tile."""
+        registers = self.widest // 4
+        if self.solves:
+            return 4 * _PER_THREAD // registers
+        exponentials = any(isinstance(n, Apply) and n.op == "exp" for n in self.nodes)
+        return _PER_THREAD // (registers if exponentials else registers**2)
+
     def check(self, code: LoopCode) -> None:
         """Raises `UnsupportedError` for a tile that would not stay in registers."""
-        size = max(4, *(self._stored(b).itemsize for b in self.totals))
-        if code.held > _LARGEST[size]:
+        most = min(_LARGEST[self.widest], _SOLVED if self.solves else code.held)
+        if code.held > most:
             shape = " x ".join(f"{d} = {self.context.size(d)}" for d in map(dim_of, code.axes) if d not in EXTENTS)
             raise UnsupportedError(
-                f"a scan of matrices of {shape} elements, held at once in every step (at most {_LARGEST[size]} of "
-                f"{size} bytes stay in registers)"
+                f"a scan of matrices of {shape} elements, held at once in every step (at most {most} of {self.widest} "
+                "bytes stay in registers)"
             )
+
+    @property
+    def widest(self) -> int:
+        return max(4, *(self._stored(b).itemsize for b in self.totals))
 
     def scratch(self, buffer: Buffer) -> Scratch:
         context = self.context
@@ -177,6 +204,12 @@ class _ScanLoop(LoopCode):
         super().__init__(parts.context, stage, tile)
         self.parts = parts
         self._once: dict[tuple[Expr, Ids], Code] = {}
+
+    def arranged(self) -> tuple[str, ...]:
+        """Names of one dim stand side by side, so that one which becomes another changes no order."""
+        met = super().arranged()
+        dims = [own_dim(dim_of(a)) for a in met]
+        return tuple(a for _, a in sorted(zip(dims, met, strict=True), key=lambda known: dims.index(known[0])))
 
     def value(self, expr: Expr, ids: Ids) -> Code:
         """A product or sum that an element is made of in several places is computed once."""
