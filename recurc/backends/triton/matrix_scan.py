@@ -42,7 +42,7 @@ _FOLD_ELEMENTS = 4096  # of a fold's tile: as many columns as that allows read w
 # of these where they take two registers, so that what all columns of a lane share stays in them too
 _PER_THREAD = 16  # of those in a thread
 _LARGEST = {4: 1 << 15, 8: 1 << 13}  # of the tile of any loop, by the bytes of an element: what registers hold
-_SOLVED = 1 << 12  # where systems are solved in it
+_SOLVED = 1 << 14  # where systems are solved in it
 _SHORTEST = 16  # steps for which a segment may be a quarter as many times as long, at least
 
 
