@@ -1,4 +1,4 @@
-"""Stages that Triton modules run with torch between kernels: convolutions, and chunks with frozen states.
+"""Stages that Triton modules run with torch between kernels: convolutions, chunks with frozen states, Newton's method.
 
 Numbers in the interpreter, machine code for chips that are not here, and modules that run without recurc."""
 
@@ -20,7 +20,7 @@ from recurc import passes, targets, zoo
 from recurc.backends.base import Specialization
 from recurc.backends.triton import TritonBackend
 from recurc.passes.complex_parts import split_complex
-from recurc.plan import Convolution, Frozen, Plan
+from recurc.plan import Convolution, Frozen, Newton, Plan
 from recurc.types import DType
 from tests.gpu.machine_code import ARCHS
 from tests.gpu.test_triton_machine_code import check
@@ -33,6 +33,7 @@ LARGE = {"D": 8, "N": 32, "M": 16, "H": 4, "K": 64, "V": 64, "E": 64, "C": 16}
 SYSTEMS = {
     "convolution": ("ema", "biquad", "lru_real", "s4d", "lru", "lssl", "holt_winters"),
     "chunk-frozen": ("titans_linear_chunked", "titans_linear_previous_chunk", "ttt_linear"),
+    "newton": ("indrnn", "gru_diagonal", "sru", "lstm_cifg_diagonal"),
 }
 PAIRS = [(name, schedule) for schedule, names in SYSTEMS.items() for name in names]
 
@@ -62,7 +63,7 @@ def interpreted(program: str, which: str, seed: int, cache: Path) -> list[dict[s
 
 
 @pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("program", ["transforms_interpreted", "frozen_interpreted"])
+@pytest.mark.parametrize("program", ["transforms_interpreted", "frozen_interpreted", "newton_interpreted"])
 def test_they_agree_with_the_definition(program: str, which: str, seed: int, tmp_path: Path) -> None:
     found = interpreted(program, which, seed, tmp_path)
     assert len(found) >= 5
@@ -89,7 +90,9 @@ np.savez(f"{folder}/found.npz", **{n: t.numpy() for n, t in tensors.items()})
 """
 
 
-@pytest.mark.parametrize(("name", "schedule"), [("lru_real", "convolution"), ("ttt_linear", "chunk-frozen")])
+@pytest.mark.parametrize(
+    ("name", "schedule"), [("lru_real", "convolution"), ("ttt_linear", "chunk-frozen"), ("indrnn", "newton")]
+)
 def test_a_module_runs_where_recurc_is_not(
     name: str, schedule: str, rng: np.random.Generator, seed: int, tmp_path: Path
 ) -> None:
@@ -134,11 +137,14 @@ def test_a_module_brings_what_it_calls(name: str, schedule: str) -> None:
     """torch and triton only, and every function of the host that is named is there."""
     sizes = sizes_of(name, SIZES)
     plan = plan_of(name, schedule, sizes, DType.F32)
-    assert any(isinstance(s, Convolution | Frozen) for s in plan.stages)
+    assert any(isinstance(s, Convolution | Frozen | Newton) for s in plan.stages)
     tree = ast.parse(TritonBackend().emit(plan, Specialization(tuple(sorted(sizes.items())), DType.F32)).text)
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     assert imported <= {"math", "torch", "triton", "triton.language"}
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    defined |= {
+        n.id for node in tree.body if isinstance(node, ast.Assign) for n in node.targets if isinstance(n, ast.Name)
+    }
     called = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id.startswith("rc_")}
     assert called and called <= defined
 
@@ -177,7 +183,10 @@ def test_their_kernels_spill_nothing(
 
 
 @pytest.mark.machine_code
-@pytest.mark.parametrize(("name", "schedule"), [("biquad", "convolution"), ("titans_linear_chunked", "chunk-frozen")])
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [("biquad", "convolution"), ("titans_linear_chunked", "chunk-frozen"), ("lstm_cifg_diagonal", "newton")],
+)
 def test_some_of_their_kernels_spill_nothing(
     name: str, schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ def _plan_problems(plan: Plan) -> list[str]:
         if isinstance(stage, Scan):
             problems += scan_problems(stage)
         if isinstance(stage, Newton):
-            problems.append(f"Newton's method over time (for {', '.join(c.name for c in stage.carries)})")
+            problems += scan_problems(stage.step)
         for expr in stage_exprs(stage):
             for node in ir.walk(expr):
                 if isinstance(node, ir.Apply) and OPS[node.op].triton is None:

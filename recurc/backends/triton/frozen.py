@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from recurc.backends.triton.kernel import Function, KernelText, StageText, Step, stored, torch_type
+from recurc.backends.triton.kernel import Function, StageText, each_its_own, stored, torch_type
 from recurc.backends.triton.values import Context
 from recurc.plan import Buffer, Frozen, Role, held_name
 from recurc.types import DType
@@ -29,7 +29,12 @@ def emit_frozen(context: Context, stage: Frozen, name: str, emit: Callable[[Cont
         (*names.values(), "batch", "steps", "begin"),
         f"The steps of a chunk, from step `begin` on, in which {', '.join(h for h, _ in stage.held)} stay as they are.",
         f"{names[next(b.name for b in inner.plan.buffers if b.role is Role.FINAL)]}.device",
-        ("per_sequence = True  # what is held is each sequence's own", "sets = batch", *_own(emit(inner, name))),
+        (
+            "per_sequence = True  # what is held is each sequence's own",
+            "sets = batch",
+            "segments = None",
+            *each_its_own(emit(inner, name)),
+        ),
     )
     return (function, *_call(context, inner, stage, function.name, names))
 
@@ -46,17 +51,6 @@ def _inside(context: Context, stage: Frozen) -> Context:
             buffer = replace(buffer, dtype=stored(outer.buffer(origin), context.spec.real))
         buffers.append(replace(buffer, part=None))
     return Context(replace(stage.inside, buffers=tuple(buffers)), spec, context.scope, begins=True)
-
-
-def _own(steps: StageText) -> list[Step]:
-    """Kernels that are compiled ahead of time as they are called: with params of each sequence's own."""
-    found: list[Step] = []
-    for step in steps:
-        if isinstance(step, KernelText):
-            args = tuple(replace(a, value=True) if a.name == "PER_SEQUENCE" else a for a in step.args)
-            step = replace(step, args=args)
-        found.append(step)
-    return found
 
 
 def _call(context: Context, inner: Context, stage: Frozen, function: str, names: dict[str, str]) -> StageText:

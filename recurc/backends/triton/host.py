@@ -57,6 +57,59 @@ def rc_in_chunks(inside, every, into, batch, steps, inputs, before, fixed, start
     for n, target in finals.items():
         target.copy_(now[n] if n in now else frozen[n])
 ''',
+    "rc_rounds": '''
+rc_rounds = {}  # of the last call: how many rounds of Newton's method each sequence took, 0 if none solved it
+''',
+    "rc_picked": '''
+def rc_picked(array, rows):
+    """Some sequences of an array that is only read; a single entry stands for all."""
+    return array[:1] if array.shape[0] == 1 or array.stride(0) == 0 else array.index_select(0, rows)
+''',
+    "rc_newton": '''
+def rc_newton(improve, bound, most, batch, steps, segments, given, guess, after, error):
+    """Calls `improve` until every sequence is solved, its residual at most `bound`, or given up: after `most` rounds,
+    or with a residual that is not finite. Returns how many rounds each took, 0 where none solved it, and the guesses.
+
+    `given` is what `improve` reads beside the `guess`; `after` the names of the next one, by those of the guess;
+    `error` the name, dims and type of the residuals."""
+    device = next(iter(guess.values())).device
+    taken = torch.zeros(batch, dtype=torch.int32, device=device)
+    rows = torch.arange(batch if steps else 0, device=device)
+    for turn in range(1, most + 1):
+        if not len(rows):
+            break
+        every = len(rows) == batch
+        now = given if every else {n: rc_picked(a, rows) for n, a in given.items()}
+        old = guess if every else {n: a[rows] for n, a in guess.items()}
+        new = {n: torch.empty_like(a) for n, a in old.items()}
+        off = torch.empty((len(rows), steps, *error[1]), dtype=error[2], device=device)
+        improve(
+            **now, **old, **{after[n]: a for n, a in new.items()}, **{error[0]: off},
+            batch=len(rows), steps=steps, segments=segments,
+        )
+        if every:
+            guess = new
+        else:
+            for n, a in new.items():
+                guess[n][rows] = a
+        worst = off.flatten(1).amax(1)
+        solved = worst <= bound
+        taken[rows[solved]] = turn
+        rows = rows[~solved & torch.isfinite(worst)]
+    return taken, *guess.values()
+''',
+    "rc_not_solved": '''
+def rc_not_solved(loop, taken, batch, steps, given, results):
+    """Runs the steps of those sequences that no round solved, one after another."""
+    rows = torch.nonzero(taken == 0)[:, 0]
+    if len(rows) == batch:
+        loop(**given, **results, batch=batch, steps=steps)
+    elif len(rows):
+        made = {n: a.new_empty((len(rows), *a.shape[1:])) for n, a in results.items()}
+        loop(**{n: rc_picked(a, rows) for n, a in given.items()}, **made, batch=len(rows), steps=steps)
+        for n, a in results.items():
+            a[rows] = made[n]
+''',
     "rc_wide": '''
 def rc_wide(array, sets):
     """What is no sequence, as it is computed with; numbers in double precision."""

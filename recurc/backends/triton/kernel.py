@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recurc.plan import Buffer, Role
 from recurc.types import DType
@@ -134,6 +134,17 @@ def functions_of(steps: tuple[Step, ...]) -> list[Function]:
             case _:
                 pass
     return out
+
+
+def each_its_own(steps: StageText) -> StageText:
+    """Kernels that are compiled ahead of time as a function calls them: with params of each sequence's own."""
+    found: list[Step] = []
+    for step in steps:
+        if isinstance(step, KernelText):
+            args = tuple(replace(a, value=True) if a.name == "PER_SEQUENCE" else a for a in step.args)
+            step = replace(step, args=args)
+        found.append(step)
+    return tuple(found)
 
 
 def triton_type(dtype: DType) -> str:

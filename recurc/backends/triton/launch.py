@@ -67,6 +67,8 @@ class TritonKernel:
         self.source = {f"{module.name}.py": module.text}
         self._plan, self._spec, self._module, self._segments = plan, spec, module, segments
         self._launch = load(module)
+        # By the states that Newton's method solves: how many rounds each sequence took in the last call, 0 if none
+        self.rounds: dict[str, np.ndarray[Any, np.dtype[np.int32]]] = {}
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
         import torch
@@ -88,6 +90,8 @@ class TritonKernel:
                 self._launch(**tensors, batch=batch, steps=steps, segments=self._segments)
         else:
             self._launch(**tensors, batch=batch, steps=steps, segments=self._segments)
+        solved: dict[str, Any] = getattr(self._launch, "__globals__", {}).get("rc_rounds", {})
+        self.rounds = {states: taken.cpu().numpy() for states, taken in solved.items()}
         for _, buffer in self._module.arguments:
             written = self._plan.buffer(buffer).role in (Role.OUTPUT, Role.FINAL)
             home = parts.get(buffer, (buffer, None))[0]

@@ -14,6 +14,7 @@ from recurc.backends.triton.loop import emit_loop
 from recurc.backends.triton.maps import emit_map
 from recurc.backends.triton.matmul import emit_matmul
 from recurc.backends.triton.matrix_scan import emit_matrix_scan
+from recurc.backends.triton.newton import emit_newton
 from recurc.backends.triton.recurrent import emit_recurrent
 from recurc.backends.triton.recurrent_layout import recurrent_weights
 from recurc.backends.triton.scan import emit_scan
@@ -24,7 +25,6 @@ from recurc.ir import Equation
 from recurc.plan import Chunk, Convolution, Frozen, Fused, Loop, Map, Matmul, Newton, Role, Scan, Stage
 from recurc.types import Kind
 
-NO_NEWTON = "Newton's method over time has no Triton kernels"
 MADE_HERE = (Role.ONCE, Role.SEQUENCE)  # buffers that no caller gives
 _IN_REGISTERS = 4096  # elements of recurrent weights a program can keep in registers
 
@@ -60,7 +60,7 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
         case Scan():
             return emit_scan(context, stage, name, options)
         case Newton():
-            raise UnsupportedError(NO_NEWTON)
+            return emit_newton(context, stage, name, lambda inner, kernel: emit_stages(inner, kernel, options))
         case Convolution():
             return emit_convolution(context, stage, name, lambda inner, kernel: emit_stages(inner, kernel, options))
         case Chunk():
@@ -100,8 +100,8 @@ def _headline(stage: Stage) -> str:
             return f"{', '.join(c.name for c in carries)}: one pass over t"
         case Scan(carries=carries):
             return f"{', '.join(c.name for c in carries)}: scan over t"
-        case Newton():
-            raise UnsupportedError(NO_NEWTON)
+        case Newton(carries=carries):
+            return f"{', '.join(c.name for c in carries)}: Newton's method over t"
         case Convolution(carries=carries):
             return f"{', '.join(c.name for c in carries)}: convolution over t"
         case Chunk(form=form):

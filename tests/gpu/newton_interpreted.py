@@ -1,0 +1,67 @@
+"""Runs Newton's method over time in Triton's interpreter, by the tests of the other backends, in a process of its own:
+`python -m tests.gpu.newton_interpreted SEED some`, or `all`. Prints one JSON object per case.
+
+TRITON_INTERPRET must be set before Triton is imported, hence the process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+LENGTHS = (0, 1, 2, 3, 7, 64)
+
+
+def main(seed: int, everything: bool) -> None:
+    from recurc.backends.triton import Options, TritonBackend
+    from recurc.runtime import choose
+    from tests.gpu.interpreter_fixes import repair
+
+    repair()
+    rng, known = np.random.default_rng(seed), choose.backend
+    for what, run in cases(seed, everything, rng):
+        triton = TritonBackend(options=Options(block_t=16, segments=int(rng.integers(1, 4))))
+        choose.backend = lambda name, triton=triton: triton if name == "triton" else known(name)
+        wrong = ""
+        try:
+            run()
+        except AssertionError as far:
+            wrong = str(far) or "a condition does not hold"
+        print(json.dumps({"case": what, "wrong": wrong}), flush=True)
+
+
+def cases(seed: int, everything: bool, rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], None]]]:
+    """All, or some by the seed."""
+    from tests.numerics import test_newton as tests
+
+    def fresh() -> np.random.Generator:
+        return np.random.default_rng(seed)
+
+    for name in tests.NAMES if everything else rng.choice(tests.NAMES, 3, replace=False):
+        for steps in LENGTHS if everything else rng.choice(LENGTHS, 2, replace=False):
+            run = partial(tests.test_newton_agrees_with_the_definition, str(name), int(steps), "triton", seed)
+            yield f"{name}, T {steps}", run
+    alone: dict[str, Callable[[], None]] = {
+        "chaos": lambda: tests.test_chaos_does_not_converge_and_gets_what_the_loop_gives(64, np.float32, "triton"),
+        "few steps": lambda: tests.test_chaos_over_few_steps_is_solved_or_left_to_the_loop(16, "triton", fresh()),
+        "each by itself": lambda: tests.test_each_sequence_converges_by_itself("triton", fresh()),
+        "no number": lambda: tests.test_what_is_not_a_number_comes_out_as_from_the_loop(np.nan, "triton", fresh()),
+        "infinite": lambda: tests.test_what_is_not_a_number_comes_out_as_from_the_loop(np.inf, "triton", fresh()),
+        "ragged": lambda: tests.test_runs_that_are_ragged_packed_reversed_or_go_on("counted", "triton", fresh()),
+        "own params": lambda: tests.test_params_of_each_sequence_and_given_states("triton", fresh()),
+        "halves": lambda: tests.test_halves_are_storage("triton", fresh()),
+        "a state in f64": lambda: tests.test_a_state_in_float64_among_float32(
+            "0.9 * tanh(h[t-1]) + x", 1e-5, "triton", fresh()
+        ),
+        "only some groups": lambda: tests.test_only_some_groups("triton", fresh()),
+    }
+    quick = [what for what in alone if what != "own params"]
+    for what in alone if everything else rng.choice(quick, 4, replace=False):
+        yield str(what), alone[str(what)]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), "all" in sys.argv)
