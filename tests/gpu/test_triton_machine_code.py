@@ -54,18 +54,20 @@ def kernels(plan: Plan, sizes: dict[str, int], real: DType, folder: Path) -> Ite
         yield kernel, getattr(loaded, kernel.name)
 
 
-def check(plan: Plan, sizes: dict[str, int], real: DType, arch: str, folder: Path) -> None:
-    """Every kernel of the plan keeps its values in registers and fits the chip."""
+def check(plan: Plan, sizes: dict[str, int], real: DType, arch: str, folder: Path, form: str = "") -> None:
+    """Every kernel of the plan (or those of one form) keeps its values in registers and fits the chip."""
     from recurc.backends.triton.aot import compile_kernel
 
     for kernel, function in kernels(plan, sizes, real, folder):
+        if form not in ("", kernel.form):
+            continue
         code = compile_kernel(function, kernel, arch)
         seen = inspect(code.cubin)
         label = f"{kernel.name} {sizes} {real.value} {arch}: {seen}"
         assert seen.spills == 0 and seen.stack == 0, label
         assert seen.registers * 32 * kernel.num_warps <= 65536, label
         assert code.shared_bytes <= SHARED_LIMIT[arch], f"{label}, {code.shared_bytes} bytes shared"
-        if kernel.uses_dot and real.itemsize == 2:
+        if kernel.uses_dot and (real.itemsize == 2 or (kernel.form == "chunk" and real is DType.F32)):
             assert seen.tensor_core_ops > 0, label
 
 

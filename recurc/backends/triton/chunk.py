@@ -1,5 +1,5 @@
-"""A `Chunk` stage: one program takes a sequence, a shared place (a head) and some columns of its state through all
-chunks of steps, by `tl.dot`.
+"""The kernels of a `Chunk` stage: one program takes a sequence, a shared place (a head) and some columns of its state
+through all chunks of steps, by `tl.dot`.
 
 Products of decays between two steps of a chunk are taken by levels: for h = 1, 2, 4, ... the pairs whose later step
 lies in the second half of a block of 2 h steps and whose earlier one lies in the first meet at the middle of that
@@ -8,82 +8,55 @@ level is one product of matrices. The triangular system of a delta rule is inver
 inverse on blocks of h steps and L what lies below them, T + T L T is the inverse on blocks of 2 h.
 
 A step that writes or reads several rows has as many lines in a tile (`chunk_lines`). Decays and masks are those of
-steps; names of what has n lines for each step end in `_n`."""
+steps; names of what has n lines for each step end in `_n`.
+
+Where keys and queries are read in slices of rows, what weighs the rows of a chunk against each other has a kernel of
+its own: it needs no state, so a program takes one chunk. The kernel that takes the states through the chunks then finds
+the weights, and the inverse of the system, in memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 
-from recurc import ir
-from recurc.backends.triton.chunk_lines import Piece, Pieces, Query, Rows, tiles_of
-from recurc.backends.triton.kernel import ALL_REGISTERS, Arg, KernelText, Options, stored, triton_type
+from recurc.backends.triton.chunk_lines import Query, Rows
+from recurc.backends.triton.chunk_tiles import ChunkTiles
+from recurc.backends.triton.kernel import ALL_REGISTERS, KernelText, Scratch, pointer_type, stored, triton_type
 from recurc.backends.triton.lanes import finish
-from recurc.backends.triton.places import Place
-from recurc.backends.triton.scope import Scope
-from recurc.backends.triton.values import Context, Ids, TileCode
-from recurc.plan import Buffer, Chunk
-from recurc.types import Dims, DType
-
-_LOCALS = """pid block_v seq own k v r t t0 in_k in_v in_t state lower same total before above under level decay
-earlier later pairs inverse raw probe step k0 BLOCK_T BLOCK_K BLOCK_V BLOCK_S"""
 
 
-class ChunkCode(TileCode):
-    """The kernel of one state."""
-
-    def __init__(self, context: Context, stage: Chunk, options: Options) -> None:
-        super().__init__(context, (), ())
-        self.scope = Scope(frozenset(_LOCALS.split()))
-        self.stage, self.form, self.options = stage, stage.form, options
-        form = self.form
-        self.high, self.wide = (math.prod(context.size(d) for d in dims) for dims in (form.rows, form.columns))
-        self.dtype = context.compute(stage.carries[0].dtype)
-        self.along = form.decay_along if not isinstance(form.factors[0][0], ir.Const) else "constant"
-        self.tiles = tiles_of(stage, context, options)
-        self.parts = [""] if self.tiles.parts == 1 else [f"_part_{n}" for n in range(self.tiles.parts)]
-        self.lines: list[str] = []
+class ChunkCode(ChunkTiles):
+    """The kernels of one state."""
 
     def kernel(self, name: str) -> KernelText:
-        form, lines, tiles = self.form, self.lines, self.tiles
+        """All chunks of a sequence, one after another."""
+        lines, tiles = self.lines, self.tiles
         blocks = math.ceil(self.wide / tiles.block_v)
-        self.args |= {
-            "batch": Arg("batch", "i32", "batch"),
-            "steps": Arg("steps", "i32", "steps"),
-            "PER_SEQUENCE": Arg("PER_SEQUENCE", "constexpr", "per_sequence", False),
-            "BLOCK_T": Arg("BLOCK_T", "constexpr", str(tiles.steps), tiles.steps),
-            "BLOCK_K": Arg("BLOCK_K", "constexpr", str(tiles.block_k), tiles.block_k),
-            "BLOCK_V": Arg("BLOCK_V", "constexpr", str(tiles.block_v), tiles.block_v),
-        }
-        if tiles.block_s:
-            self.args["BLOCK_S"] = Arg("BLOCK_S", "constexpr", str(tiles.block_s), tiles.block_s)
         lines += ["pid = tl.program_id(0)", f"block_v = pid % {blocks}", f"pid = pid // {blocks}"]
-        for n, dim in reversed(list(enumerate(form.shared))):
-            lines += [f"place_{n} = pid % {self.context.size(dim)}", f"pid = pid // {self.context.size(dim)}"]
-        lines += [
-            "seq = pid.to(tl.int64)",
-            "own = seq if PER_SEQUENCE else 0  # params: one set per sequence, or one for all",
-        ]
+        if tiles.block_s:
+            lines.append("chunk = pid.to(tl.int64) * tl.cdiv(steps, BLOCK_T)  # the first of its own, among all")
+        self._begin("T", "K", "V")
         for n, p in enumerate(self.parts):
             first = f"{n} * BLOCK_K + " if n else ""
             lines.append(f"k{p} = {first}tl.arange(0, BLOCK_K)  # rows of the state")
-        lines += [
-            "v = block_v * BLOCK_V + tl.arange(0, BLOCK_V)  # columns",
-            "r = tl.arange(0, BLOCK_T)  # steps of a chunk",
-        ]
-        for n in self._counts():
-            lines.append(f"line_{n} = tl.arange(0, BLOCK_T * {n}) % {n}  # lines of each step")
+        lines.append("v = block_v * BLOCK_V + tl.arange(0, BLOCK_V)  # columns")
         lines += [f"in_k{p} = k{p} < {self.high}" for p in self.parts]
         lines.append(f"in_v = v < {self.wide}")
         for a, carry in enumerate(self.stage.carries):
             initial = self.context.plan.buffer(f"{carry.name}@initial")
             lines += [f"{self.state(a)}{p} = {self._state_load(initial, p)}" for p in self.parts]
-        lines.append("for t0 in range(0, steps, BLOCK_T):")
+        # Else addresses and masks of all loads are held in registers through the loop: f32 operands leave no room.
+        held = "" if self.context.spec.real.itemsize == 2 else ", disable_licm=True"
+        lines.append(f"for t0 in tl.range(0, steps, BLOCK_T{held}):")
         outside, self.lines = self.lines, []
-        self._loads_of_chunk()
+        self._steps_of_chunk()
+        if not tiles.block_s or self.along == "columns":
+            self._pairs_of_steps()
+        self._operands_of_chunk()
+        self._decays_of_chunk()
         self._products()
+        self.lines += ["chunk += 1"] if tiles.block_s else []
         outside += ["    " + line for line in self.lines]
         self.lines = outside
         for a, carry in enumerate(self.stage.carries):
@@ -92,162 +65,44 @@ class ChunkCode(TileCode):
                 for p in self.parts:
                     target = self._state_pointer(self.context.plan.buffer(final), p)
                     self.lines.append(f"tl.store({target}, {self.state(a)}{p}, mask=in_k{p}[:, None] & in_v[None, :])")
-        heads = math.prod(self.context.size(d) for d in form.shared)
         about = (
-            f"{', '.join(form.states)} through chunks of steps, each a few products of matrices.",
+            f"{', '.join(self.form.states)} through chunks of steps, each a few products of matrices.",
             "An infinity or NaN reaches other steps of its chunk, also earlier ones.",
         )
-        text = ["    " + line for line in self.lines]
-        made = finish(self, name, "chunk", about, text, f"(batch * {heads * blocks},)", tiles.warps)
-        return replace(made, num_stages=1, registers=ALL_REGISTERS, helpers=self.helpers(name))
+        return self._finished(name, about, f"(batch * {self.heads * blocks},)", tiles.warps)
 
-    def state(self, place: int) -> str:
-        """The variable that holds a state."""
-        return "state"
-
-    def helpers(self, name: str) -> str:
-        """Functions of the kernel's own."""
-        return ""
-
-    # --- lines ------------------------------------------------------------------------------------------------------
-
-    def _counts(self) -> list[int]:
-        """How many lines of a step tiles have, other than one."""
-        return sorted({n.lines for n in (*self.tiles.rows, *self.tiles.queries)} - {1})
-
-    def _of(self, name: str, lines: int, part: str = "") -> str:
-        """What `name` of each step is for each line."""
-        return f"{name}{part}" if lines == 1 else f"{name}_{lines}{part}"
-
-    def _repeated(self, name: str, counts: Iterable[int], parts: Iterable[str] = ("",)) -> None:
-        for n in sorted({*counts} - {1}):
-            self.lines += [f"{self._of(name, n, p)} = rc_repeated({name}{p}, {n})" for p in parts]
-
-    def _met(self, name: str, left: int, right: int) -> str:
-        """A mask or weight of each pair of steps, for each pair of lines."""
-        return name if left == right == 1 else f"{name}_{left}_{right}"
-
-    def _pairs_of_lines(self) -> list[tuple[int, int]]:
-        return sorted({(left.lines, rows.lines) for left in self.tiles.lefts for rows in self.tiles.rows})
-
-    def _left_lines(self) -> set[int]:
-        return {left.lines for left in self.tiles.lefts}
-
-    def _right_lines(self) -> set[int]:
-        return {rows.lines for rows in self.tiles.rows}
-
-    def _extent(self, lines: int) -> str:
-        return "BLOCK_T" if lines == 1 else f"BLOCK_T * {lines}"
-
-    # --- memory -----------------------------------------------------------------------------------------------------
-
-    def _place(self, dim: str, dims: Dims, flat: str, suffix: str) -> Place:
-        """The place along one of `dims`, which `flat` counts together."""
-        inner = math.prod(self.context.size(d) for d in dims[dims.index(dim) + 1 :])
-        text = flat if inner == 1 else f"({flat} // {inner})"
-        if dims.index(dim):
-            text = f"({text} % {self.context.size(dim)})"
-        return Place(f"{text}{suffix}", frozenset())
-
-    def _address(self, buffer: Buffer, flat: dict[str, tuple[Dims, str, str]], time: str | None = None) -> str:
-        """The address of elements; shared dims at the program's place, others where `flat` says."""
-        ids: list[Place] = []
-        for dim in buffer.dims:
-            if dim in flat:
-                ids.append(self._place(dim, *flat[dim]))
-            elif dim in self.form.shared:
-                ids.append(Place(f"place_{self.form.shared.index(dim)}", frozenset()))
-            else:  # the rank of a write or read, which has one place
-                ids.append(Place("0", frozenset()))
-        return self.pointer(buffer, tuple(ids), time)
-
-    def offset(self, dims: Dims, ids: Ids) -> list[str]:
-        """The row-major place among the dims: what is the same for a whole tile, then along its first axis, then along
-        its second, each as one term. So only the sum of all has two axes, and nothing of that size is kept."""
-        terms: dict[str, list[str]] = {"": [], "[:, None]": [], "[None, :]": []}
-        for n, axis in enumerate(ids):
-            text = self.index(axis)
-            if text != "0":
-                suffix = next((s for s in ("[:, None]", "[None, :]") if text.endswith(s)), "")
-                terms[suffix].append(" * ".join([text, *(self.context.constant(d) for d in dims[n + 1 :])]))
-        sums = [" + ".join(t) for t in terms.values() if t]
-        return [f"({s})" if " + " in s else s for s in sums]
-
-    def _state_pointer(self, buffer: Buffer, part: str) -> str:
-        flat = self._flat(self.form.rows, f"k{part}", "[:, None]") | self._flat(self.form.columns, "v", "[None, :]")
-        return self._address(buffer, flat)
-
-    def _flat(self, dims: Dims, letter: str, suffix: str) -> dict[str, tuple[Dims, str, str]]:
-        return dict.fromkeys(dims, (dims, letter, suffix))
-
-    def _state_load(self, buffer: Buffer, part: str) -> str:
-        address = self._state_pointer(buffer, part)
-        return f"tl.load({address}, mask=in_k{part}[:, None] & in_v[None, :], other=0).to({triton_type(self.dtype)})"
-
-    def _of_steps(
-        self, expr: ir.Expr, dims: Dims, part: str = "", shift: int = 0, inside: str = "", other: int = 1
-    ) -> str:
-        """A load of a factor: steps by places along `dims` (or steps alone), `shift` steps away within the chunk, where
-        `inside` holds or, without it, where the step and the one read are in the chunk; elsewhere `other`."""
-        inside = inside or {0: "in_t", -1: "in_t & (r > 0)", 1: "(t + 1 < steps) & (r < BLOCK_T - 1)"}[shift]
-        assert isinstance(expr, ir.Read)
-        return self._load(Piece(expr, ()), dims, 1, inside, part, shift, other)
-
-    def _tile(self, pieces: Pieces, dims: Dims, lines: int, part: str = "") -> str:
-        """A load of an operand: the lines of each step by places along `dims`, with zeros on those that it lacks."""
-        inside = self._of("in_t", lines)
-        return " + ".join(
-            self._load(p, dims, lines, " & ".join([inside, *self._on_lines(p.start, p.rank, lines)]), part)
-            for p in pieces
-        )
-
-    def _on_lines(self, start: int, rank: Dims, lines: int) -> list[str]:
-        """The conditions that a line of a step is one of an operand's, which begin at `start`."""
-        line, end = self._of("line", lines), start + math.prod(self.context.size(d) for d in rank)
-        if end - start == 1 < lines:
-            return [f"({line} == {start})"]
-        return ([f"({line} >= {start})"] if start else []) + ([f"({line} < {end})"] if end < lines else [])
-
-    def _on_rank(self, piece: Piece, lines: int, suffix: str) -> dict[str, tuple[Dims, str, str]]:
-        """Where the places along the rank of an operand are."""
-        if math.prod(self.context.size(d) for d in piece.rank) == 1:
-            return {}
-        line = self._of("line", lines)
-        return self._flat(piece.rank, f"({line} - {piece.start})" if piece.start else line, suffix)
-
-    def _load(
-        self, piece: Piece, dims: Dims, lines: int, inside: str, part: str, shift: int = 0, other: int = 0
-    ) -> str:
-        buffer = self.context.plan.buffer(piece.expr.name)
-        along, letter = (f"k{part}", f"in_k{part}") if dims == self.form.rows else ("v", "in_v")
-        suffix, t = "[:, None]" if dims else "", self._of("t", lines)
-        inside = f"({inside}){suffix} & {letter}[None, :]" if dims else inside
-        time = f"({t}{suffix} {'+' if shift > 0 else '-'} {abs(shift)})" if shift else f"{t}{suffix}"
-        where = self._flat(dims, along, "[None, :]") | self._on_rank(piece, lines, suffix)
-        address = self._address(buffer, where, time)
-        if not buffer.has_time:
-            address += f" + tl.zeros_like({t}){suffix}"
-        return f"tl.load({address}, mask={inside}, other={other}).to({triton_type(self.dtype)})"
-
-    def _loads_of_chunk(self) -> None:
+    def weights_kernel(self, name: str) -> KernelText:
+        """What weighs the rows of one chunk."""
+        self.lines += [
+            "pid = tl.program_id(0)",
+            "chunk = pid.to(tl.int64)  # among all",
+            "t0 = pid % tl.cdiv(steps, BLOCK_T) * BLOCK_T",
+            "pid = pid // tl.cdiv(steps, BLOCK_T)",
+        ]
+        self._begin("T", "S")
         self._steps_of_chunk()
-        self._operands_of_chunk()
-        self._decays_of_chunk()
+        self._pairs_of_steps()
+        self._decays_between_steps()
+        self._weights()
+        if self._inverted is not None:
+            self._invert(self._inverted)
+        for value in self._stored():
+            self.lines.append(f"tl.store({self._weights_pointer(value)}, {value})")
+        about = (f"The weights of the rows of each chunk of {', '.join(self.form.states)} in what is read from it.",)
+        return self._finished(name, about, f"(batch * {self.heads} * {self._chunks},)", warps=4)
 
-    def _steps_of_chunk(self) -> None:
-        lines = self.lines
-        lines += ["step = t0 + r", "t = step.to(tl.int64)", "in_t = step < steps"]
-        for n in self._counts():
-            lines += [
-                f"step_{n} = t0 + tl.arange(0, BLOCK_T * {n}) // {n}",
-                f"t_{n} = step_{n}.to(tl.int64)",
-                f"in_t_{n} = step_{n} < steps",
-            ]
-        for left, right in self._pairs_of_lines():
-            at, to = f"{self._of('step', left)}[:, None]", f"{self._of('step', right)}[None, :]"
-            lines += [
-                f"{self._met(word, left, right)} = {at} {by} {to}" for word, by in (("lower", ">"), ("same", "=="))
-            ]
+    def _finished(self, name: str, about: tuple[str, ...], grid: str, warps: int) -> KernelText:
+        body = ["    " + line for line in self.lines]
+        made = finish(self, name, "chunk", about, body, grid, warps)
+        return replace(made, num_stages=1, registers=ALL_REGISTERS)
+
+    @property
+    def _chunks(self) -> str:
+        return f"triton.cdiv(steps, {self.tiles.steps})"
+
+    def helpers(self) -> str:
+        """Functions that the kernels of the stage call."""
+        return ""
 
     def _operands_of_chunk(self) -> None:
         for rows in self.tiles.rows:
@@ -257,46 +112,6 @@ class ChunkCode(TileCode):
         if not self.tiles.block_s:
             self._loads_along_rows()
 
-    def _loads_along_rows(self) -> None:
-        """Keys, probes and queries."""
-        for rows in self.tiles.rows:
-            for name, key, _ in self._keys(rows):
-                self._operand(name, key, rows.lines)
-        for left in self.tiles.lefts:
-            for name, pieces, _ in self._sides(left):
-                self._operand(name, pieces, left.lines)
-
-    def _operand(self, name: str, pieces: Pieces, lines: int) -> None:
-        """Keys, probes or queries, in the parts at hand."""
-        self.lines += [f"{name}{p} = {self._tile(pieces, self.form.rows, lines, p)}" for p in self.parts]
-
-    @contextmanager
-    def _slices(self) -> Generator[None]:
-        """A loop over slices of the rows, if they are not held all at once: what is written inside has those of a slice
-        as its only part."""
-        if not self.tiles.block_s:
-            yield
-            return
-        outside, parts = self.lines, self.parts
-        self.lines, self.parts = [], ["_slice"]
-        self.lines += ["k_slice = k0 + tl.arange(0, BLOCK_S)", f"in_k_slice = k_slice < {self.high}"]
-        yield
-        outside.append(f"for k0 in range(0, {self.high}, BLOCK_S):")
-        outside += ["    " + line for line in self.lines]
-        self.lines, self.parts = outside, parts
-
-    def _keys(self, rows: Rows) -> list[tuple[str, Pieces, tuple[int, ...]]]:
-        """The keys of what is written, each with the states it goes into."""
-        return [(f"keys_{rows.number}", *rows.keys[0])]
-
-    def _sides(self, left: Query) -> list[tuple[str, Pieces, int]]:
-        """The values behind a left side, each with the state it meets."""
-        return [(left.name, left.pieces, left.state)]
-
-    @property
-    def _parts_of_decays(self) -> list[str]:
-        return self.parts if self.along == "rows" else [""]
-
     def _decays_of_chunk(self) -> None:
         if self.along == "constant":
             return
@@ -304,78 +119,77 @@ class ChunkCode(TileCode):
         if not (self.tiles.block_s and self.along == "rows"):
             self._decays()
 
-    def _decays(self, earlier: bool = True, later: bool = True, products: bool = True) -> None:
-        """Decays of the parts at hand, of the steps before and after, and their products before and after each step."""
-        form, lines, factor, parts = self.form, self.lines, self.form.factors[0][0], self._parts_of_decays
-        kept = {"none": (), "rows": form.rows, "columns": form.columns}[self.along]
-        at = "(r > 0)" if self.along == "none" else "(r > 0)[:, None]"
-        for p in parts:
-            for variable, shift in (("decay", 0), *((("earlier", -1),) * earlier), *((("later", 1),) * later)):
-                assert factor is not None
-                lines.append(f"{variable}{p} = {self._of_steps(factor, kept, p, shift)}")
-            if earlier and products:
-                lines.append(f"before{p} = tl.cumprod(tl.where({at}, earlier{p}, 1), 0)")
-            if later and products:
-                lines.append(f"after{p} = tl.cumprod(later{p}, 0, reverse=True)")
-                lines.append(f"total{p} = tl.sum(tl.where({at.replace('>', '==')}, decay{p} * after{p}, 0), 0)")
-        if earlier:
-            self._repeated("before", self._left_lines() if products else (), parts)
-            self._repeated("decay", (q.lines for q in self.tiles.queries if q.now), parts)
-        if later and products:
-            self._repeated("after", self._right_lines(), parts)
+    def _decays_between_steps(self) -> None:
+        """What weights need of the decays, before they meet the keys."""
+        if self.along == "none":
+            if self.tiles.block_s:
+                self._decays(products=False)
+            self.lines.append("# decays between two steps, by levels: each pair meets in the middle of a block")
+            self._decays_between()
+
+    # --- weights in memory ------------------------------------------------------------------------------------------
+
+    def _stored(self) -> dict[str, tuple[int, ...]]:
+        """What is found first, by name, each with the lines of a step along its axes: the weights, of left sides by
+        rows, where the inverse of a system stands for its own."""
+        found = {f"{q.name}_by_{r.number}": (q.lines, r.lines) for q in self.tiles.lefts for r in self.tiles.rows}
+        if self._inverted is None:
+            return found
+        own = f"probe_by_{self._inverted.number}"
+        return {"inverse" if name == own else name: axes for name, axes in found.items()}
+
+    @property
+    def _inverted(self) -> Rows | None:
+        """The rows whose system is solved by its inverse: those with one line, in chunks of several steps."""
+        rows = self.tiles.corrected
+        return rows if rows is not None and rows.lines == 1 and self._halves() else None
+
+    def scratch(self) -> list[Scratch]:
+        """The weights of all chunks of all sequences."""
+        chunks, steps = f"batch * {self.heads} * {self._chunks}", self.tiles.steps
+        return [
+            Scratch(self._tensor(name), f"({', '.join([chunks, *(str(steps * n) for n in axes)])})", self.dtype)
+            for name, axes in self._stored().items()
+        ]
+
+    def _tensor(self, name: str) -> str:
+        return self.context.scope(("weights", id(self.stage), name), f"{self.form.states[0]}_{name}")
+
+    def _weights_pointer(self, name: str) -> str:
+        tensor = self._tensor(name)
+        base = self.argument(f"{tensor}_ptr", pointer_type(self.dtype), tensor)
+        high, *wide = (self._extent(n) for n in self._stored()[name])
+        place = f"tl.arange(0, {high})"
+        for extent in wide:
+            place = f"{place}[:, None] * ({extent}) + tl.arange(0, {extent})[None, :]"
+        return f"{base} + chunk * ({' * '.join([high, *wide])}) + {place}"
+
+    def _recall(self, name: str) -> None:
+        """A load of weights where they are needed, if they are in memory."""
+        if self.tiles.block_s:
+            self.lines.append(f"{name} = tl.load({self._weights_pointer(name)})")
 
     # --- arithmetic -------------------------------------------------------------------------------------------------
 
-    def _dot(self, left: str, right: str, exact: str = "") -> str:
-        """A product of two tiles. Half precisions: bf16 operands, f32 ones rounded to tf32 for f16, whose range states
-        may leave; f32 ones by the precision `exact`, if given."""
-        real, accumulator = self.context.spec.real, triton_type(self.dtype)
-        precision = exact or self.options.chunk_precision
-        if real is DType.BF16 and not exact:
-            left, right = (f"({side}).to(tl.bfloat16)" for side in (left, right))
-        elif real is DType.F16 and not exact:
-            precision = "tf32"
-        precision = precision if self.dtype is DType.F32 else "ieee"
-        return f'tl.dot({left}, {right}, input_precision="{precision}", out_dtype={accumulator})'
-
-    def _sum_over_rows(self, left: str, right: str) -> str:
-        """A product over the rows of the states; `{p}` stands for the part of them in each side."""
-        return " + ".join(self._dot(left.format(p=p), right.format(p=p)) for p in self.parts)
-
-    def _level(self, half: int, name: str, part: str) -> str:
-        """Products of decays up to the middle of the blocks of two halves, on the side `name` (above or under)."""
-        source, at, reverse = {
-            "above": ("earlier", f"r % {half} != 0", ""),
-            "under": ("later", f"r % {half} != {half - 1}", ", reverse=True"),
-        }[name]
-        rows = ", BLOCK_S" if self.tiles.block_s else ", BLOCK_K"
-        width = {"none": "", "rows": rows, "columns": ", BLOCK_V"}[self.along]
-        at = f"({at})[:, None]" if width else at
-        blocks = f"tl.reshape(tl.where({at}, {source}{part}, 1), (BLOCK_T // {half}, {half}{width}))"
-        return f"tl.reshape(tl.cumprod({blocks}, 1{reverse}), (BLOCK_T{width or ','}))"
-
-    def _levels(self, half: int) -> None:
-        """`above` and `under` for the lines of either side; both are 1 at the first level."""
-        if half > 1:
-            for name, counts in (("above", self._left_lines()), ("under", self._right_lines())):
-                self.lines += [f"{name}{p} = {self._level(half, name, p)}" for p in self._parts_of_decays]
-                self._repeated(name, counts, self._parts_of_decays)
-
-    def _halves(self) -> list[int]:
-        return [1 << n for n in range(self.tiles.steps.bit_length() - 1)]
-
-    def _meet(self, half: int, left: int, right: int) -> str:
-        """The pairs of a level: both in one block of 2 h steps, the later one in its second half of h."""
-        at, to = (f"{self._of('step', n)} // {half}" for n in (left, right))
-        return f"tl.where({at} % 2 == 1, {at}, -1)[:, None] == ({to} + 1)[None, :]"
-
     def _products(self) -> None:
-        self._weights()
-        if self.tiles.corrected is not None:
-            self._system(self.tiles.corrected)
+        if not self.tiles.block_s:
+            self._decays_between_steps()
+            self._weights()
+        self._meet_states()
         for n, read in enumerate(self.stage.readouts):
             self._read_out(n, read.name)
         self._next_state()
+
+    def _meet_states(self) -> None:
+        """What the states hold, and the rows that depend on it."""
+        corrected, lefts = self.tiles.corrected, self.tiles.lefts
+        # Through a system solved step after step what is read would be held; operands of half precision take less.
+        apart = corrected is not None and corrected.lines > 1 and self.context.spec.real.itemsize == 2
+        self._from_states(lefts[:1] if apart else lefts)
+        if corrected is not None:
+            self._system(corrected)
+        if apart:
+            self._from_states(lefts[1:])
 
     def _next_state(self) -> None:
         self.lines.append("# the state after the chunk")
@@ -396,24 +210,13 @@ class ChunkCode(TileCode):
                     key = f"{key} * {after}[:, None]"
                 self.lines.append(f"state{p} += {self._dot(f'tl.trans({key})', row)}")
 
-    def _each_part(self) -> Iterator[str]:
-        """The parts of the rows, one after another: the only one at hand."""
-        parts = self.parts
-        for part in parts:
-            self.parts = [part]
-            yield part
-        self.parts = parts
-
     def _weights(self) -> None:
         """What each earlier row of the chunk counts for in each probe and read: `LEFT_by_N`."""
         lines, pairs = self.lines, [(left, rows) for left in self.tiles.lefts for rows in self.tiles.rows]
-        if self.along in ("rows", "none"):
-            lines.append("# decays between two steps, by levels: each pair meets in the middle of a block")
         if self.along == "rows":
+            lines.append("# decays between two steps, by levels: each pair meets in the middle of a block")
             self._weights_by_rows(pairs)
             return
-        if self.along == "none":
-            self._decays_between()
         if self.tiles.block_s:
             self._raw_weights(pairs)
         for left, rows in pairs:
@@ -432,10 +235,6 @@ class ChunkCode(TileCode):
                 lines.append(f"{name} = tl.where({lower}, {between}, tl.where({same}, {raw}, 0))")
             else:
                 lines.append(f"{name} = tl.where({lower}, {between}, 0)")
-
-    def _zeros(self, name: str, left: int, right: int) -> None:
-        shape = f"({self._extent(left)}, {self._extent(right)})"
-        self.lines.append(f"{name} = tl.zeros({shape}, {triton_type(self.dtype)})")
 
     def _raw_weights(self, pairs: list[tuple[Query, Rows]]) -> None:
         """Products of left sides and keys, slice by slice."""
@@ -461,21 +260,24 @@ class ChunkCode(TileCode):
                 lines.append(f"{word} tl.where({self._meet(half, left, right)}, {product}, 0.0)")
 
     def _weights_by_rows(self, pairs: list[tuple[Query, Rows]]) -> None:
+        """With slices, one write after another: the products of all levels of a slice are in registers together."""
         for left, rows in pairs:
             self._zeros(f"{left.name}_by_{rows.number}", left.lines, rows.lines)
-        with self._slices():
-            if self.tiles.block_s:
-                self._loads_along_rows()
-                self._decays(products=False)
-            for half in self._halves():
-                self._levels(half)
-                for left, rows in pairs:
-                    self._meet_by_rows(half, left, rows)
-            for left, rows in pairs:
-                if left.now:
-                    same = self._met("same", left.lines, rows.lines)
-                    met = self._sum_of_same(left, rows)
-                    self.lines.append(f"{left.name}_by_{rows.number} += tl.where({same}, {met}, 0)")
+        apart = self.tiles.rows if self.tiles.block_s else ()
+        for group in [[p for p in pairs if p[1] is rows] for rows in apart] or [pairs]:
+            with self._slices():
+                if self.tiles.block_s:
+                    self._loads_along_rows(group[0][1])
+                    self._decays(products=False)
+                for half in self._halves():
+                    self._levels(half)
+                    for left, rows in group:
+                        self._meet_by_rows(half, left, rows)
+                for left, rows in group:
+                    if left.now:
+                        same = self._met("same", left.lines, rows.lines)
+                        met = self._sum_of_same(left, rows)
+                        self.lines.append(f"{left.name}_by_{rows.number} += tl.where({same}, {met}, 0)")
 
     def _meet_by_rows(self, half: int, left: Query, rows: Rows) -> None:
         """Adds the pairs of a level."""
@@ -494,41 +296,71 @@ class ChunkCode(TileCode):
             return " + ".join(f"{s}[:, None]" for s in sums)
         return self._sum_over_rows(f"{left.name}{{p}}", f"tl.trans(keys_{rows.number}{{p}})")
 
-    def _add_from_states(self, target: str, add: bool, left: Query) -> None:
-        """`target` (+)= what a left side finds in the states at the beginning of the chunk."""
-        before, decay = self._of("before", left.lines), self._of("decay", left.lines)
+    def _from_states(self, lefts: tuple[Query, ...]) -> None:
+        """What probes and queries find in the states at the beginning of the chunk. All meet a part of the states
+        together: as an operand of products it takes more registers than as what they add up to."""
+        corrected = self.tiles.corrected
+        started = {f"rows_{corrected.number}"} if corrected is not None and corrected.value else set[str]()
         for p in self._each_part():
-            if self.tiles.block_s:
-                self._operand(left.name, left.pieces, left.lines)
-                if self.along == "rows":
-                    self._decays(later=False)
-            text = f"{left.name}{p}"
+            self._loads_of_lefts(lefts)
+            for place, _ in enumerate(self.form.states):
+                for left in lefts:
+                    for scaled in self._reaching_state(left, place, p):
+                        target, product = self._found(left), self._dot(scaled, f"{self.state(place)}{p}")
+                        self.lines.append(f"{target} {'+' if target in started else ''}= {product}")
+                        started.add(target)
+
+    def _found(self, left: Query) -> str:
+        """Where what a left side finds is added up: the rows that are corrected, or what is read."""
+        corrected = self.tiles.corrected
+        if left.name == "probe" and corrected is not None:
+            return f"rows_{corrected.number}"
+        return f"out_{self.tiles.queries.index(left)}"
+
+    def _loads_of_lefts(self, lefts: tuple[Query, ...]) -> None:
+        """Probes, queries and decays along the rows at hand, if they are not held."""
+        if self.tiles.block_s:
+            for left in lefts:
+                for name, pieces, _ in self._sides(left):
+                    self._operand(name, pieces, left.lines)
             if self.along == "rows":
-                text += f" * {before}{p} * {decay}{p}" if left.now else f" * {before}{p}"
-            elif self.along == "none":
-                text += f" * ({before} * {decay})[:, None]" if left.now else f" * {before}[:, None]"
-            self.lines.append(f"{target} {'+' if add else ''}= {self._dot(text, f'state{p}')}")
-            add = True
+                self._decays(later=False)
+
+    def _reaching_state(self, left: Query, place: int, part: str) -> Iterator[str]:
+        """A left side with the decays from the beginning of the chunk on, for each way that leads to the state."""
+        before, decay = self._of("before", left.lines), self._of("decay", left.lines)
+        text = f"{left.name}{part}"
+        if self.along == "rows":
+            text += f" * {before}{part} * {decay}{part}" if left.now else f" * {before}{part}"
+        elif self.along == "none":
+            text += f" * ({before} * {decay})[:, None]" if left.now else f" * {before}[:, None]"
+        yield text
 
     def _system(self, rows: Rows) -> None:
         """The rows that depend on what the states hold: the unit lower triangular system, solved by its inverse."""
         lines, own = self.lines, f"rows_{rows.number}"
         lines.append("# the rows that are written depend on each other: a unit lower triangular system")
-        self._add_from_states(own, bool(rows.value), self.tiles.lefts[0])
         for other in self.tiles.rows:
             if other is not rows:
+                self._recall(f"probe_by_{other.number}")
                 lines.append(f"{own} += {self._dot(f'probe_by_{other.number}', f'rows_{other.number}')}")
-        if not self._halves():
-            return
-        if rows.lines > 1:
+        if self._inverted is not None:
+            if self.tiles.block_s:
+                self._recall("inverse")
+            else:
+                self._invert(rows)
+            lines.append(f"{own} = {self._dot('inverse', own, exact='ieee')}")
+        elif self._halves():
+            self._recall(f"probe_by_{rows.number}")
             self._substituted(own, rows)
-            return
+
+    def _invert(self, rows: Rows) -> None:
+        """The inverse of the system, level by level."""
         first, *later = (f"tl.where({self._meet(h, 1, 1)}, probe_by_{rows.number}, 0)" for h in self._halves())
-        lines.append(f"inverse = tl.where(same, 1.0, {first})")
+        self.lines.append(f"inverse = tl.where(same, 1.0, {first})")
         for below in later:
-            lines.append(f"level = {self._dot(below, 'inverse', exact='ieee')}")
-            lines.append(f"inverse += {self._dot('inverse', 'level', exact='ieee')}")
-        lines.append(f"{own} = {self._dot('inverse', own, exact='ieee')}")
+            self.lines.append(f"level = {self._dot(below, 'inverse', exact='ieee')}")
+            self.lines.append(f"inverse += {self._dot('inverse', 'level', exact='ieee')}")
 
     def _substituted(self, own: str, rows: Rows) -> None:
         """Step after step: the inverse of a system of all lines would take more room and no less arithmetic."""
@@ -542,11 +374,11 @@ class ChunkCode(TileCode):
     def _read_out(self, number: int, name: str) -> None:
         lines, query = self.lines, self.tiles.queries[number]
         out = f"out_{number}"
-        self._add_from_states(out, False, query)
         if self.along == "columns":
             self._read_by_columns(query, out)
         else:
             for rows in self.tiles.rows:
+                self._recall(f"{query.name}_by_{rows.number}")
                 lines.append(f"{out} += {self._dot(f'{query.name}_by_{rows.number}', f'rows_{rows.number}')}")
         buffer = self.context.plan.buffer(name)
         (piece,) = query.pieces
@@ -560,6 +392,8 @@ class ChunkCode(TileCode):
     def _read_by_columns(self, query: Query, out: str) -> None:
         """What the rows of a chunk add to a read, where each column has its own decay."""
         lines = self.lines
+        for rows in self.tiles.rows:
+            self._recall(f"{query.name}_by_{rows.number}")
         lines.append(f"{out} *= {self._of('before', query.lines)}")
         for half in self._halves():
             self._levels(half)

@@ -67,7 +67,8 @@ class Query:
 @dataclass(frozen=True)
 class Tiles:
     """The tiles of a chunk: `steps` of them, `parts` times `block_k` rows of a state and `block_v` columns. With a
-    `block_s`, keys, probes and queries are not held but read where they are needed, so many rows at once."""
+    `block_s`, a kernel of its own finds the weights of rows, from so many rows of keys, probes and queries at once, and
+    the other reads these where they are needed."""
 
     steps: int
     block_k: int
@@ -113,13 +114,14 @@ def tiles_of(stage: Chunk, context: Context, options: Options) -> Tiles:
     half, several = context.spec.real.itemsize == 2, most_lines > 1
     tall = high * len(form.states)
     wide = half and not form.corrects and along in ("none", "constant") and high <= 64 and not several
-    most = 64 if wide else 16 if several or (form.corrects and tall > 64) else 32
+    tight = several and (tall > 64 or not half)
+    most = 64 if wide else 16 if tight or (half and len(form.states) > 1) else 32
     steps = options.block_t or (32 if wide else min(LEAST, max(_LINES // most_lines, 1)))
-    alone = form.corrects and len(form.writes) == 1
     # in f32 operands of products take twice the room, and twice again by their high and low parts
-    sliced = several or (not half and (tall > 64 or (alone and tall > 32)))
-    sliced |= half and high > 64 and len(form.states) == 1 and (form.corrects or along == "rows")
-    block_k = min(high, 64) if sliced else high
+    sliced = several or (high > 64 and (form.corrects or along == "rows"))
+    sliced |= not half and tall > (32 if form.corrects else 64)
+    slice_ = 16 if along == "rows" and not half else 32  # with the products of all levels in registers together
+    block_k = min(high, 32 if tight and not half else 64) if sliced else high
 
     def padded(count: int) -> int:
         return max(power_of_two(count), math.ceil(LEAST / steps))
@@ -132,7 +134,7 @@ def tiles_of(stage: Chunk, context: Context, options: Options) -> Tiles:
         steps,
         block_k,
         math.ceil(rows / block_k),
-        min(block_k, 64 if high > 64 and (alone or not several) else 32) if sliced else 0,
+        min(block_k, slice_) if sliced else 0,
         block_v,
         8 if several or tall * block_v >= 2048 else 4,
         tuple(replace(r, lines=padded(r.lines)) for r in written),

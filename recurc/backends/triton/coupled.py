@@ -7,6 +7,9 @@ before a step of what an earlier step wrote to state B, `until_A_B` what reaches
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from recurc import ir
 from recurc.backends.triton.chunk import ChunkCode
 from recurc.backends.triton.chunk_lines import Pieces, Query, Rows
@@ -18,9 +21,14 @@ Pair = tuple[int, int]
 
 
 def emit_chunk(context: Context, stage: Chunk, name: str, options: Options) -> StageText:
-    """The stage as one kernel."""
+    """The stage as one kernel, or as two where what weighs the rows of a chunk is found first."""
     kind = ChunkCode if len(stage.form.states) == 1 else CoupledCode
-    return (kind(context, stage, options).kernel(name),)
+    chunks, weights = kind(context, stage, options), kind(context, stage, options)
+    found = weights.scratch() if weights.tiles.block_s else []
+    if not found:
+        return (replace(chunks.kernel(name), helpers=chunks.helpers()),)
+    first = replace(weights.weights_kernel(f"{name}_weights"), helpers=weights.helpers())
+    return (*found, first, chunks.kernel(name))
 
 
 class CoupledCode(ChunkCode):
@@ -46,7 +54,7 @@ class CoupledCode(ChunkCode):
         """The name of the function that multiplies factors, which no other kernel of the file has."""
         return self.context.scope(("factors", self.form.states), f"{'_'.join(self.form.states)}_factors")
 
-    def helpers(self, name: str) -> str:
+    def helpers(self) -> str:
         """The product of the factors of two stretches of steps, the earlier first."""
         products = [" + ".join(f"later_{a}_{b} * earlier_{b}_{c}" for b in self._between(a, c)) for a, c in self.paths]
         head = f"def {self.combine}({self._all('earlier')}, {self._all('later')}):"
@@ -71,9 +79,9 @@ class CoupledCode(ChunkCode):
             return [(left.name, left.pieces, left.state)]
         return [(f"probe_{a}", p, a) for a, p in enumerate(corrected.probes) if p]
 
-    def _loads_along_rows(self) -> None:
+    def _loads_along_rows(self, *only: Rows) -> None:
         """Queries are loaded when their turn comes: with two states there is no room in registers for all at once."""
-        for rows in self.tiles.rows:
+        for rows in only or self.tiles.rows:
             for name, key, _ in self._keys(rows):
                 self._operand(name, key, rows.lines)
             if rows.corrects:
@@ -91,31 +99,50 @@ class CoupledCode(ChunkCode):
         return f"tl.where({inside}, {value}, {float(other)}).to({triton_type(self.dtype)})"
 
     def _decays_of_chunk(self) -> None:
-        lines, kind = self.lines, triton_type(self.dtype)
-        lines.append("# the factors of each step and of the one before; their products before, between and up to steps")
-        for pair in self.paths:
-            own = float(pair[0] == pair[1])
-            for name, shift in (("factor", 0), ("earlier", -1)):
-                known = pair in self.factors
-                value = self._factor(pair, shift) if known else f"tl.full((BLOCK_T,), 0, {kind})"
-                lines.append(f"{self._named(name, pair)} = {value}")
-            between = f"tl.where(step[:, None] > step[None, :] + 1, {self._named('earlier', pair)}[:, None], {own})"
-            lines.append(f"{self._named('pairs', pair)} = {between}")
-        for found, given in (("before", "earlier"), ("pairs", "pairs")):
-            lines.append(f"{self._all(found)} = tl.associative_scan(({self._all(given)}), 0, {self.combine})")
+        lines = self.lines
+        if self.tiles.block_s:
+            self._factors()
+        else:
+            self._decays_between_steps()
+        lines.append("# their products before, up to and after steps")
+        lines.append(f"{self._all('before')} = tl.associative_scan(({self._all('earlier')}), 0, {self.combine})")
         for a, c in self.paths:
-            own = float(a == c)
             past = " + ".join(f"factor_{a}_{b} * before_{b}_{c}" for b in self._between(a, c))
-            until = " + ".join(f"factor_{a}_{b}[:, None] * pairs_{b}_{c}" for b in self._between(a, c))
             lines += [
                 f"past_{a}_{c} = {past}",
-                f"until_{a}_{c} = tl.where(lower, {until}, tl.where(same, {own}, 0.0))",
                 f"total_{a}_{c} = tl.sum(tl.where(r == BLOCK_T - 1, past_{a}_{c}, 0), 0)",
+            ]
+            self._recall(f"after_{a}_{c}")
+
+    def _factors(self) -> None:
+        self.lines.append("# the factors of each step and of the one before")
+        for pair in self.paths:
+            for name, shift in (("factor", 0), ("earlier", -1)):
+                known = pair in self.factors
+                value = self._factor(pair, shift) if known else f"tl.full((BLOCK_T,), 0, {triton_type(self.dtype)})"
+                self.lines.append(f"{self._named(name, pair)} = {value}")
+
+    def _decays_between_steps(self) -> None:
+        lines = self.lines
+        self._factors()
+        lines.append("# their products between steps, and after them")
+        for pair in self.paths:
+            own = float(pair[0] == pair[1])
+            between = f"tl.where(step[:, None] > step[None, :] + 1, {self._named('earlier', pair)}[:, None], {own})"
+            lines.append(f"{self._named('pairs', pair)} = {between}")
+        lines.append(f"{self._all('pairs')} = tl.associative_scan(({self._all('pairs')}), 0, {self.combine})")
+        for a, c in self.paths:
+            until = " + ".join(f"factor_{a}_{b}[:, None] * pairs_{b}_{c}" for b in self._between(a, c))
+            lines += [
+                f"until_{a}_{c} = tl.where(lower, {until}, tl.where(same, {float(a == c)}, 0.0))",
                 f"after_{a}_{c} = tl.sum(tl.where((r == BLOCK_T - 1)[:, None], until_{a}_{c}, 0), 0)",
             ]
         for pair in self.paths:
             name = self._named("pairs", pair)
             lines.append(f"{name} = tl.where(lower, {name}, 0)")
+
+    def _stored(self) -> dict[str, tuple[int, ...]]:
+        return super()._stored() | {f"after_{a}_{c}": (1,) for a, c in self.paths}
 
     # --- arithmetic -------------------------------------------------------------------------------------------------
 
@@ -126,15 +153,18 @@ class CoupledCode(ChunkCode):
         for n in sorted(self._left_lines() - {1}):
             for name in ("before", "past"):
                 self.lines += [f"{name}_{a}_{c}_{n} = rc_repeated({name}_{a}_{c}, {n})" for a, c in self.paths]
-        if self.tiles.corrected is not None:
-            self._weights_of(self.tiles.lefts[0])
-            self._system(self.tiles.corrected)
-        for n, (query, read) in enumerate(zip(self.tiles.queries, self.stage.readouts, strict=True)):
-            if not self.tiles.block_s:
+        if not self.tiles.block_s:
+            for query in self.tiles.queries:
                 self._operand(query.name, query.pieces, query.lines)
-            self._weights_of(query)
+            self._weights()
+        self._meet_states()
+        for n, read in enumerate(self.stage.readouts):
             self._read_out(n, read.name)
         self._next_state()
+
+    def _weights(self) -> None:
+        for left in self.tiles.lefts:
+            self._weights_of(left)
 
     def _weights_of(self, left: Query) -> None:
         """What each earlier row of the chunk counts for in a probe or read: `LEFT_by_N`."""
@@ -177,18 +207,11 @@ class CoupledCode(ChunkCode):
                         product = self._sum_over_rows(f"{name}{{p}}", f"tl.trans({key}{{p}})")
                         self.lines.append(f"{name}_{key} += {product}")
 
-    def _add_from_states(self, target: str, add: bool, left: Query) -> None:
+    def _reaching_state(self, left: Query, place: int, part: str) -> Iterator[str]:
         before = "past" if left.now else "before"
-        for p in self._each_part():
-            for name, pieces, a in self._sides(left):
-                if self.tiles.block_s:
-                    self._operand(name, pieces, left.lines)
-                for b, c in self.paths:
-                    if b == a:
-                        scaled = f"{name}{p} * {self._of(f'{before}_{a}_{c}', left.lines)}[:, None]"
-                        product = self._dot(scaled, f"{self.state(c)}{p}")
-                        self.lines.append(f"{target} {'+' if add else ''}= {product}")
-                        add = True
+        for name, _, a in self._sides(left):
+            if (a, place) in self.paths:
+                yield f"{name}{part} * {self._of(f'{before}_{a}_{place}', left.lines)}[:, None]"
 
     def _next_state(self) -> None:
         lines = self.lines
