@@ -65,7 +65,9 @@ def main(seed: int, everything: bool) -> None:
             run(recurc.zoo.load(name), name, "f64", int(steps), seed)
     for name in MORE_SYSTEMS if everything else rng.choice(MORE_SYSTEMS, 1):
         run(recurc.zoo.load(str(name)), str(name), "f32", int(rng.integers(1, 40)), seed)
-    for name in SYSTEMS if everything else rng.choice(SYSTEMS, 2, replace=False):
+    # Sums of exponentials are kept scaled: the plan has other states than the caller, who goes through `compile`.
+    systems = [name for name in SYSTEMS if name != "mlstm_unstabilised"]
+    for name in systems if everything else rng.choice(systems, 2, replace=False):
         run(recurc.zoo.load(str(name)), str(name), "f32", 1 + int(rng.integers(40)), seed)
     for name in TALL if everything else rng.choice(TALL, 1):
         run(recurc.zoo.load(str(name)), str(name), "f32", int(rng.integers(1, 40)), seed, {"K": 70, "M": 35})
