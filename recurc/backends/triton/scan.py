@@ -114,9 +114,12 @@ def cut_time(scan: ScanCode) -> tuple[str, ...]:
 
 
 def element_bytes(context: Context, stage: Scan) -> int:
-    """Bytes of a scanned element, all components in registers of the widest."""
+    """Bytes of a scanned element, all components in registers of the widest; four times that where the operator takes
+    logarithms, with what these need."""
     components = stage.monoid.components
-    return max(context.compute(c.dtype).itemsize for c in components) * len(components)
+    nodes = (n for e in stage.monoid.combine for n in ir.walk(e) if isinstance(n, ir.Apply))
+    room = 4 if any(n.op in ("log", "log1p", "logaddexp") for n in nodes) else 1
+    return max(context.compute(c.dtype).itemsize for c in components) * len(components) * room
 
 
 def segment_tensors(context: Context, scan: ScanCode, count: str) -> tuple[list[Scratch], list[Scratch], list[str]]:
