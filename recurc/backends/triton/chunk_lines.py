@@ -113,7 +113,8 @@ def tiles_of(stage: Chunk, context: Context, options: Options) -> Tiles:
     most_lines = power_of_two(_most_lines(stage, context))
     half, several = context.spec.real.itemsize == 2, most_lines > 1
     tall = high * len(form.states)
-    wide = half and not form.corrects and along in ("none", "constant") and high <= 64 and not several
+    wide = half and len(form.writes) == 1 and along in ("none", "constant") and high <= 64 and not several
+    wide &= not form.corrects
     tight = several and (tall > 64 or not half)
     most = 64 if wide else 16 if tight or (half and len(form.states) > 1) else 32
     steps = options.block_t or (32 if wide else min(LEAST, max(_LINES // most_lines, 1)))
