@@ -101,7 +101,7 @@ def _headline(stage: Stage) -> str:
         case Scan(carries=carries):
             return f"{', '.join(c.name for c in carries)}: scan over t"
         case Newton(carries=carries):
-            return f"{', '.join(c.name for c in carries)}: Newton's method over t"
+            return f"{', '.join(c.name for c in carries)}: all t at once, by the method of Newton"
         case Convolution(carries=carries):
             return f"{', '.join(c.name for c in carries)}: convolution over t"
         case Chunk(form=form):
