@@ -13,6 +13,8 @@ from functools import partial
 import numpy as np
 
 LENGTHS = (0, 1, 2, 3, 7, 64)
+SMALL = {"D": 3, "H": 5, "N": 2}
+SLOW = ("lstm_cifg_diagonal", "exponential", "own params", "ragged", "a state in f64")
 
 
 def main(seed: int, everything: bool) -> None:
@@ -23,7 +25,7 @@ def main(seed: int, everything: bool) -> None:
     repair()
     rng, known = np.random.default_rng(seed), choose.backend
     for what, run in cases(seed, everything, rng):
-        triton = TritonBackend(options=Options(block_t=16, segments=int(rng.integers(1, 4))))
+        triton = TritonBackend(options=Options(block_t=16 if everything else 64, segments=int(rng.integers(1, 4))))
         choose.backend = lambda name, triton=triton: triton if name == "triton" else known(name)
         wrong = ""
         try:
@@ -34,14 +36,17 @@ def main(seed: int, everything: bool) -> None:
 
 
 def cases(seed: int, everything: bool, rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], None]]]:
-    """All, or some by the seed."""
+    """All, or some by the seed that are quick."""
     from tests.numerics import test_newton as tests
+
+    tests.SIZES.update(SMALL)
 
     def fresh() -> np.random.Generator:
         return np.random.default_rng(seed)
 
-    for name in tests.NAMES if everything else rng.choice(tests.NAMES, 3, replace=False):
-        for steps in LENGTHS if everything else rng.choice(LENGTHS, 2, replace=False):
+    quick = [name for name in tests.NAMES if name not in SLOW]
+    for name in tests.NAMES if everything else rng.choice(quick, 2, replace=False):
+        for steps in LENGTHS if everything else rng.choice(LENGTHS[:-1], 2, replace=False):
             run = partial(tests.test_newton_agrees_with_the_definition, str(name), int(steps), "triton", seed)
             yield f"{name}, T {steps}", run
     alone: dict[str, Callable[[], None]] = {
@@ -58,8 +63,9 @@ def cases(seed: int, everything: bool, rng: np.random.Generator) -> Iterator[tup
         ),
         "only some groups": lambda: tests.test_only_some_groups("triton", fresh()),
     }
-    quick = [what for what in alone if what != "own params"]
-    for what in alone if everything else rng.choice(quick, 4, replace=False):
+    always = "each by itself"
+    quick = [what for what in alone if what not in (*SLOW, always)]
+    for what in alone if everything else (always, *rng.choice(quick, 2, replace=False)):
         yield str(what), alone[str(what)]
 
 
