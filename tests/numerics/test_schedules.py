@@ -68,13 +68,13 @@ def usual(rec: recurc.Recurrence, schedule: str, steps: int, ref: np.ndarray) ->
 
 def agree(
     rec: recurc.Recurrence, backend: str, schedule: str, steps: int, arrays: Arrays, run: rounding.Run,
-    sizes: dict[str, int] | None = None, amplifies: bool = False,
+    sizes: dict[str, int] | None = None, amplifies: bool = False, reals: tuple[str, ...] = ("f64", "f32"),
 ) -> None:  # fmt: skip
     """In float64 and in float32, outputs and final states."""
     compiled = rec.compile(backend=backend, schedule=schedule, sizes=sizes)
     exact = {n: _by_time(a if rec.ir.inputs else a[0], rec, n) for n, a in run.exact.items()}
     outputs = np.max([_sizes(exact[o]) for o in rec.ir.outputs], axis=0)
-    for real in ("f64", "f32"):
+    for real in reals:
         types: Any = {"f64": (np.float64, np.complex128), "f32": (np.float32, np.complex64)}[real]
         typed = {n: a.astype(types[a.dtype.kind == "c"]) if a.dtype.kind in "fc" else a for n, a in arrays.items()}
         out, final = compiled(**typed, return_final=True, **({} if rec.ir.inputs else {"steps": steps}))

@@ -28,9 +28,6 @@ ROOT = Path(__file__).parents[2]
 RUNS = {
     b: [p for p in PAIRS if (p[0], b) not in LIMITATIONS and (*p, b) not in BY_SCHEDULE] for b in ("cuda", "triton")
 }
-# In f64, in which systems are compared, their elements do not stay in registers; in f32 they do.
-for _name in ("kalman_filter_update_first", "riccati"):
-    RUNS["triton"].remove((_name, "scan"))
 runs_on_the_cpu = pytest.mark.skipif(not has_compiler(), reason="g++ is not on PATH")
 compiles_cuda = pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or "")
 
