@@ -5,12 +5,14 @@ TRITON_INTERPRET must be set before Triton is imported, hence the process."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
+
+from tests.gpu.interpreted import report
 
 
 def main(seed: int, everything: bool) -> None:
@@ -20,12 +22,7 @@ def main(seed: int, everything: bool) -> None:
     from tests.numerics.test_chunk_frozen import check
 
     for name, steps, dtype in cases(seed, everything):
-        wrong = ""
-        try:
-            check(name, "triton", seed, steps, dtype)
-        except AssertionError as far:
-            wrong = str(far) or "a condition does not hold"
-        print(json.dumps({"case": f"{name} T {steps} {dtype.__name__}", "wrong": wrong}), flush=True)
+        report(f"{name} T {steps} {dtype.__name__}", partial(check, name, "triton", seed, steps, dtype))
 
 
 def cases(seed: int, everything: bool) -> Iterator[tuple[str, int, Any]]:

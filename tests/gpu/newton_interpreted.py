@@ -5,12 +5,13 @@ TRITON_INTERPRET must be set before Triton is imported, hence the process."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
+
+from tests.gpu.interpreted import report
 
 LENGTHS = (0, 1, 2, 3, 7, 64)
 SMALL = {"D": 3, "H": 5, "N": 2}
@@ -27,12 +28,7 @@ def main(seed: int, everything: bool) -> None:
     for what, run in cases(seed, everything, rng):
         triton = TritonBackend(options=Options(block_t=16 if everything else 64, segments=int(rng.integers(1, 4))))
         choose.backend = lambda name, triton=triton: triton if name == "triton" else known(name)
-        wrong = ""
-        try:
-            run()
-        except AssertionError as far:
-            wrong = str(far) or "a condition does not hold"
-        print(json.dumps({"case": what, "wrong": wrong}), flush=True)
+        report(what, run)
 
 
 def cases(seed: int, everything: bool, rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], None]]]:

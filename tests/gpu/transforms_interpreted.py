@@ -5,12 +5,13 @@ TRITON_INTERPRET must be set before Triton is imported, hence the process."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+
+from tests.gpu.interpreted import report
 
 Case = tuple[str, Callable[[], None]]
 
@@ -22,12 +23,7 @@ def main(seed: int, everything: bool) -> None:
     seen = watched()
     for what, run in cases(seed, everything, seen):
         seen.clear()
-        wrong = ""
-        try:
-            run()
-        except AssertionError as far:
-            wrong = str(far) or "a condition does not hold"
-        print(json.dumps({"case": what, "wrong": wrong}), flush=True)
+        report(what, run)
 
 
 def watched() -> list[bool]:
