@@ -83,8 +83,18 @@ class Recurrence:
         return to_text(self.ir)
 
     def adjoint(self) -> Recurrence:
-        """The backward pass as a recurrence."""
-        raise UnsupportedError(f"the adjoint of {self.name}: differentiation of a recurrence is not supported yet")
+        """The backward pass as a recurrence, which runs from the last step to the first: reverse mode.
+
+        For each state `s` it has a state `d_s`: it starts from the derivative of a loss by the final value of `s` and
+        ends as that by the initial one. For each param `p` it has a state `d_p`, a sum over the steps, and for each
+        input `x` an output `d_x`. It reads what `s` was before each step as an input `s_prev`, and the derivatives by
+        the outputs as `d_y` (`d_s_out` for an output that is a state).
+
+        `Compiled.vjp` runs it, and what stands beside it: derivatives through `S[T]` and through initial values that
+        are computed from params. Raises `UnsupportedError` for a recurrence of whole numbers or truth values alone."""
+        from recurc.passes.adjoint import adjoint
+
+        return Recurrence(adjoint(self.ir).back)
 
     def init_params(self, rng: int | np.random.Generator = 0, **sizes: int) -> dict[str, Any]:
         """New params `(*dims)` in float32 by their `~` initialisers; `rng` is a seed or a generator.

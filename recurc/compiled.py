@@ -46,6 +46,7 @@ from recurc.types import DType, literal_size
 
 if TYPE_CHECKING:
     from recurc.plan import Plan
+    from recurc.vjp import Differentiated, Pullback
 
 _Prepare = Callable[[str, "_Argument"], Any]
 _MOST_SIGNATURES = 256  # fast ways kept per compiled recurrence
@@ -118,6 +119,7 @@ class Compiled:
         self._sizes: dict[str, int] = with_defaults(rec, options.sizes)
         self._last: Built | None = None
         self._fast: dict[Any, bound.BoundCall] = {}
+        self._differentiated: Differentiated | None = None
         self._result: Any = None
         if len(rec.outputs) > 1:
             self._result = result_type(rec.name, rec.outputs)
@@ -179,6 +181,34 @@ class Compiled:
             return self._run_slowly(
                 arrays, {} if initial is None else initial, return_final, reverse, lengths, cu_seqlens, steps, key
             )
+
+    def vjp(
+        self,
+        /,
+        *positional: Any,
+        initial: Mapping[str, Any] | None = None,
+        return_final: bool = False,
+        reverse: bool = False,
+        lengths: Any = None,
+        cu_seqlens: Any = None,
+        steps: int | None = None,
+        **arrays: Any,
+    ) -> tuple[Any, Pullback]:
+        """Runs all T steps, as a call does, and keeps what derivatives take: the result of the call, and a function
+        that makes derivatives of a loss by the results into those by the arguments (reverse mode; `Pullback`):
+
+            y, pullback = f.vjp(x=x, W=W, initial={"h": h})
+            found = pullback(2 * y)        # of the loss sum(y * y): found["x"], found["W"], found["initial"]["h"]
+
+        Raises `UnsupportedError` for a recurrence that has no derivative, and what a call raises."""
+        if positional:
+            self(*positional)
+        if self._differentiated is None:
+            from recurc.vjp import Differentiated
+
+            self._differentiated = Differentiated(self._rec, self._options, self._defaults)
+        options = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
+        return self._differentiated(arrays, initial or {}, return_final, **options)
 
     def _run_slowly(
         self,
@@ -425,6 +455,11 @@ class Compiled:
     def _known_sizes(self, purpose: str) -> dict[str, int]:
         need_sizes(self._rec, self._sizes, purpose, "compile(sizes=dict({}))")
         return self._sizes
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of dims that are known: those that were given, defaults, and those of the last call."""
+        return dict(self._sizes)
 
     def _latest(self) -> Built:
         """What the last call ran; before the first one, what a call of typical length would run."""

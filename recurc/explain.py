@@ -28,7 +28,7 @@ from recurc.plan import (
     candidate_name,
 )
 from recurc.targets import Target
-from recurc.types import Dims, DType
+from recurc.types import Dims, DType, literal_size, own_dim
 
 WIDTH = 112  # of lines, where no terminal says otherwise
 _NARROWEST = 36
@@ -51,7 +51,7 @@ class Case:
         """The storage of one value of these dims."""
         count = 1
         for dim in dims:
-            count *= int(dim) if dim.isdigit() else self.sizes[dim]
+            count *= literal_size(dim) or self.sizes[own_dim(dim)]
         return count * dtype.settled(self.real).itemsize
 
     def __str__(self) -> str:

@@ -230,6 +230,11 @@ def _when(c: Expr) -> Expr:
     return select(c, _ONE, _ZERO)
 
 
+def some_log(y: Expr) -> Expr:
+    """y, the logarithm of a sum, and 0 where that is log 0, of which no term has a share."""
+    return select(apply("eq", y, number(-math.inf)), _ZERO, y)
+
+
 # --- the table ------------------------------------------------------------------------------------------------
 
 
@@ -382,7 +387,8 @@ _TABLE = (
     _unary("sqrt", "sqrt", lambda x, y: div(number(0.5), y), takes=_ANY, range=_POSITIVE, flops=6),
     _unary("rsqrt", "rsqrt", lambda x, y: mul(number(-0.5), div(y, x)), range=_POSITIVE, flops=8),
     _binary(
-        "logaddexp", "logaddexp", lambda a, b, y: (apply("exp", sub(a, y)), apply("exp", sub(b, y))),
+        "logaddexp", "logaddexp",
+        lambda a, b, y: (apply("exp", sub(a, some_log(y))), apply("exp", sub(b, some_log(y)))),
         affine=_ORDER, flops=35,
     ),
     # angles and special functions
@@ -409,7 +415,7 @@ _TABLE = (
     _unary("tanh", "tanh", lambda x, y: sub(_ONE, mul(y, y)), range=_UNIT, flops=18),
     _unary("softplus", "softplus", lambda x, y: apply("sigmoid", x), range=_POSITIVE, flops=30),
     # shorthand
-    _shorthand("relu", "relu", lambda x: apply("max", x, _ZERO), _ORDER),
+    _shorthand("relu", "relu", lambda x: apply("max", _ZERO, x), _ORDER),  # at 0 the derivative is 0
     _shorthand("silu", "silu", lambda x: mul(x, apply("sigmoid", x))),
     _shorthand(
         "gelu", "gelu",

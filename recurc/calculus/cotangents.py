@@ -245,7 +245,7 @@ def _logsumexp(node: Apply, cotangent: Cotangent) -> tuple[Expr, Cotangent] | No
                     found = _shift(shifted)
                     if found is None or set(found[1]) != set(total.over):
                         return None
-                    weights = ops.apply("exp", ops.sub(found[0], node))
+                    weights = ops.apply("exp", ops.sub(found[0], ops.some_log(node)))
                     return found[0], Cotangent(simplify.mul(cotangent.value, weights), cotangent.guard)
                 case _:
                     return None
@@ -403,8 +403,7 @@ def _linalg(node: Linalg, value: Expr, active: Callable[[Expr], bool]) -> Handed
     if node.op in ("phi1", "dphi1"):  # what E does to phi1(A) has, as a linear map of E, its transpose at A^T
         if node.op == "dphi1" and active(a):
             raise TypeProblem("E0901", "the second derivative of `phi1` is not supported yet")
-        turned = (*range(len(a.dims) - 2), len(a.dims) - 1, len(a.dims) - 2)
-        there = Reaxis(a, turned, a.dims, a.dtype)
+        there = build.rename(build.transpose(a), a.dims)
         yield node.args[-1], Cotangent(build.linalg("dphi1", there, full(value, a.dims)))
         return
     rank = len(a.dims)

@@ -219,7 +219,7 @@ class Eager:
         args = [self._tensor(a, own.dtype) for a, own in zip(args, e.args, strict=True)]
         match op:
             case "stop_gradient":
-                return args[0]
+                return args[0].detach()
             case "softplus":  # the definition's form, without torch's threshold
                 return args[0].clamp(min=0) + torch.log1p(torch.exp(-args[0].abs()))
             case "imag":

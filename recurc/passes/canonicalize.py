@@ -44,7 +44,7 @@ def simplified(expr: Expr) -> Expr:
 def _rule(node: Expr) -> Expr:
     match node:
         case Apply():
-            new = _folded(node) or _identity(node)
+            new = folded(node) or _identity(node)
             if new is None or (new.dims, new.dtype) != (node.dims, node.dtype):
                 return node
             return placed(new, node.span)
@@ -56,7 +56,7 @@ def _rule(node: Expr) -> Expr:
             return node
 
 
-def _folded(node: Apply) -> Expr | None:
+def folded(node: Apply) -> Expr | None:
     """The constant `node` is, computed in float64 (or exactly, for integers); None if it is none."""
     values = [a.value for a in node.args if isinstance(a, Const)]
     if len(values) < len(node.args) or node.dtype not in _FOLDABLE or any(isinstance(v, complex) for v in values):

@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 
+from recurc import zoo
+from recurc.cli.cases import case_for
+from recurc.explain import to_json, to_text
+from recurc.passes import make_plan
+from recurc.picture.model import picture
 from tests.cli.conftest import EMA, Invoke
 
 
@@ -203,3 +208,19 @@ def test_the_cache_is_shown_and_cleared(recurc: Invoke, tmp_path: Path, monkeypa
     assert json.loads(recurc("cache", "--json").out)["kernels"] == 1
     assert recurc("cache", "--clear").code == 0
     assert json.loads(recurc("cache", "--json").out)["kernels"] == 0
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90"])
+def test_every_system_with_few_elements_over_a_long_time_is_explained(target: str) -> None:
+    """The schedules that the other tests meet least: scans of matrices and of tables among them."""
+    made: set[str] = set()
+    for name in zoo.names():
+        rec = zoo.load(name).ir
+        sizes = {d.name: 4 for d in rec.dims if d.default is None and d.same_as is None}
+        case = case_for(rec, sizes, 1, 1 << 16, None, target)
+        plan = make_plan(rec, case.sizes, 1, 1 << 16, case.real, case.target)
+        made |= {type(stage).__name__ for stage in plan.stages}
+        assert rec.name in to_text(plan, case)
+        json.dumps(to_json(plan, case), allow_nan=False)
+        assert picture(plan).boxes
+    assert {"Scan", "Loop", "Chunk", "Map"} <= made

@@ -63,7 +63,8 @@ REAL = {
     "choices": (
         "if x > 0 then x else y", "if m then 1 else 0", "if m then q else x", "if s > 0 then x else w",
         "if m then (if x > 0 then 1 else 2) else 3", "where(m, x, y)", "where(x > 0, 1, 0)", "if true then x else y",
-        "if not m then x else 0", "1 + (if m then x else y)",
+        "if not m then x else 0", "1 + (if m then x else y)", "if not x > 0 then x else y",
+        "if x > 0 and not x > 1 then x else 0",
     ),
     "functions of one value": (
         "exp(x)", "log(abs(x))", "log1p(abs(x))", "expm1(x)", "sqrt(abs(x))", "rsqrt(abs(x) + 1)", "sin(x)", "cos(x)",

@@ -180,8 +180,6 @@ def test_options_are_checked_when_they_are_given() -> None:
 
 def test_what_is_not_there_yet_says_so() -> None:
     with pytest.raises(UnsupportedError, match="not supported yet"):
-        LSTM.adjoint()
-    with pytest.raises(UnsupportedError, match="not supported yet"):
         LSTM.module(D=3, H=4)
 
 

@@ -78,7 +78,8 @@ class Printer:
             ]
         if op in WRAPPING and self.compute(node.dtype).kind is Kind.INT and not self.bounded(node):
             return f"rc_{op}{self.suffix(node.dtype, False)}({', '.join(bare(t) for t in texts)})"
-        return spelling.replace("$", self.suffix(args[-1].dtype, vector)).format(*texts)
+        width = self._real(args[-1].dtype) if vector else args[-1].dtype  # truth values in lanes are masks
+        return spelling.replace("$", self.suffix(width, vector)).format(*texts)
 
     def spread(self, text: str, dtype: DType, width: DType) -> str:
         """A scalar in every lane; a truth value as a mask as wide as `width`."""

@@ -1,0 +1,261 @@
+"""Reverse-mode derivatives of compiled recurrences on arrays: `Compiled.vjp`, of NumPy arrays as of torch tensors.
+
+The forward call runs the recurrence with what the backward pass reads as further outputs; the pass itself is a
+recurrence that is compiled like any other (`passes.adjoint`). Here its results only get the shapes of what the caller
+gave: arrays that sequences share get the sum over these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from recurc import ir
+from recurc.backends.reference import value_types
+from recurc.compiled import Compiled, Options
+from recurc.errors import ShapeError, UnsupportedError
+from recurc.passes.adjoint import Adjoint, Part, adjoint, differentiable
+from recurc.runtime import torch_ops
+from recurc.runtime.results import result_type
+
+Arrays = Mapping[str, Any]
+
+
+class Differentiated:
+    """A compiled recurrence with its backward pass, each a `Compiled` of its own."""
+
+    def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays) -> None:
+        self.rec, self.options, self.defaults = rec, options, dict(defaults)
+        self.adjoint: Adjoint = adjoint(rec)
+        self.forward = Compiled(self.adjoint.forward, options, defaults)
+        self._parts: dict[tuple[object, ...], Compiled] = {}
+        self.result: Any = result_type(rec.name, rec.outputs) if len(rec.outputs) > 1 else None
+        self.types = {n: dims for n, (dims, _) in value_types(rec).items()} | {p.name: p.dims for p in rec.params}
+        names = {state: own for own, state in self.adjoint.states.items()}
+        self.carried = {names[s.name]: s.dims for s in self.adjoint.back.states if s.name in names}
+
+    def part(self, rec: ir.Recurrence, sizes: Mapping[str, int]) -> Compiled:
+        """A part of the backward pass, for dims of `sizes`, which its own arrays need not tell."""
+        key = (rec.name, *sorted(sizes.items()))
+        if key not in self._parts:
+            self._parts[key] = Compiled(rec, replace(self.options, schedule="auto", sizes=dict(sizes)))
+        return self._parts[key]
+
+    def __call__(self, arrays: Arrays, initial: Arrays, return_final: bool, **options: Any) -> tuple[Any, Pullback]:
+        """The result of a call, and what takes derivatives by it back to the arguments."""
+        arrays = {**self.defaults, **arrays}
+        everything, finals = self.forward(initial=initial, return_final=True, **options, **arrays)
+        values = dict(zip(self.adjoint.forward.outputs, _several(everything, self.adjoint.forward), strict=True))
+        outputs = {n: values[n] for n in self.rec.outputs}
+        saved = {n: values[n] for n in self.adjoint.saved}
+        result = outputs[self.rec.outputs[0]] if self.result is None else self.result(*outputs.values())
+        sizes = self.forward.sizes
+        pullback = Pullback(self, arrays, dict(initial), outputs, finals, saved, sizes, options)
+        return ((result, finals) if return_final else result), pullback
+
+
+@dataclass(frozen=True)
+class Pullback:
+    """Takes the derivative of a loss by the results of a call back to its arguments. It may be called several times."""
+
+    of: Differentiated
+    arrays: Arrays
+    initial: Arrays
+    outputs: Arrays
+    finals: Arrays
+    saved: Arrays
+    sizes: Mapping[str, int]
+    options: Mapping[str, Any]
+
+    def __call__(self, outputs: Any = None, final: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The derivatives by every input and param of real or complex numbers, by name, each of the shape of the
+        argument, and under `"initial"` a dict of those by the initial states that were given.
+
+        `outputs`: the derivatives by the outputs, shaped like the result of the call: an array, or one for each output,
+        in order or by name; None for zeros. `final`: those by final states, `(*batch, *dims)` by name; states that it
+        lacks have zeros. For complex values they are those by the real part plus i times those by the imaginary part.
+        Raises `ShapeError` for what does not fit."""
+        given = self._cotangents(outputs)
+        ends = self._ends(final or {})
+        adj, found = self.of.adjoint, _Sums(self)
+        handed: dict[str, Any] = {}
+        if adj.late is not None:
+            handed = self._late(adj.late, given, ends, found)
+        known = {**self.arrays, **self.saved, **given, **handed}
+        results, carried = self._run(adj.back, known, {adj.states[n]: v for n, v in ends.items()})
+        for name, output in adj.inputs.items():
+            found.add(name, results[output], over_time=True)
+        for name, state in adj.params.items():
+            found.add(name, carried[state], over_time=False)
+        first = {name: carried[state] for name, state in adj.states.items()}
+        starts = self._first(first)
+        if adj.start is not None:
+            self._start(adj.start, first, found)
+        gradients = {n: found.of(n) for n in self._wanted()}
+        return {
+            **gradients,
+            "initial": {n: found.like(self.initial[n], v) for n, v in starts.items() if n in self.initial},
+        }
+
+    # --- what is given
+
+    def _cotangents(self, given: Any) -> dict[str, Any]:
+        """By the name of the input of the backward pass."""
+        names = self.of.rec.outputs
+        if given is None:
+            given = {}
+        elif not isinstance(given, Mapping):
+            given = dict(zip(names, _several(given, self.of.rec), strict=True))
+        by_name = cast(Mapping[str, Any], given)
+        for name in by_name:
+            if name not in names:
+                raise ShapeError(f"there is no output `{name}` to have a derivative by; there are: {', '.join(names)}")
+        found: dict[str, Any] = {}
+        for name, target in self.of.adjoint.cotangents.items():
+            value, like = by_name.get(name), self.outputs[name]
+            found[target] = _fitted(value, like, f"the derivative by output `{name}`")
+        return found
+
+    def _ends(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """By state, of those that have derivatives; zeros are left out."""
+        states = self.of.adjoint.states
+        found: dict[str, Any] = {}
+        for name, value in given.items():
+            inner = name if name in states else f"{name}@lag0"
+            if inner not in states or name not in self.finals:
+                known = ", ".join(n for n in self.finals if n in states or f"{n}@lag0" in states) or "none"
+                raise ShapeError(f"there is no final state `{name}` to have a derivative by; there are: {known}")
+            if value is not None:
+                found[inner] = _fitted(value, self.finals[name], f"the derivative by the final state `{name}`")
+        return found
+
+    def _wanted(self) -> list[str]:
+        rec = self.of.rec
+        return [v.name for v in (*rec.inputs, *rec.params) if differentiable(v.dtype)]
+
+    # --- the parts
+
+    def _run(self, rec: ir.Recurrence, known: Arrays, initial: Arrays) -> tuple[Arrays, Arrays]:
+        options = {**self.options, "reverse": not self.options["reverse"], "steps": None if rec.inputs else self._steps}
+        arrays = {v.name: known[v.name] for v in (*rec.inputs, *rec.params)}
+        compiled = self.of.part(rec, self.sizes)
+        results, finals = compiled(initial=initial, return_final=True, **options, **arrays)
+        return dict(zip(rec.outputs, _several(results, rec), strict=True)), finals
+
+    @property
+    def _steps(self) -> int:
+        name, value = next(iter(self.outputs.items()))
+        rank = len(self.of.types[name])
+        return int(value.shape[0 if self.of.options.layout == "TB" else value.ndim - rank - 1])
+
+    def _late(self, part: Part, given: Arrays, ends: dict[str, Any], found: _Sums) -> dict[str, Any]:
+        """The derivatives by values of each step; those by final states are added to `ends`."""
+        if self.options.get("cu_seqlens") is not None:
+            raise UnsupportedError(
+                f"outputs of {self.of.rec.name} read final states, `S[T]`: derivatives of packed sequences are not "
+                "supported yet"
+            )
+        finals = {name: self.finals[state] for state, name in part.given.items()}
+        results, carried = self._run(part.rec, {**self.arrays, **self.saved, **given, **finals}, {})
+        for name, total in part.found.items():
+            if name in part.given:
+                ends[name] = ends[name] + carried[total] if name in ends else carried[total]
+            else:
+                found.add(name, carried[total], over_time=False)
+        return dict(results)
+
+    def _first(self, first: Mapping[str, Any]) -> dict[str, Any]:
+        """The derivatives by initial values, by the name a caller gives those: what longer lags remember begins as the
+        state or input does that they are copies of, unless it is given itself."""
+        found: dict[str, Any] = {}
+        for name, value in first.items():
+            origin, _, lag = name.partition("@lag")
+            key = origin if lag == "0" or (lag and name not in self.initial and origin in self.initial) else name
+            found[key] = found[key] + value if key in found else value
+        return found
+
+    def _start(self, part: Part, first: Mapping[str, Any], found: _Sums) -> None:
+        """Adds what initial values that were computed from params hand to these. `first`: the derivatives by the states
+        of the backward pass before the first step."""
+        given: dict[str, Any] = {}
+        for state, name in part.given.items():
+            value = first[state]
+            if not {state, state.partition("@lag")[0]}.isdisjoint(self.initial):
+                value = _zeros(value.shape, value)
+            given[name] = _with_axis(value, value.ndim - len(self.of.carried[state]))
+        params = {p.name: self.arrays[p.name] for p in part.rec.params}
+        results = _several(self.of.part(part.rec, self.sizes)(**given, **params), part.rec)
+        for name, value in zip(part.found, results, strict=True):
+            found.add(name, _without_axis(value, value.ndim - len(self.of.types[name]) - 1), over_time=False)
+
+
+class _Sums:
+    """The derivatives by arguments so far, in the shapes of these."""
+
+    def __init__(self, pullback: Pullback) -> None:
+        self._of = pullback
+        self._sums: dict[str, Any] = {}
+
+    def add(self, name: str, value: Any, over_time: bool) -> None:
+        """Adds `value (*batch, T, *dims)`, or without T, to the derivative by the argument `name`."""
+        shape = _shape(self._of.arrays[name])
+        rank = len(self._of.of.types[name])
+        first = over_time and self._of.of.options.layout == "TB"
+        value = _summed(value, shape, rank + (over_time and not first), first)
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def of(self, name: str) -> Any:
+        if name in self._sums:
+            return self._sums[name]
+        return _zeros(_shape(self._of.arrays[name]), next(iter(self._of.outputs.values())))
+
+    def like(self, given: Any, value: Any) -> Any:
+        """`value`, the derivative by an initial state, in the shape of what was given."""
+        shape = _shape(given)
+        return _summed(value, shape, len(shape), False)
+
+
+def _summed(value: Any, shape: tuple[int, ...], inner: int, time_first: bool) -> Any:
+    """`value` summed over the batch dims that an argument of `shape` lacks or has one of; `inner` axes end both."""
+    lead = int(time_first)
+    extra = value.ndim - len(shape)
+    axes = [lead + i for i in range(extra)]
+    axes += [i + extra for i in range(lead, len(shape) - inner) if shape[i] == 1 and value.shape[i + extra] != 1]
+    return (value.sum(tuple(axes)) if axes else value).reshape(shape)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if hasattr(value, "shape") else np.shape(value)
+
+
+def _several(results: Any, rec: ir.Recurrence) -> Sequence[Any]:
+    """The results of a call as one for each output."""
+    if len(rec.outputs) == 1:
+        return (results,)
+    if not isinstance(results, tuple | list) or len(cast(Sequence[Any], results)) != len(rec.outputs):
+        raise ShapeError(f"{rec.name} has {len(rec.outputs)} outputs ({', '.join(rec.outputs)}): give one for each")
+    return cast(Sequence[Any], results)
+
+
+def _fitted(value: Any, like: Any, title: str) -> Any:
+    """The derivative `value` of the shape of `like`; zeros for None."""
+    if value is None:
+        return _zeros(tuple(like.shape), like)
+    if _shape(value) != tuple(like.shape):
+        raise ShapeError(f"{title} should have shape {tuple(like.shape)}, got {_shape(value)}")
+    return value
+
+
+def _zeros(shape: tuple[int, ...], like: Any) -> Any:
+    return like.new_zeros(shape) if torch_ops.is_tensor(like) else np.zeros(shape, like.dtype)
+
+
+def _with_axis(value: Any, axis: int) -> Any:
+    return value[(slice(None),) * axis + (None,)]
+
+
+def _without_axis(value: Any, axis: int) -> Any:
+    return value[(slice(None),) * axis + (0,)]
