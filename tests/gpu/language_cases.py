@@ -196,6 +196,10 @@ for _n, _size in (("small", 3), ("larger", 6)):
           draw={"A": lambda rng, shape: 2 * rng.standard_normal(shape)})  # fmt: skip
 _case("solving for several sides, permuted", {"A": ("D N M", REAL), "b": ("K N D S", REAL)}, {}, {},
       {"y": linalg("solve", r("A", "D N M"), r("b", "K N D S"))}, "y", draw={"A": _near_identity})  # fmt: skip
+_case("solving for each lane, permuted", {"A": ("N N", REAL), "x": ("D", REAL), "w": ("N", REAL)}, {},
+      {"h": ("D N", REAL, 0.0)},
+      {"h": add(mul(half, r("h", "D N", 1)), linalg("solve", r("A", "N N"), mul(r("w", "N"), r("x", "D"))))}, "h",
+      schedules=("sequential", "scan"), sizes=SIZES | {"N": 3}, draw={"A": _near_identity})  # fmt: skip
 _case("a matrix without an inverse", {"A": ("N N", REAL), "b": ("N", REAL)}, {}, {},
       {"y": linalg("solve", r("A", "N N"), r("b", "N"))}, "y",
       draw={"A": lambda rng, shape: np.zeros(shape)})  # fmt: skip

@@ -126,6 +126,10 @@ class Body:
         """Computes `expr` into `value`."""
         kind = c_type(expr.dtype, self.spec)
         places = self.places(value.dims)
+        if isinstance(expr, Linalg) and is_matrix_operation(expr) and value.dims != expr.dims:
+            solved = Equation(f"{value.name}@solved", expr)  # with its own axes first
+            self.equation(solved)
+            expr = Read(solved.name, 0, expr.dims, expr.dtype)
         if isinstance(expr, Linalg) and is_matrix_operation(expr):
             if declare:
                 self.scope.line(f"{kind} {value.declarator};")

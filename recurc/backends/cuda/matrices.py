@@ -32,10 +32,12 @@ def largest_matrix(exprs: Iterable[Expr], spec: Specialization) -> int:
 
 @dataclass(frozen=True)
 class _Form:
-    """An operation with its sizes; places are told by the axis ids of the result."""
+    """An operation with its sizes; places are told by the axis ids of the result. Along `lanes` a thread has one place,
+    so of the columns that lie there it solves for one."""
 
     expr: Linalg
     spec: Specialization
+    lanes: Dims = ()
 
     @property
     def rows(self) -> int:
@@ -56,7 +58,7 @@ class _Form:
         ids = axis_ids(self.expr.dims)
         if self.expr.op != "solve":
             return ids[-2:]
-        rest = (i for i, d in zip(ids, self.expr.dims, strict=True) if d not in self.batch)
+        rest = (i for i, d in zip(ids, self.expr.dims, strict=True) if d not in self.batch and d not in self.lanes)
         return (ids[self._solved], *(i for i in rest if i != ids[self._solved]))
 
     @property
@@ -99,7 +101,7 @@ def work_bytes(equations: Sequence[Equation], spec: Specialization) -> int:
 
 def alone(body: Body, expr: Linalg, value: Local) -> None:
     """Computes `expr` into `value` (declared before) in every thread by itself."""
-    scope, form, kind = body.scope, _Form(expr, body.spec), c_type(expr.dtype, body.spec)
+    scope, form, kind = body.scope, _Form(expr, body.spec, body.lanes), c_type(expr.dtype, body.spec)
     names = [scope.names.fresh(f"{expr.op}@{word}") for word, _ in form.arrays]
     batch = [(scope.place(d), body.spec.size(d)) for d in form.batch if d not in body.lanes]
     each: Each = scope.unrolled if form.rows <= IN_REGISTERS else partial(_loops, scope)
