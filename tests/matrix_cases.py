@@ -14,10 +14,12 @@ SIZES = {"N": 3, "D": 2, "Q": 4}
 
 @dataclass(frozen=True)
 class Mixed:
-    """A recurrence over N (with R as another name), D and Q: its class and its lines, joined by `;`."""
+    """A recurrence over N (with R as another name), D and Q: its class and its lines, joined by `;`. `drifts`: factors
+    of its elements may leave the range of numbers over thousands of steps, so it is scanned only when asked for."""
 
     cls: str
     lines: str
+    drifts: bool = False
 
     @property
     def rec(self) -> recurc.Recurrence:
@@ -29,7 +31,7 @@ class Mixed:
 CASES = {
     "matrix that never changes": Mixed(
         "DA",
-        "input x[N]; param A[N, R]; state h[N] = 1; h = 0.5 * (A @ (h[t-1] as [R])) + x; output h",
+        "input x[N]; param A[N, R]; state h[N] = 1; h = 0.15 * (A @ (h[t-1] as [R])) + x; output h",
     ),
     "matrix of inputs": Mixed(
         "DA",
@@ -169,11 +171,13 @@ CASES = {
         "MB",
         "input J[N, N]; param F[N, N], G[N, N]; state P[N, N] = eye(N); "
         "P = eye(N) - 0.05 * (F @ inv(4 * inv(P[t-1]) + eye(N) + 0.05 * J) @ G) / 2; output P",
+        drifts=True,
     ),
     "a choice of maps": Mixed(
         "MB",
         "input J[N, N], go: bool; state P[N, N] = eye(N); "
         "P = if go then 0.5 * P[t-1] + eye(N) else -inv(-eye(N) - inv(P[t-1] + 2 * eye(N)) - 0.01 * J.T); output P",
+        drifts=True,
     ),
     "after a reset": Mixed(
         "SEG",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from recurc.ir import Apply, Contract, Expr, Linalg, Read, Reaxis, State
+from recurc.ir import Apply, Contract, Expr, Linalg, Read, Reaxis, State, reads
 from recurc.ops import apply, convert
 from recurc.passes.affine import Forms, Free, zero
 from recurc.passes.star import Star, flipped, matrix, observed, plus, star, times, unit
@@ -45,6 +45,16 @@ class MatrixFraction:
         """What has to be symmetric for the value to be, if that is known."""
         return self.even if self.left == tuple(flipped(e) for e in self.right) else None
 
+    @property
+    def drifts(self) -> bool:
+        """Whether an element multiplies the state by matrices from two sides that have nothing to do with each other:
+        over thousands of steps one product may grow as the other shrinks, and leave the range of numbers alone."""
+        if self.star is None or self.star.a is None or self.star.b is None:
+            return False
+        left, right = _unscaled(self.star.a), _unscaled(self.star.b)
+        both = all(any(r.dims for r in reads(e)) for e in (left, right))
+        return both and left != _unscaled(flipped(right))
+
     def settled(self, more: frozenset[str] | None = frozenset()) -> MatrixFraction:
         """The same, with what `more` has to be symmetric besides; no factors are open."""
         even = None if self.assumes is None or more is None else self.assumes | more
@@ -70,6 +80,16 @@ def matrix_fraction(forms: Forms, state: State) -> MatrixFraction | None:
     if found.star is not None and any(p is not None and too_large(p) for p in found.star.each()):
         return found.without("its matrices are too large to write out")
     return found
+
+
+def _unscaled(expr: Expr) -> Expr:
+    """A matrix without the numbers it is multiplied by."""
+    while isinstance(expr, Apply) and expr.op in ("mul", "div", "neg"):
+        inside = [a for a in expr.args if a.dims]
+        if len(inside) != 1:
+            break
+        expr = inside[0]
+    return expr
 
 
 class _Interpreter:

@@ -38,7 +38,8 @@ def agree(case: Mixed, backend: str, rng: np.random.Generator, steps: int) -> No
 def test_a_scan_of_matrices_is_legal_and_agrees_in_the_interpreter(name: str, rng: np.random.Generator) -> None:
     case = CASES[name]
     (group,) = case.rec.analyze().groups
-    assert (group.cls, group.schedules[:2]) == (case.cls, ("sequential", "scan")), group.reasons
+    assert group.cls == case.cls and group.schedules[0] == "sequential", group.reasons
+    assert ("scan" in group.on_request) is case.drifts and ("scan" in group.schedules) is not case.drifts, group.reasons
     for steps in (0, 1, 2, 7, 64):
         agree(case, "numpy", rng, steps)
 
@@ -53,7 +54,7 @@ def test_some_scans_of_matrices_agree_in_native_code(rng: np.random.Generator) -
 @pytest.mark.parametrize("backend", ["numpy", "cpu"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_scan_of_matrices_agrees(name: str, backend: str, rng: np.random.Generator) -> None:
-    for steps in (*LENGTHS, 4096):
+    for steps in LENGTHS if CASES[name].drifts else (*LENGTHS, 4096):
         agree(CASES[name], backend, rng, steps)
 
 
