@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from recurc import ir, passes
-from recurc.errors import RecurcError, UnsupportedError
+from recurc.errors import RecurcError
 from recurc.types import Dims, DType
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from recurc.compiled import Compiled
     from recurc.facts import Analysis
+    from recurc.module import RecurrenceModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +150,34 @@ class Recurrence:
             )
         return call_cell(self.ir, self.defaults, values, named)
 
-    def module(self, *_: Any, **__: Any) -> NoReturn:
-        """A `torch.nn.Module` around the recurrence."""
-        raise UnsupportedError(f"a torch module of {self.name}: training is not supported yet; use compile()")
+    def module(
+        self,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        backend: str = "auto",
+        schedule: str = "auto",
+        layout: str = "BT",
+        dtype: Any = None,
+        device: Any = None,
+        **sizes: int,
+    ) -> RecurrenceModule:
+        """A `torch.nn.Module` around the recurrence, for dims of `sizes`: `y, final = layer(x)`.
+
+        `num_layers` stand on each other, each with the output of the one below as its input and `dropout` between
+        them; `bidirectional`: each in both directions, whose outputs are joined. `dtype` and `device` are those of the
+        parameters; the others are as in `compile`. Raises `ShapeError` for a size that is missing, `UnsupportedError`
+        where layers or directions cannot be joined, and `BackendError` without torch."""
+        from recurc.runtime.torch_ops import library
+
+        library()
+        from recurc.module import RecurrenceModule
+
+        return RecurrenceModule(
+            self, sizes, num_layers=num_layers, bidirectional=bidirectional, dropout=dropout, backend=backend,
+            schedule=schedule, layout=layout, dtype=dtype, device=device,
+        )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recurrence) and self.ir == other.ir

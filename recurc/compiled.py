@@ -42,7 +42,7 @@ from recurc.runtime.memory import enough
 from recurc.runtime.results import result_type
 from recurc.runtime.run import Run
 from recurc.runtime.specialize import STEP, Builder, Built, Value
-from recurc.types import DType, literal_size
+from recurc.types import Dims, DType, literal_size
 
 if TYPE_CHECKING:
     from recurc.plan import Plan
@@ -164,6 +164,9 @@ class Compiled:
             reverse = check_flag("reverse", reverse)
         if self._defaults:
             arrays = {**self._defaults, **arrays}
+        if torch_ops.is_compiling():
+            given = (arrays, initial or {}, reverse, lengths, cu_seqlens, steps)
+            return self._by_operator(given, return_final)
         if lengths is None and cu_seqlens is None and steps is None:
             key = bound.signature(arrays, initial, return_final, reverse)
             if key is not None:
@@ -177,6 +180,9 @@ class Compiled:
                 raise ShapeError("give either lengths (a ragged batch) or cu_seqlens (packed sequences), not both")
             if steps is not None:
                 steps = check_count("steps", steps)
+        values = [*arrays.values(), *(initial.values() if isinstance(initial, Mapping) else ())]
+        if torch_ops.is_for_operator(values):
+            return self._by_operator((arrays, initial or {}, reverse, lengths, cu_seqlens, steps), return_final)
         with enough(f"a call of {self._rec.name}"):
             return self._run_slowly(
                 arrays, {} if initial is None else initial, return_final, reverse, lengths, cu_seqlens, steps, key
@@ -203,12 +209,8 @@ class Compiled:
         Raises `UnsupportedError` for a recurrence that has no derivative, and what a call raises."""
         if positional:
             self(*positional)
-        if self._differentiated is None:
-            from recurc.vjp import Differentiated
-
-            self._differentiated = Differentiated(self._rec, self._options, self._defaults)
         options = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
-        return self._differentiated(arrays, initial or {}, return_final, **options)
+        return self.differentiated(arrays, initial or {}, return_final, **options)
 
     def _run_slowly(
         self,
@@ -449,6 +451,62 @@ class Compiled:
             return compiled_html(self._rec, about, None, None, ["every equation as written, step by step, in float64"])
         case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target)
         return compiled_html(self._rec, about, built.plan, case, list(self._builder.announced))
+
+    # --- derivatives and torch -------------------------------------------------------------------------------
+
+    @property
+    def differentiated(self) -> Differentiated:
+        """This recurrence with its backward pass; `UnsupportedError` if it has none."""
+        if self._differentiated is None:
+            from recurc.vjp import Differentiated
+
+            self._differentiated = Differentiated(self._rec, self._options, self._defaults)
+        return self._differentiated
+
+    def _by_operator(self, given: tuple[Any, ...], return_final: bool) -> Any:
+        """A call on tensors by the operator that torch knows."""
+        from recurc import torch_function
+
+        outputs, finals = torch_function.call(self, *given)
+        return self._pack(tuple(outputs[: len(self._rec.outputs)]), finals, return_final)
+
+    def operator_key(self, differentiable: bool) -> tuple[str, tuple[str, ...]]:
+        """What the operator knows it by, and the names of the final states; `differentiable`: with what its backward
+        pass reads."""
+        from recurc import torch_function
+
+        if differentiable:
+            return torch_function.key_of(self.differentiated.forward, self.differentiated), self.final_names
+        return torch_function.key_of(self, None), self.final_names
+
+    cast(Any, operator_key)._dynamo_marked_constant = True  # torch.compile takes its result and does not look inside
+
+    @property
+    def recurrence(self) -> ir.Recurrence:
+        return self._rec
+
+    @property
+    def options(self) -> Options:
+        return self._options
+
+    @property
+    def final_names(self) -> tuple[str, ...]:
+        """What a call with `return_final` returns values of."""
+        return tuple(self._builder.continuable)
+
+    @property
+    def output_types(self) -> list[tuple[Dims, DType]]:
+        return [self._types[o] for o in self._rec.outputs]
+
+    @property
+    def final_types(self) -> list[tuple[Dims, DType]]:
+        return [(v.dims, v.dtype) for v in self._builder.continuable.values()]
+
+    def slots(self, names: Sequence[str]) -> dict[str, Slot]:
+        """The arrays that a call takes, of those named; `NAME@initial` for initial values."""
+        states = self._builder.continuable
+        starts = {n: n.removesuffix("@initial") for n in names if n.endswith("@initial")}
+        return {n: _initial_slot(starts[n], states[starts[n]]) if n in starts else self._slots[n] for n in names}
 
     # --- looking inside --------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -37,9 +38,14 @@ class Differentiated:
         names = {state: own for own, state in self.adjoint.states.items()}
         self.carried = {names[s.name]: s.dims for s in self.adjoint.back.states if s.name in names}
 
+    @cached_property
+    def again(self) -> Adjoint:
+        """The backward pass where derivatives by what was saved come in as well: of a derivative, that is."""
+        return adjoint(self.rec, self.adjoint)
+
     def part(self, rec: ir.Recurrence, sizes: Mapping[str, int]) -> Compiled:
         """A part of the backward pass, for dims of `sizes`, which its own arrays need not tell."""
-        key = (rec.name, *sorted(sizes.items()))
+        key = (rec, *sorted(sizes.items()))
         if key not in self._parts:
             self._parts[key] = Compiled(rec, replace(self.options, schedule="auto", sizes=dict(sizes)))
         return self._parts[key]
@@ -78,9 +84,11 @@ class Pullback:
         in order or by name; None for zeros. `final`: those by final states, `(*batch, *dims)` by name; states that it
         lacks have zeros. For complex values they are those by the real part plus i times those by the imaginary part.
         Raises `ShapeError` for what does not fit."""
-        given = self._cotangents(outputs)
-        ends = self._ends(final or {})
-        adj, found = self.of.adjoint, _Sums(self)
+        return self.derivatives(self.of.adjoint, self._cotangents(outputs), self._ends(final or {}))
+
+    def derivatives(self, adj: Adjoint, given: Arrays, ends: dict[str, Any]) -> dict[str, Any]:
+        """By the pass `adj`: `given` by its inputs, `ends` by state."""
+        found = _Sums(self)
         handed: dict[str, Any] = {}
         if adj.late is not None:
             handed = self._late(adj.late, given, ends, found)
@@ -97,10 +105,26 @@ class Pullback:
         gradients = {n: found.of(n) for n in self._wanted()}
         return {
             **gradients,
-            "initial": {n: found.like(self.initial[n], v) for n, v in starts.items() if n in self.initial},
+            "initial": {n: found.start(n, v) for n, v in starts.items() if n in self.initial},
         }
 
     # --- what is given
+
+    def has_end(self, name: str) -> bool:
+        """Whether there are derivatives by the final state `name`."""
+        return name in self.of.adjoint.states or f"{name}@lag0" in self.of.adjoint.states
+
+    def of_derivative(self, outputs: Sequence[Any], saved: Sequence[Any], final: Mapping[str, Any]) -> dict[str, Any]:
+        """The derivatives as a call gives them, where there are also some by what was `saved`, as in a second
+        derivative; None for zeros."""
+        given = self._cotangents(dict(zip(self.of.rec.outputs, outputs, strict=True)))
+        if all(d is None for d in saved):
+            return self.derivatives(self.of.adjoint, given, self._ends(final))
+        adj = self.of.again
+        for name, value in zip(self.of.adjoint.saved, saved, strict=True):
+            if name in adj.cotangents:
+                given[adj.cotangents[name]] = _fitted(value, self.saved[name], f"the derivative by `{name}`")
+        return self.derivatives(adj, given, self._ends(final))
 
     def _cotangents(self, given: Any) -> dict[str, Any]:
         """By the name of the input of the backward pass."""
@@ -126,7 +150,7 @@ class Pullback:
         for name, value in given.items():
             inner = name if name in states else f"{name}@lag0"
             if inner not in states or name not in self.finals:
-                known = ", ".join(n for n in self.finals if n in states or f"{n}@lag0" in states) or "none"
+                known = ", ".join(n for n in self.finals if self.has_end(n)) or "none"
                 raise ShapeError(f"there is no final state `{name}` to have a derivative by; there are: {known}")
             if value is not None:
                 found[inner] = _fitted(value, self.finals[name], f"the derivative by the final state `{name}`")
@@ -212,10 +236,11 @@ class _Sums:
             return self._sums[name]
         return _zeros(_shape(self._of.arrays[name]), next(iter(self._of.outputs.values())))
 
-    def like(self, given: Any, value: Any) -> Any:
-        """`value`, the derivative by an initial state, in the shape of what was given."""
-        shape = _shape(given)
-        return _summed(value, shape, len(shape), False)
+    def start(self, name: str, value: Any) -> Any:
+        """`value`, the derivative by the initial state `name`, in the shape of what was given."""
+        carried = self._of.of.carried
+        rank = len(carried[name] if name in carried else carried[f"{name}@lag0"])
+        return _summed(value, _shape(self._of.initial[name]), rank, False)
 
 
 def _summed(value: Any, shape: tuple[int, ...], inner: int, time_first: bool) -> Any:

@@ -73,11 +73,12 @@ class Adjoint:
     `saved`, which are inputs of `back` (or of `late`) by the same names. The mappings name, for those that have a
     derivative, what holds it: for each output an input of `back` and `late`, for each input an output of `back`, for
     each param and state a state of `back`. Among the states are those that hold earlier values of a state or an input
-    (`NAME@lagK`)."""
+    (`NAME@lagK`). `previous` says which of the saved is the value of which state before the step."""
 
     forward: Recurrence
     back: Recurrence
     saved: tuple[str, ...]
+    previous: Mapping[str, str]
     cotangents: Mapping[str, str]
     inputs: Mapping[str, str]
     params: Mapping[str, str]
@@ -90,17 +91,18 @@ def differentiable(dtype: DType) -> bool:
     return dtype.kind in (Kind.REAL, Kind.COMPLEX)
 
 
-def adjoint(rec: Recurrence) -> Adjoint:
-    """The backward pass of `rec`, a recurrence as the front end gives it. Raises `UnsupportedError` for an operation
-    that has no derivative."""
+def adjoint(rec: Recurrence, first: Adjoint | None = None) -> Adjoint:
+    """The backward pass of `rec`, a recurrence as the front end gives it. With `first`, that pass, one for second
+    derivatives: what `first` saves depends on the arguments too, so it counts as further outputs, and the cotangents
+    have names for it. Raises `UnsupportedError` for an operation that has no derivative."""
     try:
-        return _Differentiation(rec).run()
+        return _Differentiation(rec, first).run()
     except TypeProblem as problem:
         raise UnsupportedError(f"the adjoint of {rec.name}: {problem}") from problem
 
 
 class _Differentiation:
-    def __init__(self, rec: Recurrence) -> None:
+    def __init__(self, rec: Recurrence, first: Adjoint | None) -> None:
         self.source = rec
         self.taken = used_names(rec)
         self.core = self._prepared(rec)
@@ -113,7 +115,15 @@ class _Differentiation:
         self.types |= {e.name: (e.expr.dims, e.expr.dtype) for e in self.core.equations}
         self.types |= {s.name: (s.dims, s.dtype) for s in self.core.states}
         self.previous: dict[str, str] = {}  # state -> the input that is its value before the step
+        self.further: dict[str, str] = {}  # state -> the derivative by that, where it counts as an output
         self.step: str | None = None
+        if first is not None:
+            self.taken |= set(first.saved)
+            self.previous |= first.previous
+            self.step = next((n for n in first.saved if n not in first.previous.values()), None)
+            self.further = {
+                s: self.fresh(f"d_{n}") for s, n in first.previous.items() if differentiable(self.types[s][1])
+            }
 
     def fresh(self, hint: str) -> str:
         name = fresh(hint.replace("@", "_"), self.taken)
@@ -158,7 +168,10 @@ class _Differentiation:
         start = self._start()
         forward = self._forward()
         saved = forward.outputs[len(self.source.outputs) :]
-        return Adjoint(forward, back, saved, self.given, self._inputs, self._params, self._states, late, start)
+        given = self.given | {self.previous[s]: n for s, n in self.further.items()}
+        return Adjoint(
+            forward, back, saved, self.previous, given, self._inputs, self._params, self._states, late, start
+        )
 
     def _forward(self) -> Recurrence:
         """The source, which puts out what states were before each step too."""
@@ -182,6 +195,10 @@ class _Differentiation:
             if output not in self.late:
                 dims, dtype = self.types[output]
                 seeds.append((self._read(output), Read(name, 0, dims, dtype)))
+        for state, name in self.further.items():
+            dims, dtype = self.types[state]
+            seeds.append((Read(state, 1, dims, dtype), Read(name, 0, dims, dtype)))
+            sources.append(Input(name, dims, dtype))
         old = [Read(s, 1, *self.types[s]) for s in carried]
         now = [self._read(v.name) for v in (*core.inputs, *core.params) if differentiable(v.dtype)]
         found = adjoints(early, seeds, [*old, *now], self.fresh, {e.expr: self._read(e.name) for e in early})

@@ -49,10 +49,10 @@ def signature(
                 and value.layout is torch.strided
                 and not value.is_nested  # such a tensor has no shape
             ):
-                if value.is_conj() or value.is_neg():
-                    return None
                 wanted = value.requires_grad and torch.is_grad_enabled()
-                key += (name, torch, value.shape, value.stride(), value.dtype, wanted)
+                if wanted or value.is_conj() or value.is_neg() or torch_ops.is_transforming():
+                    return None
+                key += (name, torch, value.shape, value.stride(), value.dtype)
             else:
                 return None
         key.append(None)

@@ -47,16 +47,51 @@ def library() -> Any:
     return _torch()
 
 
-def refuse_gradients(slot: Slot, tensor: Tensor) -> None:
-    """A tensor whose gradient is wanted is refused rather than detached behind the caller's back."""
+def is_compiling() -> bool:
+    """Whether `torch.compile` is looking at what runs."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
+
+
+def is_for_operator(values: Sequence[Any]) -> bool:
+    """Whether a call on these goes through torch's operator (`torch_function`): some want a derivative, or stand for
+    others, as inside torch.func.vmap and under FakeTensorMode."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    tensors = [v for v in values if isinstance(v, torch.Tensor)]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return True
+    return any(_stands_for_others(torch, t) or torch.is_autocast_enabled(t.device.type) for t in tensors)
+
+
+def without_autocast() -> Any:
+    """A context in which tensors are taken as they are."""
+    return _torch()._C._DisableAutocast()
+
+
+def is_transforming() -> bool:
+    """Whether autocast or a transform of `torch.func` is at work on what runs."""
+    inside = _torch()._C
+    return inside._functorch.peek_interpreter_stack() is not None or inside._is_any_autocast_enabled()
+
+
+def transform() -> str:
+    """The innermost transform of `torch.func` at work: "Grad", "Vmap", "Jvp", "Functionalize"; "" without one."""
+    found = _torch()._C._functorch.peek_interpreter_stack()
+    return "" if found is None else str(found.key().name)
+
+
+def _stands_for_others(torch: Any, tensor: Any) -> bool:
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return not plain or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def refuse_tangents(name: str, tensor: Tensor) -> None:
+    """What would be lost behind the caller's back is refused."""
     torch = _torch()
-    if tensor.requires_grad and torch.is_grad_enabled():
-        raise UnsupportedError(
-            f"{slot.title} requires a gradient; gradients through a recurrence are not supported yet: "
-            "call it under torch.no_grad(), or pass detached tensors"
-        )
-    if forward_mode() and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
-        raise UnsupportedError(f"{slot.title} carries a tangent; forward-mode derivatives are not supported yet")
+    if forward_mode() and not transform() and torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+        raise UnsupportedError(f"`{name}` carries a tangent; forward-mode derivatives are not supported yet")
     if torch.jit.is_tracing():
         raise UnsupportedError("torch.jit.trace does not see into a recurrence: it would keep one result for all calls")
 
@@ -115,7 +150,7 @@ def to_host(slot: Slot, tensor: Tensor) -> tuple[Array, Seen]:
 
 def _checked(slot: Slot, tensor: Tensor) -> DType:
     """The element type of a tensor of the plain kind: dense, with memory, and no derivative wanted."""
-    refuse_gradients(slot, tensor)
+    refuse_tangents(slot.name, tensor)
     if tensor.is_nested:
         raise ShapeError(f"{slot.title} is a nested tensor: pad it, and give the rows' lengths with `lengths=`")
     if tensor.layout is not _torch().strided:

@@ -178,11 +178,6 @@ def test_options_are_checked_when_they_are_given() -> None:
         LSTM.compile(backend="numpy", schedule="diagonal")
 
 
-def test_what_is_not_there_yet_says_so() -> None:
-    with pytest.raises(UnsupportedError, match="not supported yet"):
-        LSTM.module(D=3, H=4)
-
-
 def test_files_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(RecurcError, match="cannot read"):
         recurc.load(tmp_path / "none.rec")

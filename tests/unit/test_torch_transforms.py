@@ -1,4 +1,5 @@
-"""Tensors that only stand for others, or carry derivatives, are refused in words: never a crash, never a wrong zero."""
+"""Tensors that only stand for others, or carry derivatives, are taken as torch means them or refused in words: never a
+crash, never a wrong zero."""
 
 from __future__ import annotations
 
@@ -34,25 +35,25 @@ HALF = torch.tensor(0.5)
 
 @pytest.mark.parametrize("number", [0.5, HALF], ids=["number", "tensor"])
 def test_vmap(f: Call, number: Any) -> None:
-    with pytest.raises(UnsupportedError, match=r"`x` has no memory of its own, as inside torch\.func\.vmap"):
-        torch.func.vmap(lambda x: f(x=x, alpha=number))(X)
+    found = torch.func.vmap(lambda x: f(x=x, alpha=number))(X)
+    torch.testing.assert_close(found, f(x=X, alpha=number), rtol=0, atol=0)
 
 
 def test_forward_derivatives_are_not_silently_zero(f: Call) -> None:
-    with pytest.raises(UnsupportedError, match="input `x` carries a tangent"):
+    with pytest.raises(UnsupportedError, match="forward-mode derivatives"):
         torch.func.jvp(lambda x: f(x=x, alpha=0.5), (X,), (X,))
-    with pytest.raises(UnsupportedError, match=r"no memory|tangent"):
+    with pytest.raises(UnsupportedError, match="forward-mode derivatives"):
         torch.func.jvp(lambda alpha: f(x=X, alpha=alpha), (HALF,), (HALF,))
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
-        with pytest.raises(UnsupportedError, match="input `x` carries a tangent"):
+        with pytest.raises(UnsupportedError, match="`x` carries a tangent"):
             f(x=dual, alpha=0.5)
         assert f(x=X, alpha=0.5).shape == X.shape
 
 
-def test_functionalized_tensors_have_an_address_of_zero(f: Call) -> None:
-    with pytest.raises(UnsupportedError, match="`x` has no memory of its own"):
-        torch.func.functionalize(lambda x: f(x=x, alpha=HALF))(X)
+def test_functionalized_tensors(f: Call) -> None:
+    found = torch.func.functionalize(lambda x: f(x=x, alpha=HALF))(X)
+    torch.testing.assert_close(found, f(x=X, alpha=HALF), rtol=0, atol=0)
 
 
 def test_freed_storage(f: Call) -> None:
@@ -65,8 +66,9 @@ def test_freed_storage(f: Call) -> None:
 def test_fake_tensors(f: Call) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(), pytest.raises(UnsupportedError, match="`x` has no memory of its own"):
-        f(x=torch.ones(2, 5, 3), alpha=0.5)
+    with FakeTensorMode():
+        y = f(x=torch.ones(2, 5, 3), alpha=0.5)
+        assert (y.shape, y.dtype) == ((2, 5, 3), torch.float32)
 
 
 def test_tracing(f: Call) -> None:
