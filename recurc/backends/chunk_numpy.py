@@ -75,17 +75,18 @@ def chunkwise(operands: Operands, states: list[Array], steps: int) -> tuple[list
     """What each read gives, (..., T, R, V), and the states after the last step; states are (..., K, V)."""
     parts: list[list[Array]] = []
     for start in range(0, steps, STEPS):
-        part = operands.steps(slice(start, min(start + STEPS, steps)))
-        found, new = _chunk(part, states)
+        count = min(STEPS, steps - start)
+        part = operands.steps(slice(start, start + count))
+        found, new = _chunk(part, states, count)
         if not all(np.isfinite(a).all() for a in (*new, *found)):
-            found, new = _steps(part, states)  # an infinity or NaN must not reach the steps before it
+            found, new = _steps(part, states, count)  # an infinity or NaN must not reach the steps before it
         parts.append(found)
         states = new
     return [np.concatenate(list(r), axis=-3) for r in zip(*parts, strict=True)], states
 
 
-def _chunk(x: Operands, states: list[Array]) -> tuple[list[Array], list[Array]]:
-    kernel = _Kernel(x, x.reads[0][0].shape[-3] if x.reads else _count(x), states[0].dtype)
+def _chunk(x: Operands, states: list[Array], count: int) -> tuple[list[Array], list[Array]]:
+    kernel = _Kernel(x, count, states[0].dtype)
     rows = _rows(x, states, kernel)
     found: list[Array] = []
     for query, a, now in x.reads:
@@ -108,10 +109,6 @@ def _chunk(x: Operands, states: list[Array]) -> tuple[list[Array], list[Array]]:
                     read = read + (query @ key.swapaxes(-1, -2)) @ _steps_of(p, write.rank)
         found.append(np.broadcast_to(read, np.broadcast_shapes(read.shape, (*states[0].shape[:-2], 1, 1, 1))))
     return found, [_moved_on(x, states, kernel, rows, a) for a, _ in enumerate(states)]
-
-
-def _count(x: Operands) -> int:
-    return next(k.shape[-3] for k in x.writes[0].keys if k is not None)
 
 
 def _flat(a: Array) -> Array:
@@ -298,10 +295,10 @@ def _rows(x: Operands, states: list[Array], kernel: _Kernel) -> list[Array]:
     return rows
 
 
-def _steps(x: Operands, states: list[Array]) -> tuple[list[Array], list[Array]]:
+def _steps(x: Operands, states: list[Array], count: int) -> tuple[list[Array], list[Array]]:
     """The same one step after another, as the equations say."""
     found: list[list[Array]] = [[] for _ in x.reads]
-    for i in range(_count(x)):
+    for i in range(count):
         new = [np.zeros((), states[0].dtype) for _ in states]
         for (a, b), factor in x.factors.items():
             by: Any = 1 if factor is None else factor[..., i : i + 1, :]

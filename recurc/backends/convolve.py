@@ -78,7 +78,7 @@ class Convolver:
             size = max(1, _ROOM // max(1, per_lane))
             for first in range(0, self._lanes, size):
                 lane = slice(first, first + size)
-                driven = np.concatenate([_driven(x, batch, steps, lane) for x in v], 2) if v else None
+                driven = _side_by_side([_driven(x, steps, lane) for x in v]) if v else None
                 response = _Response(a[:, lane], g[:, lane], now[:, lane], before[:, lane], steps)
                 if not response.tame():
                     return None
@@ -349,12 +349,18 @@ def _products(rows: Array, columns: Array, steps: int) -> Array:
     return moved.reshape(*moved.shape[:4], count * size)[..., :steps]
 
 
-def _driven(v: Array, batch: int, steps: int, lane: slice) -> Array:
-    """`(B or 1, T or 1, L or 1, width)` as `(B, L, width, T)` for some lanes."""
+def _driven(v: Array, steps: int, lane: slice) -> Array:
+    """`(B or 1, T or 1, L or 1, width)` as `(B or 1, L or 1, width, T)` for some lanes."""
     if v.shape[2] > 1:
         v = v[:, :, lane]
     v = np.broadcast_to(v, (v.shape[0], steps, *v.shape[2:]))
     return np.ascontiguousarray(v.transpose(0, 2, 3, 1))
+
+
+def _side_by_side(parts: list[Array]) -> Array:
+    """Values `(B or 1, L or 1, width, T)` of several sources as those of one."""
+    lead = np.broadcast_shapes(*(p.shape[:2] for p in parts))
+    return np.concatenate([np.broadcast_to(p, (*lead, *p.shape[2:])) for p in parts], 2)
 
 
 def _wide(value: Array) -> Array:

@@ -144,6 +144,8 @@ def low_rank(rec: Recurrence, group: tuple[str, ...]) -> LowRank | Reason:
     refused: list[tuple[int, Reason]] = []
     for rows in _choices(rec, group, found.dims):
         result = _Reader(rec, group, rows).form()
+        if isinstance(result, LowRank) and not result.writes:
+            return Reason(f"nothing is written to {state}, so there are no products to make")
         if isinstance(result, LowRank):
             known = _Reader(rec, group, rows, result.columns).form()  # now keys need not be taken apart further
             return known if isinstance(known, LowRank) and known.columns == result.columns else result

@@ -70,6 +70,13 @@ OWN = {
     output e
     output speed = v[t-1] + w
 """,
+    "an input of every lane and one for all": """recurrence Shared(D):
+    input  x[D], u
+    state  p[D] = 0, v[D] = 0
+    v = 0.7 * v[t-1] - 0.1 * p[t-1] + x
+    p = 0.9 * p[t-1] + 0.2 * v[t-1] + u
+    output p
+""",
     "no input": """recurrence Free(N):
     param  A[N, N], c[N]
     state  s[N] = 1

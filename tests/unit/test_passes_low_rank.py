@@ -175,3 +175,9 @@ def test_a_scan_behind_chunks_takes_what_they_read_by_name(rng: np.random.Genera
     given = {n: rng.uniform(-1, 1, (2, 70, *shape)) for n, shape in {"k": (3,), "q": (3,), "v": (5,), "a": ()}.items()}
     chunks, loop = (rec.compile(backend="numpy", schedule=s)(**given) for s in ("S=chunkwise,y=scan", "sequential"))
     np.testing.assert_allclose(chunks, loop, rtol=1e-12, atol=1e-12)
+
+
+def test_a_matrix_that_only_decays_has_no_products_to_make() -> None:
+    text = "recurrence Fading(K, V):\n    input k[K], x\n    state S[K, V] = 1\n    S = S[t-1] * k\n    output y = x\n"
+    (group,) = recurc.load(text=text).analyze().groups
+    assert group.schedules == ("sequential", "scan") and group.low_rank is None
