@@ -120,6 +120,7 @@ class Compiled:
         self._last: Built | None = None
         self._fast: dict[Any, bound.BoundCall] = {}
         self._differentiated: Differentiated | None = None
+        self._operator_keys: dict[bool, tuple[str, tuple[str, ...]]] = {}
         self._result: Any = None
         if len(rec.outputs) > 1:
             self._result = result_type(rec.name, rec.outputs)
@@ -473,11 +474,13 @@ class Compiled:
     def operator_key(self, differentiable: bool) -> tuple[str, tuple[str, ...]]:
         """What the operator knows it by, and the names of the final states; `differentiable`: with what its backward
         pass reads."""
-        from recurc import torch_function
+        if differentiable not in self._operator_keys:
+            from recurc import torch_function
 
-        if differentiable:
-            return torch_function.key_of(self.differentiated.forward, self.differentiated), self.final_names
-        return torch_function.key_of(self, None), self.final_names
+            whole = self.differentiated if differentiable else None
+            key = torch_function.key_of(self if whole is None else whole.forward, whole)
+            self._operator_keys[differentiable] = key, self.final_names
+        return self._operator_keys[differentiable]
 
     cast(Any, operator_key)._dynamo_marked_constant = True  # torch.compile takes its result and does not look inside
 

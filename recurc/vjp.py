@@ -89,9 +89,7 @@ class Pullback:
     def derivatives(self, adj: Adjoint, given: Arrays, ends: dict[str, Any]) -> dict[str, Any]:
         """By the pass `adj`: `given` by its inputs, `ends` by state."""
         found = _Sums(self)
-        handed: dict[str, Any] = {}
-        if adj.late is not None:
-            handed = self._late(adj.late, given, ends, found)
+        handed = {} if adj.late is None else self._late(adj.late, given, ends, found)
         known = {**self.arrays, **self.saved, **given, **handed}
         results, carried = self._run(adj.back, known, {adj.states[n]: v for n, v in ends.items()})
         for name, output in adj.inputs.items():
@@ -103,10 +101,7 @@ class Pullback:
         if adj.start is not None:
             self._start(adj.start, first, found)
         gradients = {n: found.of(n) for n in self._wanted()}
-        return {
-            **gradients,
-            "initial": {n: found.start(n, v) for n, v in starts.items() if n in self.initial},
-        }
+        return gradients | {"initial": {n: found.start(n, v) for n, v in starts.items() if n in self.initial}}
 
     # --- what is given
 
@@ -234,7 +229,8 @@ class _Sums:
     def of(self, name: str) -> Any:
         if name in self._sums:
             return self._sums[name]
-        return _zeros(_shape(self._of.arrays[name]), next(iter(self._of.outputs.values())))
+        given = self._of.arrays[name]
+        return _zeros(_shape(given), given if hasattr(given, "dtype") else np.asarray(given, np.float64))
 
     def start(self, name: str, value: Any) -> Any:
         """`value`, the derivative by the initial state `name`, in the shape of what was given."""
