@@ -332,15 +332,15 @@ def memory(plan: Plan, case: Case) -> dict[str, int]:
 
 
 def residual_bytes_per_step(plan: Plan, case: Case) -> int:
-    """What a backward pass would keep per step and sequence: the states after each step that are not outputs."""
-    states = [s for s in plan.recurrence.states if s.name not in plan.recurrence.outputs]
-    return sum(case.bytes(s.dims, s.dtype) for s in states)
+    """What a backward pass keeps per step and sequence: the states before each step."""
+    return sum(case.bytes(s.dims, s.dtype) for s in plan.recurrence.states)
 
 
 def _memory(plan: Plan, case: Case, width: int) -> str:
     parts = [f"{name} {_bytes(size)}" for name, size in memory(plan, case).items() if size]
     residual = residual_bytes_per_step(plan, case)
-    kept = f"states a backward pass would keep, beside inputs and outputs: {_bytes(residual)} per step and sequence"
+    size = f"{_bytes(residual)} per step and sequence"
+    kept = f"a backward pass keeps, beside inputs and outputs, the states before each step: {size}"
     return "\n".join(["Memory", *_wrap(", ".join(parts), width, "  ", "    "), *_wrap(kept, width, "  ", "    ")])
 
 

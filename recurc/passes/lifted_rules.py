@@ -220,11 +220,11 @@ def matrix_quotients(scene: Scene, name: str, forms: Forms) -> Group | None:
     if found.star is None or state.dtype.kind is not Kind.REAL:
         why = found.obstacle or f"{name} is not real"
         return replace(group, reasons=(*reasons, Reason(f"{why}, so only a loop over time is offered")))
-    if found.drifts:
+    if found.drifts and not found.symmetric:
         reasons.append(Reason("it is multiplied from two sides by matrices that are not transposes of each other"))
         reasons.append(Reason("the product of the one may leave the range of numbers while that of the other vanishes"))
         reasons.append(Reason("that takes thousands of steps, but a scan is taken only when it is asked for"))
-        monoid = star_monoid(state, found.star, scene.taken, found.even or frozenset())
+        monoid = star_monoid(state, found.star, scene.taken)
         return replace(group, on_request=("scan",), monoid=monoid, reasons=tuple(reasons))
     if not found.symmetric:
         return replace(group, schedules=BOTH, monoid=star_monoid(state, found.star, scene.taken))

@@ -76,11 +76,18 @@ def compiled_not_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
-@pytest.mark.parametrize("arch", [a if a == "sm_90" else pytest.param(a, marks=pytest.mark.slow) for a in ARCHS])
 @pytest.mark.parametrize(("system", "schedule"), sorted(plans()))
 def test_kernels_compile_without_spills_and_with_tensor_cores(
-    system: str, schedule: str, arch: str, tmp_path: Path
+    system: str, schedule: str, rng: np.random.Generator, tmp_path: Path
 ) -> None:
+    for real in ((DType.BF16, DType.F16)[int(rng.integers(2))], (DType.F32, DType.F64)[int(rng.integers(2))]):
+        check(plans()[system, schedule], SIZES[system], real, "sm_90", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("system", "schedule"), sorted(plans()))
+def test_kernels_of_all_chips_and_types(system: str, schedule: str, arch: str, tmp_path: Path) -> None:
     for real in (DType.BF16, DType.F16, DType.F32, DType.F64):
         check(plans()[system, schedule], SIZES[system], real, arch, tmp_path)
 
@@ -93,19 +100,40 @@ def test_some_compile_for_other_chips(arch: str, rng: np.random.Generator, tmp_p
         check(plans()[system, schedule], SIZES[system], real, arch, tmp_path)
 
 
+def odd_sizes_spill_nothing(system: str, schedule: str, folder: Path) -> None:
+    for real in (DType.F32, DType.F64):
+        check(plans()[system, schedule], ODD_SIZES[system], real, "sm_90", folder)
+
+
+def test_some_odd_sizes_spill_nothing_either(rng: np.random.Generator, tmp_path: Path) -> None:
+    for pick in rng.choice(len(plans()), 2, replace=False):
+        odd_sizes_spill_nothing(*sorted(plans())[pick], tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("system", "schedule"), sorted(plans()))
 def test_odd_sizes_spill_nothing_either(system: str, schedule: str, tmp_path: Path) -> None:
-    for real in (DType.F32, DType.F64):
-        check(plans()[system, schedule], ODD_SIZES[system], real, "sm_90", tmp_path)
+    odd_sizes_spill_nothing(system, schedule, tmp_path)
 
 
-@pytest.mark.parametrize("size", [64, pytest.param(33, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["adam", "welford", "linear_attention"])
-def test_fused_scans_spill_nothing(name: str, size: int, tmp_path: Path) -> None:
-    """On two and three levels; and with a state that the lanes of the other do not have."""
+FUSED = ("adam", "welford", "linear_attention")  # on two and three levels; with a state that lacks lanes of the other
+
+
+def fused_scans_spill_nothing(name: str, size: int, folder: Path) -> None:
     rec = zoo.load(name).ir
     sizes = {d.name: size for d in rec.dims}
     for real in (DType.F32, DType.F64):
         plan = make_plan(rec, sizes, 2, 4096, real, targets.named("sm_90"), "scan")
-        assert any("_fused_" in kernel.name for kernel, _ in kernels(plan, sizes, real, tmp_path))
-        check(plan, sizes, real, "sm_90", tmp_path)
+        assert any("_fused_" in kernel.name for kernel, _ in kernels(plan, sizes, real, folder))
+        check(plan, sizes, real, "sm_90", folder)
+
+
+def test_some_fused_scans_spill_nothing(rng: np.random.Generator, tmp_path: Path) -> None:
+    fused_scans_spill_nothing(str(rng.choice(FUSED)), 64, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 33])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_scans_spill_nothing(name: str, size: int, tmp_path: Path) -> None:
+    fused_scans_spill_nothing(name, size, tmp_path)
