@@ -17,7 +17,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "examples.md").read_text(
 def test_an_lstm_learns_to_name_digits() -> None:
     from examples.train_digits import train
 
-    trained = train(steps=300)
+    trained = train()
     (right,) = re.findall(r"([\d.]+)%", trained.says)
     losses = trained.losses["LSTM"]
     assert float(right) > 95 and losses[-1] < losses[0] / 5
