@@ -13,10 +13,8 @@ functions are good to two units in the last place where a sampled operation roun
 of three samples is within a factor of two of the largest of many. The rule is the same for all systems.
 
 A choice between two numbers as near as rounding (of two ways into a state, when scores are in the thousands) is not
-determined in float32: integers are compared where none of twelve rounded runs has another, which must be 99 % of the
-steps; in float64 everywhere. A schedule is one more such run, so it may turn a choice that those have left: of steps
-that the twelve turn, each alone one in twelve, four in twelve with errors four times theirs. It may turn no more steps
-than they do, none where they turn none.
+determined in float32: integers are compared where none of twelve rounded runs has another (three miss one step in four
+that a further run turns), which must be 99 % of the steps; in float64 everywhere.
 
 Systems that are chaotic at the values drawn, named in `AMPLIFIES`, double every error in a few steps; no two orders of
 operations agree for long. They are compared as long as the rounded runs stay within 1 % of the largest value so
@@ -34,7 +32,6 @@ import pytest
 
 import recurc
 from recurc.backends import reference
-from recurc.types import Kind
 from tests.numerics import rounding
 from tests.zoo import cases
 from tests.zoo.oracle import ORACLES
@@ -91,9 +88,7 @@ def agree(
                 moved = run.spread[value] > 0
                 assert moved.sum() <= 1e-2 * len(want), f"{what}: rounding alone moves {moved.sum()} of {len(want)}"
                 sure = ~moved if real == "f32" else np.full(len(want), True)
-                turned = (have != want).any(axis=tuple(range(1, want.ndim))) & sure
-                if turned.sum() > (moved.sum() if real == "f32" else 0):
-                    np.testing.assert_array_equal(have[sure], want[sure], err_msg=what)
+                np.testing.assert_array_equal(have[sure], want[sure], err_msg=what)
                 continue
             known = _known(want, run.spread[value], outputs)
             assert known == len(want) or amplifies, f"{what}: rounding alone moves it at step {known}"
@@ -144,9 +139,12 @@ def _case(seed: int, name: str, steps: int) -> tuple[Arrays, rounding.Run]:
     that is also what the loop over the equations of its paper makes of them."""
     rng, rec, sizes = cases.generator(seed, name, steps), cases.load(name), ORACLES[name].sizes
     inputs, params = cases.draw(name, rng, steps)
-    choices = [v for v in (*rec.outputs.values(), *rec.states.values()) if v.dtype.kind in (Kind.BOOL, Kind.INT)]
-    samples = 12 if choices else 3
-    run = rounding.run(rec.ir, inputs | params, cases.BATCH if inputs else 1, steps, rng, sizes, samples)
+    batch = cases.BATCH if inputs else 1
+    run = rounding.run(rec.ir, inputs | params, batch, steps, rng, sizes)
+    choices = [n for n, v in run.exact.items() if v.dtype.kind in "bi"]
+    if choices:
+        more = rounding.run(rec.ir, inputs | params, batch, steps, rng, sizes, samples=12)
+        run = rounding.Run(run.exact, run.spread | {n: more.spread[n] for n in choices})
     if steps == 7:
         outputs = [run.exact[o] if inputs else run.exact[o][0] for o in rec.ir.outputs]
         wanted = cases.looped(name, inputs, params, steps)
