@@ -15,8 +15,6 @@ from recurc.types import Kind, literal_size
 if TYPE_CHECKING:
     from recurc.api import Recurrence
 
-OPTIONS = ("num_layers", "bidirectional", "dropout", "backend", "schedule", "layout", "dtype", "device")
-
 
 class RecurrenceModule(torch.nn.Module):
     """A recurrence with parameters, drawn by their `~` initialisers (of torch's random numbers). See

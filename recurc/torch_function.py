@@ -125,7 +125,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Any]) -> None:
     if differentiated is None:
         raise CompilerBug(f"{key} was run for a derivative, but is no forward pass")
     ctx.key, ctx.names, ctx.options = key, names, (reverse, steps)
-    ctx.count, ctx.given = len(arrays), len(output)
+    ctx.count = len(arrays)
     ctx.save_for_backward(*arrays, *output, lengths, cu_seqlens)
 
 
