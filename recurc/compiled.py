@@ -157,8 +157,7 @@ class Compiled:
         recurrence without inputs.
         Raises `ShapeError` for arrays that do not fit, naming the argument, what it should be and what it is."""
         if positional:
-            wanted = ", ".join(f"{name}=..." for name in self._slots)
-            raise ShapeError(f"arrays are given to {self._rec.name} by name: call it with {wanted}")
+            self._check_named(positional)
         if return_final is not True and return_final is not False:
             return_final = check_flag("return_final", return_final)
         if reverse is not True and reverse is not False:
@@ -208,10 +207,14 @@ class Compiled:
             found = pullback(2 * y)        # of the loss sum(y * y): found["x"], found["W"], found["initial"]["h"]
 
         Raises `UnsupportedError` for a recurrence that has no derivative, and what a call raises."""
-        if positional:
-            self(*positional)
+        self._check_named(positional)
         options = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
         return self.differentiated(arrays, initial or {}, return_final, **options)
+
+    def _check_named(self, positional: Sequence[Any]) -> None:
+        if positional:
+            wanted = ", ".join(f"{name}=..." for name in self._slots)
+            raise ShapeError(f"arrays are given to {self._rec.name} by name: call it with {wanted}")
 
     def _run_slowly(
         self,

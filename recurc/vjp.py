@@ -18,8 +18,11 @@ from recurc import ir
 from recurc.backends.reference import value_types
 from recurc.compiled import Compiled, Options
 from recurc.errors import ShapeError, UnsupportedError
+from recurc.passes import core_form
 from recurc.passes.adjoint import Adjoint, Part, adjoint, differentiable
+from recurc.passes.stabilize import stabilized_states
 from recurc.runtime import torch_ops
+from recurc.runtime.notice import notice
 from recurc.runtime.results import result_type
 
 Arrays = Mapping[str, Any]
@@ -31,6 +34,12 @@ class Differentiated:
     def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays) -> None:
         self.rec, self.options, self.defaults = rec, options, dict(defaults)
         self.adjoint: Adjoint = adjoint(rec)
+        sums = stabilized_states(core_form(rec))
+        if sums:
+            notice(
+                f"{rec.name}: a call that is differentiated takes the sums of exponentials {', '.join(sums)} as they "
+                "are written, without a running maximum: large scores leave the range of numbers, in its result too"
+            )
         self.forward = Compiled(self.adjoint.forward, options, defaults)
         self._parts: dict[tuple[object, ...], Compiled] = {}
         self.result: Any = result_type(rec.name, rec.outputs) if len(rec.outputs) > 1 else None
