@@ -20,10 +20,13 @@ from recurc.compiled import Compiled, Options
 from recurc.errors import ShapeError, UnsupportedError
 from recurc.passes import core_form
 from recurc.passes.adjoint import Adjoint, Part, adjoint, differentiable
+from recurc.passes.residuals import keep_sums
 from recurc.passes.stabilize import stabilized_states
+from recurc.passes.totals import Total, totals
 from recurc.runtime import torch_ops
 from recurc.runtime.notice import notice
 from recurc.runtime.results import result_type
+from recurc.runtime.totals import total
 
 Arrays = Mapping[str, Any]
 
@@ -33,7 +36,8 @@ class Differentiated:
 
     def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays) -> None:
         self.rec, self.options, self.defaults = rec, options, dict(defaults)
-        self.adjoint: Adjoint = adjoint(rec)
+        self._plain = adjoint(rec)
+        self._source, self.adjoint = keep_sums(rec, self._plain)
         sums = stabilized_states(core_form(rec))
         if sums:
             notice(
@@ -42,6 +46,7 @@ class Differentiated:
             )
         self.forward = Compiled(self.adjoint.forward, options, defaults)
         self._parts: dict[tuple[object, ...], Compiled] = {}
+        self._loops: dict[ir.Recurrence, tuple[ir.Recurrence, tuple[Total, ...]]] = {}
         self.result: Any = result_type(rec.name, rec.outputs) if len(rec.outputs) > 1 else None
         self.types = {n: dims for n, (dims, _) in value_types(rec).items()} | {p.name: p.dims for p in rec.params}
         names = {state: own for own, state in self.adjoint.states.items()}
@@ -50,7 +55,13 @@ class Differentiated:
     @cached_property
     def again(self) -> Adjoint:
         """The backward pass where derivatives by what was saved come in as well: of a derivative, that is."""
-        return adjoint(self.rec, self.adjoint)
+        return adjoint(self._source, self._plain)
+
+    def loop(self, rec: ir.Recurrence) -> tuple[ir.Recurrence, tuple[Total, ...]]:
+        """A backward pass without the sums over time that are products of matrices, and those."""
+        if rec not in self._loops:
+            self._loops[rec] = totals(rec)
+        return self._loops[rec]
 
     def part(self, rec: ir.Recurrence, sizes: Mapping[str, int]) -> Compiled:
         """A part of the backward pass, for dims of `sizes`, which its own arrays need not tell."""
@@ -99,12 +110,15 @@ class Pullback:
         """By the pass `adj`: `given` by its inputs, `ends` by state."""
         found = _Sums(self)
         handed = {} if adj.late is None else self._late(adj.late, given, ends, found)
-        known = {**self.arrays, **self.saved, **given, **handed}
-        results, carried = self._run(adj.back, known, {adj.states[n]: v for n, v in ends.items()})
+        known = {**self.arrays, **self.outputs, **self.saved, **given, **handed}
+        loop, sums = self.of.loop(adj.back)
+        results, carried = self._run(loop, known, {adj.states[n]: v for n, v in ends.items()})
         for name, output in adj.inputs.items():
             found.add(name, results[output], over_time=True)
+        behind = {s.state.name: s for s in sums}
         for name, state in adj.params.items():
-            found.add(name, carried[state], over_time=False)
+            value = self._total(behind[state], {**known, **results}, name) if state in behind else carried[state]
+            found.add(name, value, over_time=False)
         first = {name: carried[state] for name, state in adj.states.items()}
         starts = self._first(first)
         if adj.start is not None:
@@ -173,11 +187,31 @@ class Pullback:
         results, finals = compiled(initial=initial, return_final=True, **options, **arrays)
         return dict(zip(rec.outputs, _several(results, rec), strict=True)), finals
 
+    def _total(self, of: Total, known: Arrays, name: str) -> Any:
+        """The derivative by the param `name`: one for each sequence, if these have params of their own."""
+        time_first = self.of.options.layout == "TB"
+        steps, batch = self._extent
+        shape = _shape(self.arrays[name])
+        apart = any(n != 1 for n in shape[: len(shape) - len(self.of.types[name])])
+        lengths = self.options.get("lengths")
+        values = {f.name: known[f.name] for term in of.terms for f in term.factors}
+        if lengths is not None:
+            given = {i.name for i in self.of.rec.inputs}
+            inside = _inside(lengths, steps, time_first)
+            rank = {n: len(dims) for n, dims in self.of.types.items()}
+            values = {n: _masked(v, inside, rank[n], time_first) if n in given else v for n, v in values.items()}
+        return total(of, values, batch, time_first, apart)
+
     @property
     def _steps(self) -> int:
+        return self._extent[0]
+
+    @property
+    def _extent(self) -> tuple[int, tuple[int, ...]]:
+        """T and the batch dims."""
         name, value = next(iter(self.outputs.items()))
-        rank = len(self.of.types[name])
-        return int(value.shape[0 if self.of.options.layout == "TB" else value.ndim - rank - 1])
+        lead = tuple(int(n) for n in value.shape[: value.ndim - len(self.of.types[name])])
+        return (lead[0], lead[1:]) if self.of.options.layout == "TB" else (lead[-1], lead[:-1])
 
     def _late(self, part: Part, given: Arrays, ends: dict[str, Any], found: _Sums) -> dict[str, Any]:
         """The derivatives by values of each step; those by final states are added to `ends`."""
@@ -188,11 +222,11 @@ class Pullback:
             )
         finals = {name: self.finals[state] for state, name in part.given.items()}
         results, carried = self._run(part.rec, {**self.arrays, **self.saved, **given, **finals}, {})
-        for name, total in part.found.items():
+        for name, state in part.found.items():
             if name in part.given:
-                ends[name] = ends[name] + carried[total] if name in ends else carried[total]
+                ends[name] = ends[name] + carried[state] if name in ends else carried[state]
             else:
-                found.add(name, carried[total], over_time=False)
+                found.add(name, carried[state], over_time=False)
         return dict(results)
 
     def _first(self, first: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,6 +311,26 @@ def _fitted(value: Any, like: Any, title: str) -> Any:
     if _shape(value) != tuple(like.shape):
         raise ShapeError(f"{title} should have shape {tuple(like.shape)}, got {_shape(value)}")
     return value
+
+
+def _inside(lengths: Any, steps: int, time_first: bool) -> Any:
+    """Which steps lie within the length of their sequence, `(*batch, T)`, or `(T, *batch)`."""
+    if torch_ops.is_tensor(lengths):
+        times: Any = torch_ops.library().arange(steps, device=lengths.device)
+    else:
+        lengths, times = np.asarray(lengths), np.arange(steps)
+    if time_first:
+        return times.reshape(-1, *(1,) * lengths.ndim) < lengths[None]
+    return times < lengths[..., None]
+
+
+def _masked(value: Any, inside: Any, rank: int, time_first: bool) -> Any:
+    """An input `(*batch, T, *dims)` of that many dims, which is zero where `inside` is false."""
+    missing = inside.ndim + rank - value.ndim
+    if time_first and missing:
+        value = value.reshape((value.shape[0], *(1,) * missing, *value.shape[1:]))
+    library = torch_ops.library() if torch_ops.is_tensor(value) else np
+    return library.where(inside.reshape((*inside.shape, *(1,) * rank)), value, 0)
 
 
 def _zeros(shape: tuple[int, ...], like: Any) -> Any:

@@ -1,0 +1,104 @@
+"""Which values of a forward call its backward pass reads back, and which it computes anew.
+
+What states were before each step is always kept. A sum of products with weights (`W @ x + U @ h[t-1] + b`) is small and
+costs as much as the rest of the step together, so it is kept too; everything else is computed anew from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from recurc.ir import Apply, Contract, Equation, Expr, Input, Read, Recurrence, children, reads, rewrite, walk
+from recurc.passes.adjoint import Adjoint
+from recurc.passes.terms import fresh
+from recurc.passes.verify import used_names
+
+
+def keep_sums(rec: Recurrence, adj: Adjoint) -> tuple[Recurrence, Adjoint]:
+    """`rec`, whose backward pass is `adj`, with sums of products with weights among its outputs, and the pass that
+    reads them instead of computing them. What the two do not write alike is computed anew."""
+    before = {e.name: e.expr for e in adj.forward.equations if e.name in adj.saved}
+    equations = {e.name: e for e in rec.equations}
+    states, steady = {s.name for s in rec.states}, {p.name for p in rec.params}
+    taken = used_names(adj.forward) | used_names(adj.back)
+    made: dict[str, list[Equation]] = {}  # sums that get a name, before the equation they stood in
+    kept: dict[str, Read] = {}
+    back: list[Equation] = []
+    for equation in adj.back.equations:
+        expr = equation.expr
+        for node in _sums(expr, steady) if equation.name in equations else ():
+            origin, source = equations[equation.name], _of_source(node, before)
+            if source == origin.expr and origin.name not in states:
+                name = origin.name
+            elif any(n == source for n in walk(origin.expr)):
+                name = fresh(f"{origin.name}_sum", taken)
+                made.setdefault(origin.name, []).append(Equation(name, source, origin.span))
+                equations[origin.name] = replace(origin, expr=_with(origin.expr, source, _read(name, node)))
+            else:
+                continue
+            taken.add(name)
+            kept[name] = _read(name, node)
+            expr = _with(expr, node, kept[name])
+        if equation.name not in kept:
+            back.append(replace(equation, expr=expr))
+    new = tuple(name for name in kept if name not in rec.outputs)
+    if not kept:
+        return rec, adj
+    body = tuple(e for name, own in equations.items() for e in (*made.get(name, ()), own))
+    source = replace(rec, equations=body, outputs=(*rec.outputs, *new))
+    previous = tuple(e for e in adj.forward.equations if e.name in before)
+    forward = replace(source, equations=(*body, *previous), outputs=(*source.outputs, *adj.saved))
+    return source, replace(adj, forward=forward, back=_reading(adj.back, back, kept), saved=(*new, *adj.saved))
+
+
+def _read(name: str, like: Expr) -> Read:
+    return Read(name, 0, like.dims, like.dtype)
+
+
+def _of_source(node: Expr, before: Mapping[str, Expr]) -> Expr:
+    """A node of the backward pass as the recurrence has it."""
+    return rewrite(node, lambda n: before.get(n.name, n) if isinstance(n, Read) else n)
+
+
+def _with(expr: Expr, old: Expr, new: Expr) -> Expr:
+    return rewrite(expr, lambda n: new if n == old else n)
+
+
+def _reading(back: Recurrence, equations: list[Equation], kept: Mapping[str, Read]) -> Recurrence:
+    """The pass with these equations, and what they read."""
+    wanted = set(back.outputs) | {s.name for s in back.states}
+    needed: list[Equation] = []
+    for equation in reversed(equations):
+        if equation.name in wanted:
+            wanted |= {r.name for r in reads(equation.expr) if not r.lag}
+            needed.append(equation)
+    used = {r.name for e in needed for r in reads(e.expr)}
+    inputs = (*back.inputs, *(Input(n, r.dims, r.dtype) for n, r in kept.items()))
+    return replace(
+        back,
+        inputs=tuple(i for i in inputs if i.name in used),
+        params=tuple(p for p in back.params if p.name in used),
+        equations=tuple(needed[::-1]),
+    )
+
+
+def _sums(expr: Expr, steady: set[str]) -> Iterator[Expr]:
+    """The largest parts of an expression that are sums of products with weights and other values of those dims."""
+    if _is_sum(expr, steady):
+        yield expr
+        return
+    for child in children(expr):
+        yield from _sums(child, steady)
+
+
+def _is_sum(expr: Expr, steady: set[str]) -> bool:
+    match expr:
+        case Contract(left=left, right=right):
+            weights = [all(r.name in steady for r in reads(side)) for side in (left, right)]
+            summed = {*expr.left_axes, *expr.right_axes} - {*expr.out_axes}
+            return weights[0] != weights[1] and bool(summed)
+        case Apply(op="add" | "sub", args=args):
+            return any(a.dims == expr.dims and _is_sum(a, steady) for a in args)
+        case _:
+            return False

@@ -1,0 +1,99 @@
+"""Sums over time by a library: what `passes.totals` took out of a recurrence, as products of matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from recurc.passes.totals import Factor, Term, Total
+from recurc.runtime import torch_ops
+
+_TIME = -1  # labels of time and of batch dims, below those of a term
+_Labels = tuple[int, ...]
+
+
+def total(of: Total, values: Mapping[str, Any], batch: Sequence[int], time_first: bool, apart: bool) -> Any:
+    """The sum over all steps, `(*batch, *dims)`, or with `apart` false over all sequences too, `(*dims)`.
+
+    `values`: by name, `(*batch, T, *dims)`, or with `time_first` `(T, *batch, *dims)`; batch dims may be missing or 1.
+    Half precision is summed in float32 and rounded once."""
+    found: Any = None
+    for term in of.terms:
+        factors = [_Operand.of(f, values[f.name], batch, time_first) for f in term.factors]
+        part = _of_term(term, factors, tuple(range(_TIME - len(batch), _TIME)) if apart else ())
+        found = part if found is None else found + part
+    return found
+
+
+class _Operand:
+    """An array and the labels of its axes."""
+
+    def __init__(self, array: Any, labels: _Labels) -> None:
+        self.array, self.labels = array, labels
+
+    @classmethod
+    def of(cls, factor: Factor, array: Any, batch: Sequence[int], time_first: bool) -> _Operand:
+        lead = array.ndim - len(factor.labels) - 1
+        over = tuple(range(_TIME - len(batch), _TIME))
+        if time_first:
+            time, dims = array.shape[:1], array.shape[lead + 1 :]
+            labels = (_TIME, *over, *factor.labels)
+            array = array.reshape((*time, *(1,) * (len(batch) - lead), *array.shape[1:]))
+            return cls(_spread(array, (*time, *batch, *dims)), labels)
+        return cls(_spread(array, (*batch, *array.shape[lead:])), (*over, _TIME, *factor.labels))
+
+    def ordered(self, *groups: _Labels) -> Any:
+        """The array with the axes of each group in one."""
+        places = [self.labels.index(label) for group in groups for label in group]
+        shape = [self.array.shape[p] for p in places]
+        turned = self.array.permute(places) if torch_ops.is_tensor(self.array) else self.array.transpose(places)
+        ends = np.cumsum([0, *(len(g) for g in groups)])
+        return turned.reshape([math.prod(shape[i:j]) for i, j in pairwise(ends)])
+
+    def size(self, label: int) -> int:
+        return int(self.array.shape[self.labels.index(label)])
+
+
+def _spread(array: Any, shape: Sequence[int]) -> Any:
+    """`array` repeated along batch dims that it lacks, without a copy."""
+    if tuple(array.shape) == tuple(shape):
+        return array
+    return array.expand(*shape) if torch_ops.is_tensor(array) else np.broadcast_to(array, shape)
+
+
+def _of_term(term: Term, factors: Sequence[_Operand], kept: _Labels) -> Any:
+    out = (*kept, *term.out)
+    like = factors[0].array.dtype
+    wide = not torch_ops.is_tensor(factors[0].array) and like.itemsize < 4
+    if wide:
+        for factor in factors:
+            factor.array = factor.array.astype(np.float32)
+    found: Any = _sum(factors[0], out) if len(factors) == 1 else _product(factors[0], factors[1], out)
+    if term.number != 1:
+        found = found * term.number
+    return found.astype(like) if wide else found
+
+
+def _sum(value: _Operand, out: _Labels) -> Any:
+    over = tuple(i for i, label in enumerate(value.labels) if label not in out)
+    left = _Operand(value.array.sum(over), tuple(label for label in value.labels if label in out))
+    return left.ordered(*((label,) for label in out))
+
+
+def _product(left: _Operand, right: _Operand, out: _Labels) -> Any:
+    """One product of matrices, for each place along what both have and the result keeps."""
+    shared = tuple(label for label in out if label in left.labels and label in right.labels)
+    rows = tuple(label for label in out if label in left.labels and label not in shared)
+    columns = tuple(label for label in out if label in right.labels and label not in shared)
+    summed = tuple(label for label in left.labels if label in right.labels and label not in shared)
+    made = left.ordered(shared, rows, summed) @ right.ordered(shared, summed, columns)
+    axes = (*shared, *rows, *columns)
+    shape = [(left if label in left.labels else right).size(label) for label in axes]
+    return _Operand(made.reshape(shape), axes).ordered(*((label,) for label in out))
+
+
+__all__ = ["total"]
