@@ -46,7 +46,7 @@ class Differentiated:
             )
         self.forward = Compiled(self.adjoint.forward, options, defaults)
         self._parts: dict[tuple[object, ...], Compiled] = {}
-        self._loops: dict[ir.Recurrence, tuple[ir.Recurrence, tuple[Total, ...]]] = {}
+        self._loops: dict[int, tuple[ir.Recurrence, tuple[Total, ...]]] = {}
         self.result: Any = result_type(rec.name, rec.outputs) if len(rec.outputs) > 1 else None
         self.types = {n: dims for n, (dims, _) in value_types(rec).items()} | {p.name: p.dims for p in rec.params}
         names = {state: own for own, state in self.adjoint.states.items()}
@@ -58,14 +58,16 @@ class Differentiated:
         return adjoint(self._source, self._plain)
 
     def loop(self, rec: ir.Recurrence) -> tuple[ir.Recurrence, tuple[Total, ...]]:
-        """A backward pass without the sums over time that are products of matrices, and those."""
-        if rec not in self._loops:
-            self._loops[rec] = totals(rec)
-        return self._loops[rec]
+        """A backward pass without the sums over time that are products of matrices, and those. `rec` and what it is
+        made of live as long as this object, so they are told apart by identity: hashing them takes longer than a small
+        call."""
+        if id(rec) not in self._loops:
+            self._loops[id(rec)] = totals(rec)
+        return self._loops[id(rec)]
 
     def part(self, rec: ir.Recurrence, sizes: Mapping[str, int]) -> Compiled:
         """A part of the backward pass, for dims of `sizes`, which its own arrays need not tell."""
-        key = (rec, *sorted(sizes.items()))
+        key = (id(rec), *sorted(sizes.items()))
         if key not in self._parts:
             self._parts[key] = Compiled(rec, replace(self.options, schedule="auto", sizes=dict(sizes)))
         return self._parts[key]

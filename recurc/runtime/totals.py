@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,10 +48,9 @@ class _Operand:
     def ordered(self, *groups: _Labels) -> Any:
         """The array with the axes of each group in one."""
         places = [self.labels.index(label) for group in groups for label in group]
-        shape = [self.array.shape[p] for p in places]
+        shape = [math.prod(self.size(label) for label in group) for group in groups]
         turned = self.array.permute(places) if torch_ops.is_tensor(self.array) else self.array.transpose(places)
-        ends = np.cumsum([0, *(len(g) for g in groups)])
-        return turned.reshape([math.prod(shape[i:j]) for i, j in pairwise(ends)])
+        return turned.reshape(shape)
 
     def size(self, label: int) -> int:
         return int(self.array.shape[self.labels.index(label)])
