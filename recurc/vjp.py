@@ -115,12 +115,15 @@ class Pullback:
         known = {**self.arrays, **self.outputs, **self.saved, **given, **handed}
         loop, sums = self.of.loop(adj.back)
         results, carried = self._run(loop, known, {adj.states[n]: v for n, v in ends.items()})
+        params = {state: name for name, state in adj.params.items()}
+        known |= results
+        for of in sums:
+            made = self._total(of, known, params.get(of.name))
+            (carried if of.over_time else results)[of.name] = made
         for name, output in adj.inputs.items():
             found.add(name, results[output], over_time=True)
-        behind = {s.state.name: s for s in sums}
         for name, state in adj.params.items():
-            value = self._total(behind[state], {**known, **results}, name) if state in behind else carried[state]
-            found.add(name, value, over_time=False)
+            found.add(name, carried[state], over_time=False)
         first = {name: carried[state] for name, state in adj.states.items()}
         starts = self._first(first)
         if adj.start is not None:
@@ -182,27 +185,29 @@ class Pullback:
 
     # --- the parts
 
-    def _run(self, rec: ir.Recurrence, known: Arrays, initial: Arrays) -> tuple[Arrays, Arrays]:
+    def _run(self, rec: ir.Recurrence, known: Arrays, initial: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
         options = {**self.options, "reverse": not self.options["reverse"], "steps": None if rec.inputs else self._steps}
         arrays = {v.name: known[v.name] for v in (*rec.inputs, *rec.params)}
         compiled = self.of.part(rec, self.sizes)
         results, finals = compiled(initial=initial, return_final=True, **options, **arrays)
-        return dict(zip(rec.outputs, _several(results, rec), strict=True)), finals
+        return dict(zip(rec.outputs, _several(results, rec), strict=True)), dict(finals)
 
-    def _total(self, of: Total, known: Arrays, name: str) -> Any:
-        """The derivative by the param `name`: one for each sequence, if these have params of their own."""
+    def _total(self, of: Total, known: Arrays, param: str | None) -> Any:
+        """What the loop leaves to a library. If it is the derivative by `param`, one for each sequence only where these
+        have params of their own."""
         time_first = self.of.options.layout == "TB"
         steps, batch = self._extent
-        shape = _shape(self.arrays[name])
-        apart = any(n != 1 for n in shape[: len(shape) - len(self.of.types[name])])
+        rank = {n: len(dims) for n, dims in self.of.types.items()}
+        shape = () if param is None else _shape(self.arrays[param])
+        apart = param is None or any(n != 1 for n in shape[: len(shape) - rank[param]])
         lengths = self.options.get("lengths")
         values = {f.name: known[f.name] for term in of.terms for f in term.factors}
         if lengths is not None:
-            given = {i.name for i in self.of.rec.inputs}
+            given = {i.name for i in self.of.rec.inputs} & values.keys()
             inside = _inside(lengths, steps, time_first)
-            rank = {n: len(dims) for n, dims in self.of.types.items()}
-            values = {n: _masked(v, inside, rank[n], time_first) if n in given else v for n, v in values.items()}
-        return total(of, values, batch, time_first, apart)
+            values |= {n: _masked(values[n], inside, rank[n], time_first) for n in given}
+        found = total(of, values, batch, time_first, apart)
+        return found if apart else found.reshape(shape)
 
     @property
     def _steps(self) -> int:

@@ -6,10 +6,10 @@ costs as much as the rest of the step together, so it is kept too; everything el
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from recurc.ir import Apply, Contract, Equation, Expr, Input, Read, Recurrence, children, reads, rewrite, walk
+from recurc.ir import Apply, Contract, Equation, Expr, Input, Read, Recurrence, children, reads, rewrite
 from recurc.passes.adjoint import Adjoint
 from recurc.passes.terms import fresh
 from recurc.passes.verify import used_names
@@ -21,39 +21,39 @@ def keep_sums(rec: Recurrence, adj: Adjoint) -> tuple[Recurrence, Adjoint]:
     before = {e.name: e.expr for e in adj.forward.equations if e.name in adj.saved}
     equations = {e.name: e for e in rec.equations}
     states, steady = {s.name for s in rec.states}, {p.name for p in rec.params}
+    homes = {node: e.name for e in reversed(rec.equations) for node in _sums(e.expr, steady)}
     taken = used_names(adj.forward) | used_names(adj.back)
-    made: dict[str, list[Equation]] = {}  # sums that get a name, before the equation they stood in
-    kept: dict[str, Read] = {}
+    made: dict[str, list[Equation]] = {}  # sums that get a name, before the equation they stand in
+    kept: dict[Expr, Read] = {}
     back: list[Equation] = []
     for equation in adj.back.equations:
         expr = equation.expr
-        for node in _sums(expr, steady) if equation.name in equations else ():
-            origin, source = equations[equation.name], _of_source(node, before)
-            if source == origin.expr and origin.name not in states:
-                name = origin.name
-            elif any(n == source for n in walk(origin.expr)):
-                name = fresh(f"{origin.name}_sum", taken)
-                made.setdefault(origin.name, []).append(Equation(name, source, origin.span))
-                equations[origin.name] = replace(origin, expr=_with(origin.expr, source, _read(name, node)))
-            else:
+        for node in _sums(expr, steady):
+            source = _of_source(node, before)
+            if source not in homes:
                 continue
-            taken.add(name)
-            kept[name] = _read(name, node)
-            expr = _with(expr, node, kept[name])
-        if equation.name not in kept:
+            if source not in kept:
+                origin = equations[homes[source]]
+                whole = source == origin.expr and origin.name not in states
+                name = origin.name if whole else fresh(f"{origin.name}_sum", taken)
+                taken.add(name)
+                kept[source] = Read(name, 0, source.dims, source.dtype)
+                if not whole:
+                    made.setdefault(origin.name, []).append(Equation(name, source, origin.span))
+                    equations[origin.name] = replace(origin, expr=_with(origin.expr, source, kept[source]))
+            expr = _with(expr, node, kept[source])
+        if expr != Read(equation.name, 0, expr.dims, expr.dtype):
             back.append(replace(equation, expr=expr))
-    new = tuple(name for name in kept if name not in rec.outputs)
+    new = tuple(read.name for read in kept.values() if read.name not in rec.outputs)
     if not kept:
         return rec, adj
     body = tuple(e for name, own in equations.items() for e in (*made.get(name, ()), own))
     source = replace(rec, equations=body, outputs=(*rec.outputs, *new))
     previous = tuple(e for e in adj.forward.equations if e.name in before)
     forward = replace(source, equations=(*body, *previous), outputs=(*source.outputs, *adj.saved))
-    return source, replace(adj, forward=forward, back=_reading(adj.back, back, kept), saved=(*new, *adj.saved))
-
-
-def _read(name: str, like: Expr) -> Read:
-    return Read(name, 0, like.dims, like.dtype)
+    return source, replace(
+        adj, forward=forward, back=_reading(adj.back, back, [*kept.values()]), saved=(*new, *adj.saved)
+    )
 
 
 def _of_source(node: Expr, before: Mapping[str, Expr]) -> Expr:
@@ -65,7 +65,7 @@ def _with(expr: Expr, old: Expr, new: Expr) -> Expr:
     return rewrite(expr, lambda n: new if n == old else n)
 
 
-def _reading(back: Recurrence, equations: list[Equation], kept: Mapping[str, Read]) -> Recurrence:
+def _reading(back: Recurrence, equations: Sequence[Equation], kept: Sequence[Read]) -> Recurrence:
     """The pass with these equations, and what they read."""
     wanted = set(back.outputs) | {s.name for s in back.states}
     needed: list[Equation] = []
@@ -74,7 +74,7 @@ def _reading(back: Recurrence, equations: list[Equation], kept: Mapping[str, Rea
             wanted |= {r.name for r in reads(equation.expr) if not r.lag}
             needed.append(equation)
     used = {r.name for e in needed for r in reads(e.expr)}
-    inputs = (*back.inputs, *(Input(n, r.dims, r.dtype) for n, r in kept.items()))
+    inputs = (*back.inputs, *(Input(r.name, r.dims, r.dtype) for r in kept))
     return replace(
         back,
         inputs=tuple(i for i in inputs if i.name in used),

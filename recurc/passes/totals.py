@@ -4,6 +4,9 @@
 A state leaves the recurrence if nothing else reads it, it starts from zero and each term of its sum is a product of two
 values that both lack a dim of it, or a value that the recurrence puts out anyway. The values become outputs. A term of
 another kind stays a step of the recurrence: it may be as large as the state, and would be stored for every t.
+
+An output leaves, too, if nothing reads it and it is a sum of products of weights with what is put out anyway:
+`d_x = W.T @ d_z` is one product for all steps.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from recurc import ops
 from recurc.calculus import simplify
-from recurc.ir import Apply, Contract, Equation, Expr, Read, Recurrence, State, reads
+from recurc.ir import Apply, Contract, Equation, Expr, Read, Recurrence, State, reads, rewrite
+from recurc.passes.dependence import topological
 from recurc.passes.terms import fresh
 from recurc.passes.verify import used_names
 from recurc.types import Dims
@@ -23,16 +26,17 @@ Labels = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Factor:
-    """A value of each step, `name (*dims)`: an input or an output; `labels` name its axes."""
+    """A value of each step, `name (*dims)`: an input or an output; or, if `steady`, a param. `labels` name its axes."""
 
     name: str
     labels: Labels
+    steady: bool = False
 
 
 @dataclass(frozen=True)
 class Term:
-    """`number` times the sum over time of the product of `factors` (one or two), by the labels of their axes. Labels
-    that `out` lacks are summed."""
+    """`number` times the product of `factors` (one or two), by the labels of their axes. Labels that `out` lacks are
+    summed."""
 
     number: float
     factors: tuple[Factor, ...]
@@ -41,25 +45,17 @@ class Term:
 
 @dataclass(frozen=True)
 class Total:
-    """`state (*dims)` after the last step, as a sum of terms."""
+    """A sum of terms: with `over_time` the final value of the state `name (*dims)`, which is a sum over all steps, else
+    the output `name (*dims)` of each step."""
 
-    state: State
+    name: str
     terms: tuple[Term, ...]
+    over_time: bool
 
 
 def totals(rec: Recurrence) -> tuple[Recurrence, tuple[Total, ...]]:
-    """The recurrence without what it only adds up, and how that is found from its inputs and outputs."""
-    read_by = [(e.name, r) for e in rec.equations for r in reads(e.expr)]
-    split = _Split(rec)
-    for state in rec.states:
-        elsewhere = any(r.name == state.name and e != state.name for e, r in read_by)
-        if not elsewhere and state.name not in rec.outputs and simplify.is_zero(_bare(state.initial)):
-            split.take(state)
-    return split.result()
-
-
-def _bare(expr: Expr) -> Expr:
-    return expr.args[0] if isinstance(expr, Apply) and expr.op == "cast" else expr
+    """The recurrence without what is found from its other outputs, its inputs and its params, and how."""
+    return _Split(rec).run()
 
 
 @dataclass(frozen=True)
@@ -73,93 +69,140 @@ class _Split:
     def __init__(self, rec: Recurrence) -> None:
         self.rec = rec
         self.taken = used_names(rec)
+        self.equations = {e.name: e for e in rec.equations}
         self.steady = {p.name for p in rec.params}
-        self.known = {i.name for i in rec.inputs}
+        self.inputs = {i.name for i in rec.inputs}
         self.outputs = dict.fromkeys(rec.outputs)
-        self.made: dict[Expr, str] = {}  # factors that got a name
-        self.found: list[tuple[State, list[_Product]]] = []
+        self.named: dict[Expr, str] = {}  # factors that get a name
+        self.found: list[Total] = []
 
-    def take(self, state: State) -> None:
-        """Takes a state out, if all terms of its sum are of a kind that can leave."""
-        equation = next(e for e in self.rec.equations if e.name == state.name)
-        products: list[_Product] = []
-        own = 0
-        for number, term in _terms(equation.expr, 1.0):
-            if isinstance(term, Read) and term.name == state.name:
-                own += term.lag == 1 and number == 1
-                continue
-            found = self._product(number, term, state.dims)
-            if found is None:
-                return
-            products.append(found)
-        if own == 1:
-            self.found.append((state, products))
-
-    def _product(self, number: float, term: Expr, dims: Dims) -> _Product | None:
-        if term.dims != dims:
-            return None
-        out = tuple(range(len(dims)))
-        match term:
-            case Contract(left=left, right=right):
-                parts = ((left, term.left_axes), (right, term.right_axes))
-                found = _Product(number, parts, term.out_axes)
-            case Apply(op="mul", args=(left, right)) if len(set(dims)) == len(dims):
-                places = {d: i for i, d in enumerate(dims)}
-                parts = tuple((a, tuple(places[d] for d in a.dims)) for a in (left, right))
-                found = _Product(number, parts, out)
-            case Read(lag=0):
-                return _Product(number, ((term, out),), out)
-            case _:
-                return None
-        for value, labels in found.factors:
-            moving = any(r.name not in self.steady for r in reads(value))
-            if not moving or set(found.out) <= set(labels):
-                return None
-        return found
-
-    def result(self) -> tuple[Recurrence, tuple[Total, ...]]:
-        products = [p for _, found in self.found for p in found if len(p.factors) == 2]
-        free = {value.name for p in products for value, _ in p.factors if isinstance(value, Read) and not value.lag}
-        free |= self.outputs.keys() | self.known
-        kept = [
-            (state, found) for state, found in self.found
-            if all(len(p.factors) == 2 or _name(p.factors[0][0]) in free for p in found)
-        ]  # fmt: skip
-        gone = {state.name for state, _ in kept}
-        if not gone:
+    def run(self) -> tuple[Recurrence, tuple[Total, ...]]:
+        read = [(e.name, r.name) for e in self.rec.equations for r in reads(e.expr)]
+        sums = [
+            s for s in self.rec.states if self._only_added_up(s) and all(e == s.name for e, r in read if r == s.name)
+        ]
+        for state in sums:
+            products = self._products(state)
+            if products is not None:
+                self._leave(state.name, products, over_time=True)
+        left = {t.name for t in self.found}
+        for state in (s for s in sums if s.name not in left):  # now it is known what is put out
+            value = self._added(state)
+            if value is not None and (value in self.named or _name(value) in self.outputs.keys() | self.inputs):
+                places = _places(state.dims)
+                self._leave(state.name, [_Product(1.0, ((value, places),), places)], over_time=True)
+        for name in self.rec.outputs:
+            if all(r != name for _, r in read) and (products := self._of_outputs(name)) is not None:
+                self._leave(name, products, over_time=False)
+        if not self.found:
             return self.rec, ()
-        equations = [e for e in self.rec.equations if e.name not in gone]
-        more: list[Equation] = []
-        result = tuple(Total(state, tuple(self._term(p, more) for p in found)) for state, found in kept)
-        outputs = self._outputs(gone)
+        gone = {t.name for t in self.found}
+        factors = [Equation(name, value) for value, name in self.named.items()]
+        kept = [replace(e, expr=self._by_name(e.expr)) for n, e in self.equations.items() if n not in gone]
         rec = replace(
             self.rec,
             states=tuple(s for s in self.rec.states if s.name not in gone),
-            equations=(*equations, *more),
-            outputs=outputs,
+            equations=topological([*kept, *factors]),
+            outputs=tuple(n for n in self.outputs if n not in gone),
         )
-        return rec, result
+        return rec, tuple(self.found)
 
-    def _outputs(self, gone: set[str]) -> tuple[str, ...]:
-        return tuple(name for name in self.outputs if name not in gone)
+    # --- what can leave
 
-    def _term(self, product: _Product, more: list[Equation]) -> Term:
-        factors = tuple(self._factor(value, labels, more) for value, labels in product.factors)
-        return Term(product.number, factors, product.out)
+    def _only_added_up(self, state: State) -> bool:
+        return state.name not in self.outputs and simplify.is_zero(_bare(state.initial))
 
-    def _factor(self, value: Expr, labels: Labels, more: list[Equation]) -> Factor:
-        if isinstance(value, Read) and not value.lag and value.name not in self.steady:
+    def _products(self, state: State) -> list[_Product] | None:
+        """The terms of a state that only adds up, if they are products of smaller values."""
+        products: list[_Product] = []
+        own = 0
+        for number, term in _terms(self.equations[state.name].expr, 1.0):
+            if isinstance(term, Read) and term.name == state.name:
+                own += term.lag == 1 and number == 1
+                continue
+            found = _product(number, term, state.dims)
+            if found is None or not all(self._moves(v) and not set(found.out) <= set(at) for v, at in found.factors):
+                return None
+            products.append(found)
+        return products if own == 1 and products else None
+
+    def _added(self, state: State) -> Expr | None:
+        """What a state adds up, as one value."""
+        match self.equations[state.name].expr:
+            case Apply(op="add", args=(Read(name=state.name, lag=1), value)) if value.dims == state.dims:
+                return value
+            case _:
+                return None
+
+    def _of_outputs(self, name: str) -> list[_Product] | None:
+        """The terms of an output that is made of weights and what is put out anyway."""
+        equation = self.equations.get(name)
+        if equation is None or any(s.name == name for s in self.rec.states):
+            return None
+        products: list[_Product] = []
+        for number, term in _terms(equation.expr, 1.0):
+            found = _product(number, term, equation.expr.dims) if isinstance(term, Contract) else None
+            if found is None:
+                return None
+            weights = [v for v, _ in found.factors if isinstance(v, Read) and v.name in self.steady]
+            rest = [v for v, _ in found.factors if self._moves(v)]
+            summed = {label for _, labels in found.factors for label in labels} - {*found.out}
+            if not (len(weights) == len(rest) == 1 and summed):
+                return None
+            if rest[0] not in self.named and _name(rest[0]) not in self.outputs:
+                return None
+            products.append(found)
+        return products
+
+    def _moves(self, value: Expr) -> bool:
+        return any(r.name not in self.steady for r in reads(value))
+
+    # --- what becomes of it
+
+    def _leave(self, name: str, products: Sequence[_Product], over_time: bool) -> None:
+        terms = (Term(p.number, tuple(self._factor(v, labels) for v, labels in p.factors), p.out) for p in products)
+        self.found.append(Total(name, tuple(terms), over_time))
+
+    def _factor(self, value: Expr, labels: Labels) -> Factor:
+        if isinstance(value, Read) and value.name in self.steady:
+            return Factor(value.name, labels, steady=True)
+        if isinstance(value, Read) and not value.lag:
             name = value.name
-        elif value in self.made:
-            name = self.made[value]
         else:
-            name = fresh("factor", self.taken)
+            name = self.named.get(value) or fresh("factor", self.taken)
             self.taken.add(name)
-            self.made[value] = name
-            more.append(Equation(name, value))
-        if name not in self.known:
+            self.named[value] = name
+        if name not in self.inputs:
             self.outputs[name] = None
         return Factor(name, labels)
+
+    def _by_name(self, expr: Expr) -> Expr:
+        def rule(node: Expr) -> Expr:
+            name = self.named.get(node)
+            return node if name is None else Read(name, 0, node.dims, node.dtype, node.span)
+
+        return rewrite(expr, rule)
+
+
+def _places(dims: Dims) -> Labels:
+    return tuple(range(len(dims)))
+
+
+def _product(number: float, term: Expr, dims: Dims) -> _Product | None:
+    """A product of two values, by the labels of their axes."""
+    match term:
+        case Contract(left=left, right=right) if term.dims == dims:
+            return _Product(number, ((left, term.left_axes), (right, term.right_axes)), term.out_axes)
+        case Apply(op="mul", args=(left, right)) if term.dims == dims and len(set(dims)) == len(dims):
+            place = {d: i for i, d in enumerate(dims)}
+            parts = tuple((a, tuple(place[d] for d in a.dims)) for a in (left, right))
+            return _Product(number, parts, _places(dims))
+        case _:
+            return None
+
+
+def _bare(expr: Expr) -> Expr:
+    return expr.args[0] if isinstance(expr, Apply) and expr.op == "cast" else expr
 
 
 def _terms(expr: Expr, number: float) -> Iterator[tuple[float, Expr]]:
@@ -173,16 +216,11 @@ def _terms(expr: Expr, number: float) -> Iterator[tuple[float, Expr]]:
             yield from _terms(right, -number)
         case _:
             found, rest = simplify.factor(expr)
-            if rest is None:
-                yield number, ops.number(found)
-            elif rest is expr:
+            if rest is None or rest is expr:
                 yield number, expr
             else:
                 yield from _terms(rest, number * found)
 
 
 def _name(value: Expr) -> str:
-    return value.name if isinstance(value, Read) else ""
-
-
-__all__: Sequence[str] = ["Factor", "Term", "Total", "totals"]
+    return value.name if isinstance(value, Read) and not value.lag else ""

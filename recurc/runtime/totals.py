@@ -16,14 +16,16 @@ _Labels = tuple[int, ...]
 
 
 def total(of: Total, values: Mapping[str, Any], batch: Sequence[int], time_first: bool, apart: bool) -> Any:
-    """The sum over all steps, `(*batch, *dims)`, or with `apart` false over all sequences too, `(*dims)`.
+    """The sum over all steps, `(*batch, *dims)`, or with `apart` false over all sequences too, `(*dims)`; or, if `of`
+    is not a sum over time, the value of each step, `(*batch, T, *dims)`, or with `time_first` `(T, *batch, *dims)`.
 
-    `values`: by name, `(*batch, T, *dims)`, or with `time_first` `(T, *batch, *dims)`; batch dims may be missing or 1.
-    Half precision is summed in float32 and rounded once."""
+    `values`: by name, those of each step of that shape, params `(*batch, *dims)`; batch dims may be missing or 1. Half
+    precision is summed in float32 and rounded once."""
+    over = tuple(range(_TIME - len(batch), _TIME))
+    kept = (over if apart else ()) if of.over_time else (_TIME, *over) if time_first else (*over, _TIME)
     found: Any = None
     for term in of.terms:
-        factors = [_Operand.of(f, values[f.name], batch, time_first) for f in term.factors]
-        part = _of_term(term, factors, tuple(range(_TIME - len(batch), _TIME)) if apart else ())
+        part = _of_term(term, [_Operand.of(f, values[f.name], batch, time_first) for f in term.factors], kept)
         found = part if found is None else found + part
     return found
 
@@ -36,8 +38,13 @@ class _Operand:
 
     @classmethod
     def of(cls, factor: Factor, array: Any, batch: Sequence[int], time_first: bool) -> _Operand:
-        lead = array.ndim - len(factor.labels) - 1
+        lead = array.ndim - len(factor.labels) - (not factor.steady)
         over = tuple(range(_TIME - len(batch), _TIME))
+        if factor.steady:
+            dims = array.shape[lead:]
+            if all(n == 1 for n in array.shape[:lead]):
+                return cls(array.reshape(dims), factor.labels)
+            return cls(_spread(array, (*batch, *dims)), (*over, *factor.labels))
         if time_first:
             time, dims = array.shape[:1], array.shape[lead + 1 :]
             labels = (_TIME, *over, *factor.labels)
@@ -88,7 +95,8 @@ def _product(left: _Operand, right: _Operand, out: _Labels) -> Any:
     rows = tuple(label for label in out if label in left.labels and label not in shared)
     columns = tuple(label for label in out if label in right.labels and label not in shared)
     summed = tuple(label for label in left.labels if label in right.labels and label not in shared)
-    made = left.ordered(shared, rows, summed) @ right.ordered(shared, summed, columns)
+    groups = (shared,) if shared else ()
+    made = left.ordered(*groups, rows, summed) @ right.ordered(*groups, summed, columns)
     axes = (*shared, *rows, *columns)
     shape = [(left if label in left.labels else right).size(label) for label in axes]
     return _Operand(made.reshape(shape), axes).ordered(*((label,) for label in out))

@@ -9,6 +9,7 @@ follows at once. With few sequences the threads split the outputs and wait for e
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from recurc.backends.cpu.body import Body
 from recurc.backends.cpu.loop import copy_state, step_pointers
@@ -19,6 +20,7 @@ from recurc.backends.emit.nodes import Load, Node, dim_of, loads
 from recurc.backends.emit.text import Text
 
 LINE_BYTES = 64  # of a cache
+_IN_FLIGHT = 8  # additions a processor works on at a time
 _AHEAD = 32  # lines of a panel between the one asked for and the one in use
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team"
 
@@ -60,9 +62,13 @@ def _rows_arrays(body: Body) -> list[tuple[str, Array, int]]:
 # --- tiles --------------------------------------------------------------------------------------------------------
 
 
+def _registers(body: Body) -> int:
+    return 32 if body.lanes * body.program.real.itemsize == 64 else 16
+
+
 def rows_per_tile(body: Body, nest: int) -> int:
     """Rows whose sums fit the vector registers beside the panel vectors."""
-    registers = 32 if body.lanes * body.program.real.itemsize == 64 else 16
+    registers = _registers(body)
     groups = body.program.weights.get(nest, ())
     sums = len({name for w in groups for name in w.into}) or 4
     params = max((len(w.params) for w in groups), default=2)
@@ -166,10 +172,11 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
     sums = _sums(body, number)
     text(f"// {', '.join(sums)} of one vector of outputs for {f'up to {rows} rows' if rows > 1 else 'a row'}.")
     out = ", ".join(f"vec *{name}__out" for name in sums)
-    where = _parameters(body, number, True, rows)
+    where, strands = _parameters(body, number, True, rows), _strands(body, number, rows)
     with text.braces(f"INLINE void {function}_products{number}_{rows}({where}, {out})"):
         for name in sums:
-            text("vec " + ", ".join(f"{name}__{q} = {{0}}" for q in range(rows)) + ";")
+            parts = (f"{_strand(name, k)}__{q} = {{0}}" for q in range(rows) for k in range(strands[name]))
+            text("vec " + ", ".join(parts) + ";")
         certain = _certain(body, number, rows)
         for q in range(certain, rows):
             text(f"const long row__{q} = {q} < nb ? {q} : nb - 1;")
@@ -179,10 +186,27 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
             panel = spell(f"panel@{weights.over}")
             place = panel_place(body, weights)
             text(f"const vec *{panel} = (const vec *)call->{field(body, number, group)}.data + {place};")
-            _product_loop(body, weights, panel, [str(q) if q < certain else f"row__{q}" for q in range(rows)], text)
+            places = [str(q) if q < certain else f"row__{q}" for q in range(rows)]
+            _product_loop(body, weights, panel, places, strands, text)
         for name in sums:
-            text(" ".join(f"{name}__out[{q}] = {name}__{q};" for q in range(rows)))
+            found = (" + ".join(f"{_strand(name, k)}__{q}" for k in range(strands[name])) for q in range(rows))
+            text(" ".join(f"{name}__out[{q}] = {total};" for q, total in enumerate(found)))
     return str(text)
+
+
+def _strands(body: Body, number: int, rows: int) -> dict[str, int]:
+    """In how many parts each sum of a tile is added up: a processor begins two additions in a cycle, which take four,
+    and only those of different parts run side by side. Of one sum as many as it has terms in a pass of its loop."""
+    sums = _sums(body, number)
+    groups = body.program.weights[number]
+    terms = {name: max(sum(body.local(body.made[i][1]) == name for i in w.into) for w in groups) for name in sums}
+    room = (_registers(body) - max(len(w.params) for w in groups) - 2) // (rows * len(sums))
+    wanted = -(-_IN_FLIGHT // (rows * len(sums)))
+    return {name: max(1, min(terms[name], wanted, room)) for name in sums}
+
+
+def _strand(name: str, number: int) -> str:
+    return f"{name}__part{number}" if number else name
 
 
 def _meets_parts(body: Body, rows: int) -> bool:
@@ -212,7 +236,9 @@ def _one_row(body: Body, number: int, sums: list[str], text: Text) -> None:
 _DECLARED = re.compile(r"\*?(\w+) = ")
 
 
-def _product_loop(body: Body, weights: Weights, panel: str, rows: list[str], text: Text) -> None:
+def _product_loop(
+    body: Body, weights: Weights, panel: str, rows: list[str], strands: Mapping[str, int], text: Text
+) -> None:
     """The sums of `rows`, counted from the first of the tile. A panel is larger than the first cache and all of them
     than the second, so its vectors are asked for some iterations ahead, and of the panel that comes next every tile
     of a loop asks for its share."""
@@ -223,6 +249,7 @@ def _product_loop(body: Body, weights: Weights, panel: str, rows: list[str], tex
     _row_pointers(body, pointers, names, old, states, writes=False)
     vectors = [spell(f"{load.name}@{k}") for k, load in enumerate(weights.params)]
     known: dict[Node, str] = {}
+    terms: dict[str, int] = {}  # of each sum so far
     for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
         if factor not in known:
             name = f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor"
@@ -230,9 +257,11 @@ def _product_loop(body: Body, weights: Weights, panel: str, rows: list[str], tex
                 name = f"{name}@{len(known)}"
             known[factor] = spell(name)
             inner(f"const real {known[factor]} = {body.printer(factor)};")
-        inner(f"{body.local(body.made[into][1])} += {vectors[which]} * {known[factor]};")
+        name = body.local(body.made[into][1])
+        terms[name] = terms.get(name, -1) + 1
+        inner(f"{_strand(name, terms[name] % strands[name])} += {vectors[which]} * {known[factor]};")
     own = {found[1] for line in pointers.lines if (found := _DECLARED.search(line))}
-    own |= {*known.values(), *(body.local(body.made[into][1]) for into in weights.into)}
+    own |= {*known.values(), *(_strand(name, k) for name in terms for k in range(strands[name]))}
     for q, row in enumerate(rows):
         text(*(_of_row(line, q, own, row) for line in pointers.lines))
     ahead = spell(f"ahead@{weights.over}")
