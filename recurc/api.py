@@ -120,6 +120,7 @@ class Recurrence:
         layout: str = "BT",
         device: Any = None,
         sizes: Mapping[str, int] | None = None,
+        memory: str = "fast",
     ) -> Compiled:
         """A function on arrays.
 
@@ -127,12 +128,16 @@ class Recurrence:
         "cuda", or "auto": the fastest that the arrays and this machine allow. `schedule`: "auto" or a name; an illegal
         one is refused with the reason. `dtype`: what reals are stored in (default: as the inputs). `layout`: "BT"
         for `(*batch, T, *dims)` or "TB" for `(T, *batch, *dims)`. `sizes` are optional: missing ones come from the
-        arrays of a call; each new combination is specialised once and kept."""
-        from recurc.compiled import Compiled, Options
+        arrays of a call; each new combination is specialised once and kept.
 
-        return Compiled(
-            self.ir, Options.checked(self.ir, backend, schedule, dtype, layout, device, sizes), self.defaults
-        )
+        `memory`: what a call that is differentiated keeps, beside its arguments and results. "fast": the states before
+        each step that a derivative reads, and sums of products with weights; "balanced": those states; "minimal": the
+        states before each of about sqrt(T) segments, which run a second time."""
+        from recurc.compiled import Compiled
+        from recurc.options import Options
+
+        options = Options.checked(self.ir, backend, schedule, dtype, layout, device, sizes, memory)
+        return Compiled(self.ir, options, self.defaults)
 
     def __call__(self, /, *values: Any, **named: Any) -> Any:
         """The recurrence as a cell, inside a step function that `recurc.jit` traces: its output at this step (several:
@@ -161,6 +166,7 @@ class Recurrence:
         layout: str = "BT",
         dtype: Any = None,
         device: Any = None,
+        memory: str = "fast",
         **sizes: int,
     ) -> RecurrenceModule:
         """A `torch.nn.Module` around the recurrence, for dims of `sizes`: `y, final = layer(x)`.
@@ -176,7 +182,7 @@ class Recurrence:
 
         return RecurrenceModule(
             self, sizes, num_layers=num_layers, bidirectional=bidirectional, dropout=dropout, backend=backend,
-            schedule=schedule, layout=layout, dtype=dtype, device=device,
+            schedule=schedule, layout=layout, dtype=dtype, device=device, memory=memory,
         )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:

@@ -7,7 +7,7 @@ kernel -> publish. Calls that look like an earlier one take the way of `recurc.r
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +23,6 @@ from recurc.arguments import (
     check_initial,
     check_names,
     check_range,
-    check_sizes,
     need_sizes,
     real_dtype,
     settle,
@@ -34,6 +33,7 @@ from recurc.arguments import (
 from recurc.backends.base import Specialization
 from recurc.backends.reference import value_types
 from recurc.errors import RecurcError, ShapeError, UnsupportedError
+from recurc.options import CALL_OPTIONS, Options
 from recurc.passes import resume
 from recurc.runtime import bound, torch_ops
 from recurc.runtime.host import HostKit, published
@@ -45,56 +45,12 @@ from recurc.runtime.specialize import STEP, Builder, Built, Value
 from recurc.types import Dims, DType, literal_size
 
 if TYPE_CHECKING:
+    from recurc.checkpoints import CheckpointedPullback, Segments
     from recurc.plan import Plan
     from recurc.vjp import Differentiated, Pullback
 
 _Prepare = Callable[[str, "_Argument"], Any]
 _MOST_SIGNATURES = 256  # fast ways kept per compiled recurrence
-LAYOUTS = ("BT", "TB")
-CALL_OPTIONS = frozenset(("initial", "return_final", "reverse", "lengths", "cu_seqlens", "steps"))
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `Recurrence.compile` was asked for."""
-
-    backend: str = "auto"
-    schedule: str = "auto"
-    dtype: DType | None = None
-    layout: str = "BT"
-    device: str | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
-
-    @classmethod
-    def checked(
-        cls,
-        rec: ir.Recurrence,
-        backend: str,
-        schedule: str,
-        dtype: Any,
-        layout: str,
-        device: Any,
-        sizes: Mapping[str, Any] | None,
-    ) -> Options:
-        """The options with every value checked; raises `ShapeError` or `UnsupportedError` naming the bad one."""
-        from recurc.runtime.choose import check_name
-
-        check_name(backend)
-        taken = [name for name in slots_of(rec) if name in CALL_OPTIONS]
-        if taken:
-            raise UnsupportedError(
-                f"{rec.name} has an input or param `{taken[0]}`, which is also an option of a call; "
-                f"give it another name in the source, such as `{taken[0]}_`"
-            )
-        if not isinstance(cast(object, schedule), str):
-            raise UnsupportedError(f"schedule={schedule!r}: give the name of a schedule, or `auto`")
-        if device is not None:
-            torch_ops.check_device(device)
-        if layout not in LAYOUTS:
-            raise UnsupportedError(f"layout={layout!r}: arrays are laid out `BT` (batch first) or `TB` (time first)")
-        given = check_sizes(rec, sizes or {})
-        with_defaults(rec, given)
-        return cls(backend, schedule, real_dtype(dtype), layout, None if device is None else str(device), given)
 
 
 @dataclass(frozen=True)
@@ -120,6 +76,7 @@ class Compiled:
         self._last: Built | None = None
         self._fast: dict[Any, bound.BoundCall] = {}
         self._differentiated: Differentiated | None = None
+        self._inner: Compiled | None = None  # what runs a segment
         self._operator_keys: dict[bool, tuple[str, tuple[str, ...]]] = {}
         self._result: Any = None
         if len(rec.outputs) > 1:
@@ -199,7 +156,7 @@ class Compiled:
         cu_seqlens: Any = None,
         steps: int | None = None,
         **arrays: Any,
-    ) -> tuple[Any, Pullback]:
+    ) -> tuple[Any, Pullback | CheckpointedPullback]:
         """Runs all T steps, as a call does, and keeps what derivatives take: the result of the call, and a function
         that makes derivatives of a loss by the results into those by the arguments (reverse mode; `Pullback`):
 
@@ -208,8 +165,15 @@ class Compiled:
 
         Raises `UnsupportedError` for a recurrence that has no derivative, and what a call raises."""
         self._check_named(positional)
-        options = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
-        return self.differentiated(arrays, initial or {}, return_final, **options)
+        options: dict[str, Any] = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
+        if self._options.memory != "minimal":
+            return self.differentiated(arrays, initial or {}, return_final, **options)
+        from recurc import checkpoints
+
+        outputs, finals, pullback = checkpoints.vjp(
+            self._segments({**self._defaults, **arrays}, options), initial or {}
+        )
+        return self._pack(tuple(outputs), finals, return_final), pullback
 
     def _check_named(self, positional: Sequence[Any]) -> None:
         if positional:
@@ -453,7 +417,7 @@ class Compiled:
         about = f"on the `{built.backend}` backend"
         if built.plan is None or built.target is None:
             return compiled_html(self._rec, about, None, None, ["every equation as written, step by step, in float64"])
-        case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target)
+        case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target, self._rec)
         return compiled_html(self._rec, about, built.plan, case, list(self._builder.announced))
 
     # --- derivatives and torch -------------------------------------------------------------------------------
@@ -469,10 +433,25 @@ class Compiled:
 
     def _by_operator(self, given: tuple[Any, ...], return_final: bool) -> Any:
         """A call on tensors by the operator that torch knows."""
+        if self._options.memory == "minimal":
+            from recurc import checkpoints
+
+            arrays, initial, reverse, lengths, cu_seqlens, steps = given
+            options = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
+            outputs, finals = checkpoints.on_tensors(self._segments(arrays, options), initial)
+            return self._pack(tuple(outputs), finals, return_final)
         from recurc import torch_function
 
         outputs, finals = torch_function.call(self, *given)
         return self._pack(tuple(outputs[: len(self._rec.outputs)]), finals, return_final)
+
+    def _segments(self, arrays: Mapping[str, Any], options: dict[str, Any]) -> Segments:
+        """A call of `memory="minimal"`, in segments of time."""
+        from recurc.checkpoints import Segments
+
+        if self._inner is None:
+            self._inner = Compiled(self._rec, replace(self._options, memory="fast"), self._defaults)
+        return Segments(self, self._inner, arrays, options.pop("reverse"), options)
 
     def operator_key(self, differentiable: bool) -> tuple[str, tuple[str, ...]]:
         """What the operator knows it by, and the names of the final states; `differentiable`: with what its backward
@@ -564,7 +543,7 @@ class Compiled:
         lines += [_rounds_taken(states, rounds) for states, rounds in self.rounds.items()]
         if built.plan is None or built.target is None:
             return "\n".join([*lines, "every equation as written, step by step, in float64"])
-        case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target)
+        case = Case(dict(built.spec.sizes), built.batch, built.steps, built.spec.real, built.target, self._rec)
         return "\n".join([*lines, to_text(built.plan, case)])
 
 

@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from recurc.errors import UnsupportedError
 from recurc.facts import CLASSES, Group, LowRank
 from recurc.formula import equation_lines, formula, wrapped
-from recurc.ir import Apply, Const, Expr, Read, children, late_equations, walk, with_children
+from recurc.ir import Apply, Const, Expr, Read, Recurrence, children, late_equations, walk, with_children
+from recurc.passes.adjoint import Adjoint, adjoint
+from recurc.passes.residuals import keep_sums, segment_steps
 from recurc.plan import (
     Candidate,
     Chunk,
@@ -46,6 +49,7 @@ class Case:
     steps: int
     real: DType
     target: Target
+    source: Recurrence | None = None  # what is differentiated: the recurrence as it was written
 
     def bytes(self, dims: Dims, dtype: DType) -> int:
         """The storage of one value of these dims."""
@@ -331,22 +335,42 @@ def memory(plan: Plan, case: Case) -> dict[str, int]:
     return out
 
 
-def residual_bytes_per_step(plan: Plan, case: Case) -> int:
-    """What a backward pass keeps per step and sequence: the states before each step."""
-    return sum(case.bytes(s.dims, s.dtype) for s in plan.recurrence.states)
+def residuals(plan: Plan, case: Case) -> dict[str, int] | None:
+    """What a call that is differentiated keeps of each sequence, beside arguments and results, in bytes: by the
+    policies "fast" and "balanced" per step, by "minimal" for all T steps. None if there is no derivative."""
+    rec = case.source or plan.recurrence
+    try:
+        balanced = adjoint(rec)
+    except UnsupportedError:
+        return None
+
+    def per_step(adj: Adjoint) -> int:
+        known = {e.name: (e.expr.dims, e.expr.dtype) for e in adj.forward.equations}
+        return sum(case.bytes(*known[name]) for name in adj.saved)
+
+    fast, segment = per_step(keep_sums(rec, balanced)[1]), segment_steps(case.steps)
+    between = sum(case.bytes(s.dims, s.dtype) for s in rec.states) * math.ceil(case.steps / segment)
+    return {"fast": fast, "balanced": per_step(balanced), "minimal": between + fast * min(segment, case.steps)}
 
 
 def _memory(plan: Plan, case: Case, width: int) -> str:
     parts = [f"{name} {_bytes(size)}" for name, size in memory(plan, case).items() if size]
-    residual = residual_bytes_per_step(plan, case)
-    size = f"{_bytes(residual)} per step and sequence"
-    kept = f"a backward pass keeps, beside inputs and outputs, the states before each step: {size}"
-    return "\n".join(["Memory", *_wrap(", ".join(parts), width, "  ", "    "), *_wrap(kept, width, "  ", "    ")])
+    kept = residuals(plan, case)
+    if kept is None:
+        words = "it has no derivative: nothing in it is a real or complex number, or an operation has none"
+    else:
+        fast, balanced, minimal = (_bytes(n) for n in kept.values())
+        words = (
+            "a call that is differentiated keeps of each sequence, beside arguments and results: "
+            f"{fast} per step (memory='fast'), {balanced} per step ('balanced'), "
+            f"{minimal} for all {case.steps:,} steps ('minimal')"
+        )
+    return "\n".join(["Memory", *_wrap(", ".join(parts), width, "  ", "    "), *_wrap(words, width, "  ", "    ")])
 
 
 def to_json(plan: Plan, case: Case) -> dict[str, Any]:
     """The same as data; the field names are part of the command line's contract."""
-    late = late_equations(plan.recurrence)
+    late, kept = late_equations(plan.recurrence), residuals(plan, case)
     return {
         "recurrence": plan.recurrence.name,
         "sizes": dict(case.sizes),
@@ -364,7 +388,8 @@ def to_json(plan: Plan, case: Case) -> dict[str, Any]:
         "not_causal": [o for o in plan.recurrence.outputs if o in late],
         "plan": [_stage_json(stage) for stage in plan.stages],
         "memory": memory(plan, case),
-        "residual_bytes_per_step": residual_bytes_per_step(plan, case),
+        "residual_bytes_per_step": None if kept is None else kept["fast"],
+        "residual_bytes": kept,
         "cost": {c.schedule: _cost_json(c) for c in plan.candidates},
         "reasons": [str(r) for r in plan.reasons],
     }

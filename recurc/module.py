@@ -36,6 +36,7 @@ class RecurrenceModule(torch.nn.Module):
         layout: str = "BT",
         dtype: Any = None,
         device: Any = None,
+        memory: str = "fast",
     ) -> None:
         super().__init__()
         self.recurrence, self.num_layers = rec, check_count("num_layers", num_layers)
@@ -47,7 +48,7 @@ class RecurrenceModule(torch.nn.Module):
         first = with_defaults(rec.ir, check_sizes(rec.ir, sizes))
         need_sizes(rec.ir, first, "module()")
         self._check_stack()
-        self._run = rec.compile(backend, schedule, layout=layout)
+        self._run = rec.compile(backend, schedule, layout=layout, memory=memory)
         self.sizes = [first]
         for _ in range(1, self.num_layers):
             self.sizes.append(self._above(self.sizes[-1]))

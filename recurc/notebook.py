@@ -35,7 +35,7 @@ def usual_case(rec: Recurrence) -> Case:
     given = with_defaults(rec, {})
     free = {d.name: USUAL_SIZE for d in rec.dims if d.name not in given and d.same_as is None}
     known = with_defaults(rec, given | free)
-    return Case({d.name: known[d.name] for d in rec.dims}, USUAL_BATCH, USUAL_STEPS, DType.F32, cpu_target())
+    return Case({d.name: known[d.name] for d in rec.dims}, USUAL_BATCH, USUAL_STEPS, DType.F32, cpu_target(), rec)
 
 
 def recurrence_html(rec: Recurrence, source: str) -> str:

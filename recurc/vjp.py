@@ -16,8 +16,9 @@ import numpy as np
 
 from recurc import ir
 from recurc.backends.reference import value_types
-from recurc.compiled import Compiled, Options
+from recurc.compiled import Compiled
 from recurc.errors import ShapeError, UnsupportedError
+from recurc.options import Options
 from recurc.passes import core_form
 from recurc.passes.adjoint import Adjoint, Part, adjoint, differentiable
 from recurc.passes.residuals import keep_sums
@@ -37,7 +38,8 @@ class Differentiated:
     def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays) -> None:
         self.rec, self.options, self.defaults = rec, options, dict(defaults)
         self._plain = adjoint(rec)
-        self._source, self.adjoint = keep_sums(rec, self._plain)
+        kept = keep_sums(rec, self._plain) if options.memory == "fast" else (rec, self._plain)
+        self._source, self.adjoint = kept
         sums = stabilized_states(core_form(rec))
         if sums:
             notice(
@@ -151,15 +153,7 @@ class Pullback:
 
     def _cotangents(self, given: Any) -> dict[str, Any]:
         """By the name of the input of the backward pass."""
-        names = self.of.rec.outputs
-        if given is None:
-            given = {}
-        elif not isinstance(given, Mapping):
-            given = dict(zip(names, _several(given, self.of.rec), strict=True))
-        by_name = cast(Mapping[str, Any], given)
-        for name in by_name:
-            if name not in names:
-                raise ShapeError(f"there is no output `{name}` to have a derivative by; there are: {', '.join(names)}")
+        by_name = by_output(self.of.rec, given)
         found: dict[str, Any] = {}
         for name, target in self.of.adjoint.cotangents.items():
             value, like = by_name.get(name), self.outputs[name]
@@ -259,6 +253,20 @@ class Pullback:
         results = _several(self.of.part(part.rec, self.sizes)(**given, **params), part.rec)
         for name, value in zip(part.found, results, strict=True):
             found.add(name, _without_axis(value, value.ndim - len(self.of.types[name]) - 1), over_time=False)
+
+
+def by_output(rec: ir.Recurrence, given: Any) -> Mapping[str, Any]:
+    """Derivatives by the outputs, given as the result of a call is, by name; None gives none."""
+    names = rec.outputs
+    if given is None:
+        given = {}
+    elif not isinstance(given, Mapping):
+        given = dict(zip(names, _several(given, rec), strict=True))
+    by_name = cast(Mapping[str, Any], given)
+    for name in by_name:
+        if name not in names:
+            raise ShapeError(f"there is no output `{name}` to have a derivative by; there are: {', '.join(names)}")
+    return by_name
 
 
 class _Sums:

@@ -31,4 +31,4 @@ def case_for(rec: Recurrence, sizes: dict[str, int], batch: int, steps: int, dty
     check_renames(rec, known)
     ordered = {d.name: known[d.name] for d in rec.dims}
     machine = cpu_target() if target == "cpu" else targets.named(target)
-    return Case(ordered, batch, steps, DType(dtype or "f32"), machine)
+    return Case(ordered, batch, steps, DType(dtype or "f32"), machine, rec)

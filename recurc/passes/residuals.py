@@ -6,6 +6,7 @@ costs as much as the rest of the step together, so it is kept too; everything el
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,6 +14,11 @@ from recurc.ir import Apply, Contract, Equation, Expr, Input, Read, Recurrence, 
 from recurc.passes.adjoint import Adjoint
 from recurc.passes.terms import fresh
 from recurc.passes.verify import used_names
+
+
+def segment_steps(steps: int) -> int:
+    """How many steps lie between states that are kept where memory is scarce: about the square root of all."""
+    return max(1, math.isqrt(max(steps - 1, 0)) + 1)
 
 
 def keep_sums(rec: Recurrence, adj: Adjoint) -> tuple[Recurrence, Adjoint]:

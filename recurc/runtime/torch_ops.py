@@ -5,6 +5,7 @@ Torch is never imported by looking at an argument: a tensor can only exist once 
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,11 @@ def _torch() -> Any:
 def library() -> Any:
     """Torch itself, for code that runs on a tensor it was given."""
     return _torch()
+
+
+def checkpoint() -> Any:
+    """torch's checkpoints: `checkpoint()(function, *args, use_reentrant=False)` computes anew what it does not keep."""
+    return importlib.import_module("torch.utils.checkpoint").checkpoint
 
 
 def is_compiling() -> bool:

@@ -35,7 +35,9 @@ def test_explain_json_keeps_the_contract(recurc: Invoke) -> None:
     assert group["chosen"] in group["schedules"]
     assert group["linear_time_invariant"] is False
     assert group["reasons"] and {"method", "status"} <= group["certificate"].keys()
-    assert data["residual_bytes_per_step"] == 8 * 16 * 4
+    assert data["residual_bytes_per_step"] == data["residual_bytes"]["fast"] == data["residual_bytes"]["balanced"]
+    assert data["residual_bytes"]["balanced"] == 8 * 16 * 4  # the states before each step
+    assert data["residual_bytes"]["minimal"] == (10 + 10) * 8 * 16 * 4  # 10 segments of 10 steps
     assert {"sequential", "scan"} <= data["cost"].keys()
 
 
@@ -47,7 +49,7 @@ GROUP = {
 WHOLE = {
     "recurrence": str, "sizes": dict, "batch": int, "steps": int, "dtype": str, "target": str, "target_figures": dict,
     "triangular": bool, "groups": list, "hoisted": list, "sunk": list, "not_causal": list, "plan": list, "memory": dict,
-    "residual_bytes_per_step": int, "cost": dict, "reasons": list,
+    "residual_bytes_per_step": (int, type(None)), "residual_bytes": (dict, type(None)), "cost": dict, "reasons": list,
 }  # fmt: skip
 WEIGHED = {"seconds": float, "bytes_moved": float, "flops": float, "depth": int, "reason": str, "chosen": bool}
 
