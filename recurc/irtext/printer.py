@@ -250,7 +250,7 @@ def _stage(stage: Stage) -> list[str]:
             handed = [f"    between {b.name} {_type(b.dtype, b.dims)}" for b in between]
             return [_opening("fused", (), stage.writes), *handed, *inner, "  }"]
         case Newton():
-            inner = [line for part in (stage.first, stage.step, stage.loop) for line in _stage(part)]
+            inner = [line for part in (stage.first, *stage.before, stage.step, stage.loop) for line in _stage(part)]
             opening = _opening(f"newton at most {stage.most} rounds by {_read_name(stage.error)};", (), stage.writes)
             return [opening, *(f"  {line}" for line in inner), "  }"]
         case Convolution():

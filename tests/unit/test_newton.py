@@ -95,15 +95,14 @@ def test_a_jump_that_no_state_reaches_and_a_kink_are_none(update: str) -> None:
     assert last(one(update)).on_request == ("newton",)
 
 
-def test_full_jacobians_many_states_and_others_are_refused_in_words() -> None:
+def test_unequal_dims_many_states_and_others_are_refused_in_words() -> None:
     def why(rec: recurc.Recurrence) -> str:
         with pytest.raises(UnsupportedError) as refused:
             rec.compile(schedule="newton")
         return str(refused.value)
 
-    assert "the Jacobian of h, c is full: a round would carry matrices [H] x [H] for every step" in why(
-        recurc.zoo.load("lstm")
-    )
+    assert "h, c differ in dims or type" in why(recurc.zoo.load("lstm_projected"))
+    assert "9 states feed each other, and at most 4" in why(recurc.zoo.load("dnc"))
     assert "h (class EA) needs no Newton's method" in why(recurc.zoo.load("ema"))
     assert "needs real numbers" in why(one("h[t-1] // 2 + 1", "h[D]: int = 3"))
     assert "needs real numbers" in why(one("sin(h[t-1]) * x", "h[D]: complex = 0"))
