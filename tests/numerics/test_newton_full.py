@@ -13,7 +13,7 @@ from recurc.plan import Newton
 from tests.numerics.test_newton import SIZES, Arrays, by_name, definition, draw, off, ready, typed
 
 STEPS = (0, 1, 2, 3, 7, 64, 257, 2048)
-ZOO = ("elman", "gru", "gru_reset_before", "lstm", "lstm_peephole", "low_rank_rnn")
+ZOO = ("elman", "gru", "gru_reset_before", "lstm", "lstm_peephole")
 OWN = {
     "separate": """
     input x[D]
@@ -44,6 +44,12 @@ OWN = {
     state h[D] = 0.3
     reset when on
     h = tanh(U @ h[t-1] + x / (t + 1))
+    output h""",
+    "low rank": """
+    input x[D]
+    param M[H, N], V[N, H], I[H, D]
+    state h[H] = 0.1
+    h = 0.7 * h[t-1] + 0.3 * tanh(I @ x + M @ (V @ h[t-1]))
     output h""",
     "after": """
     input x[D]
@@ -109,17 +115,33 @@ def plain(rng: np.random.Generator, gains: list[float], steps: int) -> Arrays:
     }
 
 
+def same_as_the_loop(found: Arrays, wanted: Arrays, arrays: Arrays, row: int, backend: str) -> None:
+    """What no round solved is the loop's to the last bit. Native code packs its weights in a loop of its own and not in
+    the one behind rounds, which sums in another order; there every step follows from the one before, to within the
+    rounding of a sum of products: some u times gain * sum |U h|, u the unit roundoff."""
+    one, other = ({n: v[row] for n, v in values.items()} for values in (found, wanted))
+    if backend != "cpu":
+        assert all(np.array_equal(one[n], other[n]) for n in other)
+        return
+    wide: Arrays = {n: v.astype(np.float64) for n, v in (one | {"U": arrays["U"]}).items()}
+    gain, x = arrays["gain"][row].astype(np.float64)[:, np.newaxis], arrays["x"][row].astype(np.float64)
+    step = np.tanh(gain * (wide["before"] @ wide["U"].T) + 0.1 * x)
+    u = np.finfo(found["h"].dtype).eps
+    bound = u * (len(arrays["U"]) * gain * (np.abs(wide["before"]) @ np.abs(wide["U"]).T) + 4)
+    assert np.all(np.abs(one["h"] - step) <= bound)
+    np.testing.assert_array_equal(one["before"][1:], one["h"][:-1])
+    np.testing.assert_array_equal(one["h@final"], one["h"][-1])
+
+
 @pytest.mark.parametrize("real", [np.float64, np.float32])
-def test_chaos_is_given_up_early_and_gets_what_the_loop_gives(
-    real: type, backend: str, rng: np.random.Generator
-) -> None:
+def test_chaos_is_given_up_and_comes_from_the_loop(real: type, backend: str, rng: np.random.Generator) -> None:
     rec = recurc.load(text=RNN)
     arrays = typed(plain(rng, [6.0, 8.0], 300), real)
     f, loop = ready(rec, backend), ready(rec, backend, "sequential")
     found, wanted = (by_name(rec, g(**arrays, return_final=True)) for g in (f, loop))
     assert f.rounds["h"].tolist() == [0, 0]
-    for name, value in wanted.items():
-        np.testing.assert_array_equal(found[name], value)
+    for row in range(2):
+        same_as_the_loop(found, wanted, arrays, row, backend)
 
 
 def test_each_sequence_converges_by_itself(backend: str, rng: np.random.Generator) -> None:
@@ -129,31 +151,40 @@ def test_each_sequence_converges_by_itself(backend: str, rng: np.random.Generato
     found = by_name(rec, f(**arrays, return_final=True))
     loop = by_name(rec, ready(rec, backend, "sequential")(**arrays, return_final=True))
     rounds = f.rounds["h"]
-    solved = rounds > 0
-    assert solved[[0, 2, 4]].all()
+    assert (rounds > 0).tolist() == [True, False, True, False, True]
     assert rounds[2] < rounds[0] < rounds[4]  # the more it forgets, the fewer rounds
-    for b in range(5):
-        one, other = ({n: v[b] for n, v in values.items()} for values in (found, loop))
-        assert off(one, other) <= (1e-9 if solved[b] else 0.0)
+    for row in range(5):
+        if rounds[row]:
+            assert off(*({n: v[row] for n, v in values.items()} for values in (found, loop))) < 1e-9
+        else:
+            same_as_the_loop(found, loop, arrays, row, backend)
 
 
 @pytest.mark.parametrize("calm", [0, 30, 200])
-def test_a_stretch_that_does_not_forget_is_left_to_the_loop(
-    calm: int, backend: str, rng: np.random.Generator
-) -> None:
+def test_a_stretch_that_does_not_forget_is_left_to_the_loop(calm: int, backend: str, rng: np.random.Generator) -> None:
     """Sixty steps that amplify, between calm ones: a scan of the diagonal does not see what they make of rounding, and
     later steps forget it; so it is the rounds it takes to make those steps exact by which it is found out."""
     rec = recurc.load(text=RNN)
     arrays = plain(rng, [0.4, 0.4], 400)
-    arrays["gain"][1, calm : calm + 60] = 30.0
-    arrays["U"] /= np.abs(np.linalg.eigvals(arrays["U"])).max()
+    arrays["gain"][1, calm : calm + 60] = 8.0
     f, loop = ready(rec, backend), ready(rec, backend, "sequential")
     found, wanted = (by_name(rec, g(**arrays, return_final=True)) for g in (f, loop))
-    solved = f.rounds["h"] > 0
-    assert solved[0]
-    for b in range(2):
-        one, other = ({n: v[b] for n, v in values.items()} for values in (found, wanted))
-        assert off(one, other) <= (1e-9 if solved[b] else 0.0)
+    assert (f.rounds["h"] > 0).tolist() == [True, False]
+    assert off(*({n: v[0] for n, v in values.items()} for values in (found, wanted))) < 1e-9
+    same_as_the_loop(found, wanted, arrays, 1, backend)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
+def test_few_steps_that_amplify_are_made_exact_one_by_one_or_left(
+    steps: int, backend: str, rng: np.random.Generator
+) -> None:
+    """Errors grow at most by the norm of gain * U in a step; a hundred roundings of a step's sums begin it."""
+    rec = recurc.load(text=RNN)
+    arrays = plain(rng, [8.0] * 4, steps)
+    f, loop = ready(rec, backend), ready(rec, backend, "sequential")
+    found, wanted = (by_name(rec, g(**arrays, return_final=True)) for g in (f, loop))
+    grows = float(np.linalg.norm(8.0 * arrays["U"], 2))
+    assert off(found, wanted) < 100 * 2.0**-53 * max(1.0, grows) ** steps
 
 
 @pytest.mark.parametrize("name", ["gru_reset_before", "heads", "restarted", "after"])
@@ -196,6 +227,7 @@ def test_params_of_each_sequence_and_given_states(name: str, backend: str, rng: 
 def test_large_products_are_stages_of_a_round_and_small_ones_are_not() -> None:
     for name, size, many in (("lstm", 37, 1), ("gru_reset_before", 37, 3), ("separate", 37, 3), ("lstm", 5, 0)):
         rec = load(name)
-        f = rec.compile(backend="numpy", schedule="newton", sizes={"D": 3, "N": 2, "H": size})
+        sizes = {d.name: {"D": 3, "N": 2, "H": size}[d.name] for d in rec.ir.dims}
+        f = rec.compile(backend="numpy", schedule="newton", sizes=sizes)
         (stage,) = (s for s in f.plan.stages if isinstance(s, Newton))
         assert len([s for s in stage.before if s.writes[0].endswith("'product")]) == many, name
