@@ -159,7 +159,7 @@ class Newton:
         found: list[Buffer] = []
         for stage in self.before:
             exprs = {e.name: e.expr for e in stage.body} if isinstance(stage, Map) else {stage.target: stage.expr}
-            found += [Buffer(n, exprs[n].dims, exprs[n].dtype, Role.SEQUENCE) for n in stage.writes]
+            found += [Buffer(n, exprs[n].dims, exprs[n].dtype, Role.SEQUENCE) for n in stage.writes if n in exprs]
         return tuple(found)
 
     @property

@@ -251,7 +251,9 @@ def _stage(stage: Stage) -> list[str]:
             return [_opening("fused", (), stage.writes), *handed, *inner, "  }"]
         case Newton():
             inner = [line for part in (stage.first, *stage.before, stage.step, stage.loop) for line in _stage(part)]
-            opening = _opening(f"newton at most {stage.most} rounds by {_read_name(stage.error)};", (), stage.writes)
+            pace = "" if stage.falls is None else f" that falls by {stage.falls}"
+            by = f"{_read_name(stage.error)}{pace}"
+            opening = _opening(f"newton at most {stage.most} rounds by {by};", (), stage.writes)
             return [opening, *(f"  {line}" for line in inner), "  }"]
         case Convolution():
             return [_opening("convolution", stage.carries, stage.writes), *_convolution(stage), "  }"]

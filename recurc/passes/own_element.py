@@ -2,12 +2,13 @@
 
 For a value v and a state s the derivative kept is d v[..., i, ...] / d s[i], where places are matched by the names of
 dims; a value that lacks dims of the state has one derivative for each element there. Elementwise operators, sums and
-products of sums keep to this exactly as long as what they are made of does. Where elements meet it is the diagonal of
+sums of products keep to this exactly as long as what they are made of does. Where elements meet it is the diagonal of
 the derivative that is wanted, and two kinds of terms are left out: what an element of v gets from other elements of s
-that in turn have got something from s[i] (in W @ tanh(W @ s) the diagonal of W times the second diagonal, without the
-sum over the units between), and what would have more elements than a value or the state has, unless it is made of
-params alone. Nothing is taken to flow through operations on small matrices, complex numbers, values that repeat a dim,
-neighbours outside of a convolution, and along dims of the state that are renamed or of which one place is picked.
+that in turn have got something from s[i] (in W @ tanh(W @ s) the diagonal of W times that of the inner derivative is
+kept, the sum over the other units between is not; in a softmax what goes by way of the largest score is not), and what
+would have more elements than a value or the state has, unless it is made of params alone. Nothing is taken to flow
+through operations on small matrices, complex numbers, values that repeat a dim, neighbours outside of a convolution,
+and along dims of the state that are renamed (but in a sum of products) or of which one place is picked.
 """
 
 from __future__ import annotations
