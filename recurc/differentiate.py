@@ -85,7 +85,7 @@ def adjoints(
 class _Reverse:
     def __init__(self, equations: Sequence[Equation], values: Sequence[Expr]) -> None:
         """`equations` are those the seeds reach, in order."""
-        self.graph = Graph(_core)
+        self.graph = Graph(core_node)
         self.values = [self.graph.put(v) for v in values]
         self.wanted = {id(v) for v in self.values}
         self.equations = {e.name: self.graph.put(e.expr) for e in equations}
@@ -178,7 +178,7 @@ class _Reverse:
         return Cotangent(value, guard, clean=True) if set(guard.dims) <= set(node.dims) else Cotangent(value)
 
 
-def _core(expr: Expr) -> Expr:
+def core_node(expr: Expr) -> Expr:
     """Shorthand and steps of filters written out, and extremes over one dim at a time (the innermost last): what the
     rules are made for."""
     match expr:

@@ -279,10 +279,12 @@ def describe(stage: Stage, width: int = 96) -> tuple[str, str, list[str]]:
             what = f"{', '.join(names[:-1])} and {names[-1]} in one pass over t"
             kept = ", ".join(b.name for b in between)
             return "fused", what + (f"; {kept} never stored" if kept else ""), lines
-        case Newton(carries=carries, body=body, most=most):
+        case Newton(carries=carries, body=body, most=most, falls=falls):
             kept = ", ".join(c.name for c in carries)
-            what = f"all t at once for {kept}: at most {most} rounds, each a scan of the linearised equations; "
-            return "newton", f"{what}the loop for sequences that do not converge", equation_lines(body, width)
+            linear = "the linearised equations" if falls is None else "the equations, linearised element by element"
+            what = f"all t at once for {kept}: at most {most} rounds, each a scan of {linear}; "
+            what += "the loop for sequences that do not converge" + ("" if falls is None else ", or too slowly")
+            return "newton", what, equation_lines(body, width)
         case Convolution(carries=carries, sources=sources, writes=writes):
             kept, driven = ", ".join(c.name for c in carries), ", ".join(sources) or "its initial value alone"
             made = ", ".join(writes) or "the last state"
@@ -325,9 +327,10 @@ def memory(plan: Plan, case: Case) -> dict[str, int]:
             case Role.FINAL:
                 pass
     for stage in plan.stages:
-        if isinstance(stage, Newton):  # a guess and the next one
-            guess = sum(case.bytes(b.dims, b.dtype) for b in stage.values("guess"))
-            out["between stages"] += 2 * guess * case.batch * case.steps
+        if isinstance(stage, Newton):  # a guess and the next one, and products of a round
+            guess = sum(case.bytes(b.dims, b.dtype) for b in (*stage.values("guess"), *stage.values("next")))
+            made = sum(case.bytes(b.dims, b.dtype) for b in stage.products)
+            out["between stages"] += (guess + made) * case.batch * case.steps
         if isinstance(stage, Frozen):
             every = sum(case.bytes(b.dims, b.dtype) for b in stage.own if b.has_time)
             once = sum(case.bytes(b.dims, b.dtype) for b in stage.own if not b.has_time)

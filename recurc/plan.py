@@ -9,6 +9,7 @@ Only lags 0 and 1 occur: the expand pass turns longer ones into chains of states
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -107,24 +108,34 @@ class Scan:
         return self.pre + self.post
 
 
+START = 10.0  # a residual in units of 1 + |guess|; larger ones than 1 or so come from a guess that is no use
+
+
 @dataclass(frozen=True, slots=True)
 class Newton:
     """The same meaning as `loop`, by Newton's method on all steps at once (DEER, Lim et al. 2024; ParaRNN, Danieli et
     al. 2025). Names of the values, for every carry NAME: `NAME'guess` (of all steps, with a time axis; one step before
     the first it is `NAME@initial`), `NAME'update` and `NAME'next`.
 
-    `first` makes the first guess. One round is `step`: a scan of the linearised equations, from zero, whose carries are
-    the updates and which writes `NAME'next`, the guess plus its update; that is the next guess. `error` names a value
-    of `step` whose largest element over all steps is the residual of a sequence: how large update and defect of a guess
-    are, in units of 1 + |guess|. A sequence with a residual within `tolerance` is done: what the loop writes follows
-    from its states `NAME'next`. One that is not after `most` rounds, or whose residual is not finite, is run by `loop`.
+    `first` makes the first guess. One round begins with `before`, which writes buffers of the stage's own: products of
+    the guess with params, and what these are made of. Then comes `step`: a scan of the linearised equations, from zero,
+    whose carries are the updates and which writes `NAME'next`, the guess plus its update; that is the next guess.
+    `error` names a value of `step` whose largest element over all steps is the residual of a sequence: how large update
+    and defect of a guess are, in units of 1 + |guess|. A sequence with a residual within `tolerance` is done: what the
+    loop writes follows from its states `NAME'next` by `known`, the equations of the loop with the states one step
+    before read from the guess (and the products from what `before` makes of that). One that is not after `most` rounds,
+    or whose residual is not finite, is run by `loop`; with `falls` also one whose residual is above `limit` after some
+    round.
     """
 
     loop: Loop
     first: Map
     step: Scan
     error: str
+    known: tuple[Equation, ...]
+    before: tuple[Map | Matmul, ...] = ()
     most: int = 32
+    falls: float | None = None
 
     @property
     def carries(self) -> tuple[Carry, ...]:
@@ -141,6 +152,30 @@ class Newton:
     def values(self, kind: str) -> tuple[Buffer, ...]:
         """A buffer `NAME'KIND` for each carry, with a time axis."""
         return tuple(Buffer(f"{c.name}'{kind}", c.dims, c.dtype, Role.SEQUENCE) for c in self.carries)
+
+    @property
+    def products(self) -> tuple[Buffer, ...]:
+        """What `before` writes."""
+        found: list[Buffer] = []
+        for stage in self.before:
+            exprs = {e.name: e.expr for e in stage.body} if isinstance(stage, Map) else {stage.target: stage.expr}
+            found += [Buffer(n, exprs[n].dims, exprs[n].dtype, Role.SEQUENCE) for n in stage.writes if n in exprs]
+        return tuple(found)
+
+    @property
+    def whole_step(self) -> Scan:
+        """`step` with all that `before` makes computed in it."""
+        made: dict[str, Equation] = {}
+        for stage in self.before:
+            body = stage.body if isinstance(stage, Map) else (Equation(stage.target, stage.expr),)
+            made |= {e.name: e for e in body}
+        made |= {e.name: e for e in self.step.pre}
+        return replace(self.step, pre=tuple(made.values()))
+
+    def limit(self, turn: int) -> float:
+        """The largest residual after so many rounds with which a sequence goes on: it may stay near 1 for the first ten
+        rounds, and has to fall by `falls` in each."""
+        return math.inf if self.falls is None else START * self.falls**turn
 
     def tolerance(self, arithmetic: Callable[[DType], DType]) -> float:
         """Of a residual: some thousand roundings of f64 if all of the step is computed in it, else some tens of f32.

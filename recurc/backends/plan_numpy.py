@@ -115,7 +115,9 @@ class PlanKernel:
         self.rounds: dict[str, NDArray[np.int32]] = {}  # by states: see `CpuKernel.rounds`
         plan = taken_apart(plan)
         self._plan, self._evaluator = plan, Evaluator(spec)
-        self._own = {b.name: b for s in plan.stages if isinstance(s, Newton) for k in _GUESSES for b in s.values(k)}
+        solvers = [s for s in plan.stages if isinstance(s, Newton)]
+        self._own = {b.name: b for s in solvers for k in _GUESSES for b in s.values(k)}
+        self._own |= {b.name: b for s in solvers for b in s.products}
         self._stages = [self._stage(stage) for stage in plan.stages]
 
     def __call__(self, arrays: Arrays, batch: int, steps: int) -> None:
@@ -295,7 +297,8 @@ class PlanKernel:
         """Rounds until every sequence has converged or is given up; those are run step by step."""
         own = {c.name: c.dims for c in stage.carries}
         first, step, one_by_one = self._map(stage.first), self._scan(stage.step), self._steps(stage.loop)
-        body, delayed = self._body(stage.body, own), _delayed(stage.body, set(own))
+        before = [self._stage(part) for part in stage.before]
+        body, delayed = self._body(stage.known, own), _delayed(stage.known, set(own))
         writers, finals = self._writers(stage.body, stage.carries, stage.writes), self._finals(stage.carries)
         bound = stage.tolerance(lambda dtype: self._evaluator.spec.dtype(dtype).accumulator)
         shapes = {n: (1, 1, *self._evaluator.shape(dims)) for n, dims in own.items()}
@@ -307,13 +310,13 @@ class PlanKernel:
                 values[f"{name}'guess@initial", 0] = values[f"{name}@initial", 0]
                 values[f"{name}'update@initial", 0] = np.zeros(shapes[name], dtype)
             first(call)
-            rounds = self._rounds(stage, call, step, bound)
+            rounds = self._rounds(stage, call, [*before, step], bound)
             self.rounds[", ".join(own)] = rounds
             done = rounds > 0
             stored, last = ({}, {}) if done.all() else one_by_one(call)
-            for name in own:
-                values[name, 0] = call.full(values[f"{name}'guess", 0])
-            call.delay((*own, *delayed))
+            for part in before:
+                part(call)
+            call.delay(delayed)
             for name, value in body:
                 values[name, 0] = value(call.frame)
             for name, write in writers.items():
@@ -323,20 +326,21 @@ class PlanKernel:
 
         return run
 
-    def _rounds(self, stage: Newton, call: _Call, step: Run, bound: float) -> NDArray[np.int32]:
+    def _rounds(self, stage: Newton, call: _Call, steps: Sequence[Run], bound: float) -> NDArray[np.int32]:
         """Improves the guess in place; how many rounds each sequence took to converge, 0 for those that did not."""
         values, names = call.frame.values, [c.name for c in stage.carries]
         taken = np.zeros(call.batch, np.int32)
         lost = np.zeros(call.batch, bool)
         for number in range(1, stage.most + 1):
-            step(call)
+            for step in steps:
+                step(call)
             error = call.full(values[stage.error, 0]).reshape(call.batch, -1).max(axis=1)
             open_ = (taken == 0) & ~lost
             for name in names:
                 guess, new = (call.full(values[f"{name}'{kind}", 0]) for kind in _GUESSES)
                 values[f"{name}'guess", 0] = _rows(open_, new, guess)
             taken[open_ & (error <= bound)] = number
-            lost |= ~np.isfinite(error)
+            lost |= ~np.isfinite(error) | (error > stage.limit(number))
             if not ((taken == 0) & ~lost).any():
                 break
         return taken

@@ -267,14 +267,14 @@ def _reduce(node: Reduce, cotangent: Cotangent) -> tuple[Expr, Cotangent]:
             first = ops.apply("eq", build.index(dim), build.reduce(f"arg{node.op}", arg, (dim,)))
             return arg, guarded(cotangent, first)
         case "prod" if not square:
-            return arg, _times(cotangent, _conj(_others(node)))
+            return arg, _times(cotangent, _conj(other_factors(node)))
         case _:
             raise TypeProblem(
                 "E0901", f"the derivative of `{node.op}` of a value that repeats a dim is not supported yet"
             )
 
 
-def _others(node: Reduce) -> Expr:
+def other_factors(node: Reduce) -> Expr:
     """The product of all other factors, also where factors are 0."""
     zero = ops.apply("eq", node.arg, ops.number(0.0))
     rest = ops.select(zero, ops.number(1.0), node.arg)

@@ -250,8 +250,10 @@ def _stage(stage: Stage) -> list[str]:
             handed = [f"    between {b.name} {_type(b.dtype, b.dims)}" for b in between]
             return [_opening("fused", (), stage.writes), *handed, *inner, "  }"]
         case Newton():
-            inner = [line for part in (stage.first, stage.step, stage.loop) for line in _stage(part)]
-            opening = _opening(f"newton at most {stage.most} rounds by {_read_name(stage.error)};", (), stage.writes)
+            inner = [line for part in (stage.first, *stage.before, stage.step, stage.loop) for line in _stage(part)]
+            pace = "" if stage.falls is None else f" that falls by {stage.falls}"
+            by = f"{_read_name(stage.error)}{pace}"
+            opening = _opening(f"newton at most {stage.most} rounds by {by};", (), stage.writes)
             return [opening, *(f"  {line}" for line in inner), "  }"]
         case Convolution():
             return [_opening("convolution", stage.carries, stage.writes), *_convolution(stage), "  }"]

@@ -102,7 +102,7 @@ def _exprs(stage: Stage) -> list[Expr]:
         monoid = stage.monoid
         found += [*monoid.identity, *monoid.lift, *monoid.combine, *monoid.apply]
     if isinstance(stage, Newton):
-        found += [*_exprs(stage.first), *_exprs(stage.step)]
+        found += [e for part in (stage.first, *stage.before, stage.step) for e in _exprs(part)]
     return found
 
 

@@ -17,6 +17,7 @@ from recurc.targets import Target
 from recurc.types import Dims, literal_size, own_dim
 
 TYPICAL_ROUNDS = 4  # of Newton's method for cells that forget (ParaRNN: 3 for its gated cells, and one to see it)
+TYPICAL_ROUNDS_FULL = 24  # with the diagonal in place of a full Jacobian: 15 to 35 for the cells of the zoo
 _ELIMINATION = 4.0  # rows wait for each other, so an operation takes the time of so many that run side by side
 
 
@@ -91,6 +92,11 @@ def function_depth(expr: Expr) -> int:
             return function_depth(arg)
         case _:
             return 0
+
+
+def typical_rounds(cls: str) -> int:
+    """How many rounds of Newton's method a group of this class is taken to need; its loop decides."""
+    return TYPICAL_ROUNDS_FULL if cls == "NL-f" else TYPICAL_ROUNDS
 
 
 def convolution(flops: float, elements: float, shape: Shape, target: Target) -> Estimate:

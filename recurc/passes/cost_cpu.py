@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from recurc.facts import Group
-from recurc.passes.cost import TYPICAL_ROUNDS, Estimate, Shape, largest
+from recurc.passes.cost import Estimate, Shape, largest, typical_rounds
 from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import CHUNK_STEPS, WORTH_A_THREAD, Target
 
@@ -54,20 +54,23 @@ def scan(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
     return largest(setup, _memory(moved, used, target), arithmetic, latency, moved, flops, depth, deep)
 
 
-def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
-    """Newton's method over time, if it takes `TYPICAL_ROUNDS` rounds: each computes the step and its Jacobian twice, to
-    fold elements and to apply them, and moves the guess in and out; in the end the steps run once more, in segments."""
+def newton(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
+    """Newton's method over time, if it takes `typical_rounds`: each computes the step and its Jacobian twice, to
+    fold elements and to apply them, and moves the guess in and out; in the end the steps run once more, in segments.
+    Products with recurrent weights run as often, as plain sums."""
+    rounds, states = typical_rounds(group.cls), len(group.states)
     merge = 2.0 * states * (states + 1) * work.lanes
-    steps, passes = shape.batch * shape.steps, 2.0 * TYPICAL_ROUNDS + 1
-    moved = (work.bytes_per_step * passes + 3.0 * work.lanes * shape.itemsize * TYPICAL_ROUNDS) * steps
-    flops = (2 * work.flops * passes + merge * TYPICAL_ROUNDS) * steps
+    steps, passes = shape.batch * shape.steps, 2.0 * rounds + 1
+    moved = (work.bytes_per_step * passes + 3.0 * work.lanes * shape.itemsize * rounds) * steps
+    flops = ((2 * work.flops + work.matmul_flops) * passes + merge * rounds) * steps
     threads = _threads(flops, target)
     segments = max(1, min(_SEGMENTS * threads, shape.steps))
     used = _busy(shape.batch * segments, threads)
     one = _seconds(2 * work.flops, 2 * work.single, work, shape, target) * passes
-    arithmetic = steps * (one + _seconds(merge, 0.0, work, shape, target) * TYPICAL_ROUNDS) / used
+    one += work.matmul_flops / (target.flops / target.cores) * passes
+    arithmetic = steps * (one + _seconds(merge, 0.0, work, shape, target) * rounds) / used
     latency = steps * passes * _latency(work, shape, target) / used
-    setup, depth = _setup(flops, 3 * TYPICAL_ROUNDS, target), math.ceil(shape.steps / segments * passes)
+    setup, depth = _setup(flops, 3 * rounds, target), math.ceil(shape.steps / segments * passes)
     deep = "the depth of the scans"
     return largest(setup, _memory(moved, used, target), arithmetic, latency, moved, flops, depth, deep)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from recurc.facts import Group, Monoid
-from recurc.passes.cost import TYPICAL_ROUNDS, Estimate, Shape, expr_flops, largest
+from recurc.passes.cost import Estimate, Shape, expr_flops, largest, typical_rounds
 from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import Target
 from recurc.types import own_dim
@@ -109,21 +109,25 @@ def frozen(work: Work, spares: FrozenWork, shape: Shape, target: Target) -> Esti
     return largest(target.launch, memory, arithmetic, latency, moved, total * steps, shape.steps, deep)
 
 
-def newton(work: Work, states: int, shape: Shape, target: Target) -> Estimate:
-    """Newton's method over time, if it takes `TYPICAL_ROUNDS` rounds: each computes the step and its Jacobian twice, to
-    fold elements and to apply them, and moves the guess in and out; in the end the steps run once more, in segments."""
+def newton(work: Work, group: Group, shape: Shape, target: Target) -> Estimate:
+    """Newton's method over time, if it takes `typical_rounds`: each computes the step and its Jacobian twice, to
+    fold elements and to apply them, and moves the guess in and out; in the end the steps run once more, in segments.
+    Products with recurrent weights are products of matrices over all steps, once in each round and once at the end."""
+    rounds, states = typical_rounds(group.cls), len(group.states)
     merge = 2.0 * states * (states + 1) * work.lanes
-    steps, passes = shape.batch * shape.steps, 2.0 * TYPICAL_ROUNDS + 1
+    steps, passes = shape.batch * shape.steps, 2.0 * rounds + 1
     chain = _depth(shape)
-    guess = 3.0 * work.lanes * shape.itemsize * TYPICAL_ROUNDS
+    guess = 3.0 * work.lanes * shape.itemsize * rounds
     moved = (work.bytes_per_step * passes + guess) * steps
-    flops = (2 * work.flops * passes + merge * TYPICAL_ROUNDS) * steps
+    products = work.matmul_flops * (rounds + 1) * steps
+    plain = (2 * work.flops * passes + merge * rounds) * steps
     grown = work.lanes * shape.batch * _segments(shape)
     memory = moved / _bandwidth(target, grown, shape)
-    arithmetic = flops / (target.flops * min(1.0, grown / target.lanes))
+    arithmetic = plain / (target.flops * min(1.0, grown / target.lanes)) + products / target.matmul_flops
     latency = chain * (passes * target.step_latency + work.chain * target.function_latency)
-    setup = target.launch + 3 * TYPICAL_ROUNDS * target.barrier
+    setup = target.launch + 3 * rounds * target.barrier
     depth = math.ceil(chain * passes)
+    flops = plain + products
     return largest(setup, memory, arithmetic, latency, moved, flops, depth, "the depth of the scans")
 
 

@@ -43,10 +43,10 @@ from recurc.passes.convolution import make_system, respond
 from recurc.passes.cost import Shape, function_depth
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.frozen import Chunks, chunks, inside
-from recurc.passes.hoist import Hoisted, hoist
+from recurc.passes.hoist import Hoisted, hoist, worth_a_stage
 from recurc.passes.low_rank import Restated, low_rank, restated
 from recurc.passes.named_sums import name_sums
-from recurc.passes.newton import newton
+from recurc.passes.newton import Surroundings, newton
 from recurc.passes.schedule import Choice
 from recurc.passes.sharing import share
 from recurc.passes.stabilize import is_top
@@ -420,7 +420,7 @@ class _Lowering:
             loop = Loop(carries, self._equations(body), self._in_order(wanted))
             match segment.schedule:
                 case "newton":
-                    return [newton(loop, self._taken())]
+                    return [self._newton(loop, segment.groups[0].cls)]
                 case "chunk-frozen":
                     return [self._frozen(loop)]
                 case _:
@@ -438,6 +438,14 @@ class _Lowering:
         inside = {*segment.states, *pre, *targets}
         post = targets | self._gather(targets.values(), index, inside)
         return [Scan(carries, monoid, self._equations(pre), self._equations(post), self._in_order(wanted))]
+
+    def _newton(self, loop: Loop, cls: str) -> Newton:
+        steady = {*self.hoisted.once, *(p.name for p in self.rec.params)}
+        around = Surroundings(self._taken(), steady, lambda product: worth_a_stage(product, self.shape))
+        stage, once = newton(loop, cls, around)
+        self.hoisted.once |= once
+        self.used_once |= dict.fromkeys(once)
+        return stage
 
     def _frozen(self, loop: Loop) -> Frozen:
         """The chunks of a loop, and the plan inside one: everything there goes step by step but what needs no state."""

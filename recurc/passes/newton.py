@@ -7,21 +7,36 @@ g + u is the next guess. Where every element of the states feeds only itself, J_
 matrix (several) for every element. To first order the update is the error of the guess, with all that the steps make of
 it, so a guess with a small update and a small defect is a solution, and chaos, where tiny defects grow, is not taken
 for one.
+
+Where elements meet (class NL-f), the scan takes the diagonal D_t of J_t, for several states that of each of its blocks
+(quasi-DEER, Gonzalez et al. 2024, "Towards Scalable and Stable Parallelization of Nonlinear RNNs"). Nothing else
+changes: where the defect is 0, the guess is what the loop makes, whatever stands in place of the Jacobian, and every
+round makes at least one more step exact. But a round only takes off a part of the error, and the update no longer is
+that error. It is what one round finds of it: the error that remains is the sum of the updates to come. So a residual
+tells something only if those fall. As long as the guess of a step depends on what was guessed k steps before it, k
+rounds have not forgotten that guess, so how fast the updates fall is how fast the loop forgets. A sequence is therefore
+solved only if its residual falls all the way, after k rounds to no more than 10 * 0.8^k (`Newton.limit`), in units of
+1 + |g|: then what remains is of the size of the last residual (the sum of 0.8^k is 5), and steps that do not forget, at
+which errors of rounding grow, are at most about ten before the sequence is left to the loop. Chaos stays near 1 as long
+as there are steps that no round has made exact, so it is given up after ten rounds; one of fewer steps than that is
+solved by making each of them exact. Within these limits the result has the errors of a loop that rounds each step to
+the tolerance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from recurc import ops
 from recurc.calculus.products import spread
 from recurc.calculus.simplify import is_zero
 from recurc.differentiate import adjoints
-from recurc.facts import Group, Reason
+from recurc.facts import NONLINEAR, Group, Reason
 from recurc.ir import (
     Apply,
     Broadcast,
+    Contract,
     Equation,
     Expr,
     Gather,
@@ -36,14 +51,20 @@ from recurc.ir import (
 from recurc.ops import OPS, Affine, TypeProblem, apply, convert
 from recurc.passes.affine import Coef, Linear, zero
 from recurc.passes.monoid import affine_monoid, block_monoid
+from recurc.passes.newton_diagonal import Diagonal, Unused, diagonal
+from recurc.passes.newton_products import products
 from recurc.passes.sharing import share
 from recurc.passes.terms import fresh
 from recurc.plan import Carry, Loop, Map, Newton, Scan
 from recurc.source import Span
-from recurc.types import DType, Kind, show_dims
+from recurc.types import DType, Kind
 
 MOST_STATES = 4  # of one group: a round multiplies matrices of that size for every element
 
+FALLS = 0.8  # what a round takes off the residual at least, on the average, where the Jacobian is a diagonal only
+MOST_ROUNDS = 128  # then: by that rate 1e-12 is reached
+
+_CLASSES = f"{', '.join(NONLINEAR[:-1])} and {NONLINEAR[-1]}"
 _CHOOSING = ("argmax", "argmin", "any", "all")
 
 
@@ -55,11 +76,8 @@ def refusal(rec: Recurrence, group: Group) -> Reason | None:
     states = {s.name: s for s in rec.states}
     members = [states[s] for s in group.states]
     names = ", ".join(group.states)
-    if group.cls == "NL-f":
-        size = " and ".join(dict.fromkeys(f"{show_dims(s.dims)} x {show_dims(s.dims)}" for s in members))
-        return Reason(f"the Jacobian of {names} is full: a round would carry matrices {size} for every step")
-    if group.cls not in ("NL-d", "NL-b", "QP"):
-        return Reason(f"{names} (class {group.cls}) needs no Newton's method: it is for the classes NL-d, NL-b and QP")
+    if group.cls not in NONLINEAR:
+        return Reason(f"{names} (class {group.cls}) needs no Newton's method: it is for the classes {_CLASSES}")
     if len(members) > MOST_STATES:
         return Reason(f"{len(members)} states feed each other, and at most {MOST_STATES} are solved together")
     if any(s.dims != members[0].dims or s.dtype is not members[0].dtype for s in members):
@@ -73,8 +91,9 @@ def refusal(rec: Recurrence, group: Group) -> Reason | None:
     if rough is not None:
         return rough
     carries = [Carry(s.name, s.dims, s.dtype) for s in members]
+    steady = {p.name for p in rec.params}
     try:
-        _jacobian(_renamed(equations, carries, "value", _guess_before), carries, _fresh(set()))
+        _linearised(_renamed(equations, carries, "value", _guess_before), carries, group.cls, _fresh(set()), steady)
     except TypeProblem as problem:
         return Reason(f"a derivative of {names} is missing: {problem}")
     return None
@@ -143,15 +162,26 @@ def _jumps(node: Expr, moving: Sequence[bool]) -> str:
 # --- the stage ------------------------------------------------------------------------------------------------------
 
 
-def newton(loop: Loop, taken: Iterable[str]) -> Newton:
-    """The stage that does what `loop` does, whose states form one group for which `refusal` has no reason. `taken`:
-    names that are in use beside those of the loop."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What `newton` has to know of where a loop stands: the names in use beside those of the loop, the buffers that are
+    the same at every step, and which products are worth a stage of their own."""
+
+    taken: Collection[str]
+    steady: Collection[str]
+    worth: Callable[[Contract], bool]
+
+
+def newton(loop: Loop, cls: str, around: Surroundings) -> tuple[Newton, dict[str, Expr]]:
+    """The stage that does what `loop` does, whose states form one group of class `cls` for which `refusal` has no
+    reason; and by name what its rounds read that is to be computed once per call."""
     carries = loop.carries
-    used = {*taken, *(e.name for e in loop.body), *(c.name for c in carries)}
+    used = {*around.taken, *(e.name for e in loop.body), *(c.name for c in carries)}
     needed = _needed(loop.body, [c.name for c in carries])
-    first = _renamed(needed, carries, "guess", lambda c: Read(f"{c.name}@initial", 0, c.dims, c.dtype))
     values = _renamed(needed, carries, "value", _guess_before)
-    more, slopes = _jacobian(values, carries, _fresh(used))
+    found = _linearised(values, carries, cls, _fresh(used), around.steady)
+    made = products(found.values, {*around.steady}, around.worth, _fresh(used))
+    slopes = found.slopes
     defects = [
         Equation(f"{c.name}'defect", apply("sub", _read(c, "value"), _read(c, "guess")), _span_of(c.name, needed))
         for c in carries
@@ -177,11 +207,19 @@ def newton(loop: Loop, taken: Iterable[str]) -> Newton:
     step = Scan(
         tuple(Carry(s.name, s.dims, s.dtype) for s in updates.values()),
         replace(monoid, lift=lift),
-        (*values, *defects, *more, *shared),
+        (*made.values, *defects, *shared),
         (*nexts, error),
         tuple(e.name for e in nexts),
     )
-    return Newton(loop, Map(tuple(first), tuple(f"{c.name}'guess" for c in carries)), step, error.name)
+    known = _renamed(loop.body, carries, None, _guess_before)
+    if made.stages:  # a step from the initial states would take a product for each t: the first round makes it for all
+        first = [Equation(f"{c.name}'guess", Read(f"{c.name}@initial", 0, c.dims, c.dtype)) for c in carries]
+        known = made.read_in(known, found.named, {f"{c.name}'value": c.name for c in carries})
+    else:
+        first = _renamed(needed, carries, "guess", lambda c: Read(f"{c.name}@initial", 0, c.dims, c.dtype))
+    guess = Map(tuple(first), tuple(f"{c.name}'guess" for c in carries))
+    stage = Newton(loop, guess, step, error.name, tuple(known), made.stages)
+    return (replace(stage, most=MOST_ROUNDS, falls=FALLS) if cls == "NL-f" else stage), found.once | made.once
 
 
 def _residual(carry: Carry) -> Expr:
@@ -217,16 +255,16 @@ def _needed(equations: Sequence[Equation], roots: Sequence[str]) -> list[Equatio
 
 
 def _renamed(
-    equations: Sequence[Equation], carries: Sequence[Carry], kind: str, before: Callable[[Carry], Read]
+    equations: Sequence[Equation], carries: Sequence[Carry], kind: str | None, before: Callable[[Carry], Read]
 ) -> list[Equation]:
-    """The equations with each state of this step as `NAME'KIND`, and as `before` says where it is read one step back.
-    Gradients that the recurrence stops do flow here: the values depend on them all the same."""
+    """The equations with each state of this step as `NAME'KIND` (None: as it was), and as `before` says where it is
+    read one step back. Gradients that the recurrence stops do flow here: the values depend on them all the same."""
     known = {c.name: c for c in carries}
 
     def rule(node: Expr) -> Expr:
         match node:
             case Read(name=name, lag=lag) if name in known:
-                return before(known[name]) if lag else _read(known[name], kind)
+                return before(known[name]) if lag else node if kind is None else _read(known[name], kind)
             case Apply(op="stop_gradient", args=(arg,)):
                 return arg
             case _:
@@ -235,7 +273,7 @@ def _renamed(
     out: list[Equation] = []
     for equation in equations:
         expr, carry = rewrite(equation.expr, rule), known.get(equation.name)
-        if carry is None:
+        if carry is None or kind is None:
             out.append(Equation(equation.name, expr, equation.span))
         else:
             full = convert(spread(expr, carry.dims), carry.dtype)
@@ -243,12 +281,20 @@ def _renamed(
     return out
 
 
-def _jacobian(
-    values: Sequence[Equation], carries: Sequence[Carry], unused: Callable[[str], str]
-) -> tuple[list[Equation], dict[tuple[str, str], Expr | None]]:
+def _linearised(
+    values: Sequence[Equation], carries: Sequence[Carry], cls: str, unused: Unused, steady: Collection[str]
+) -> Diagonal:
     """For each pair of states how much the new value of the first grows with the old one of the second, element by
-    element (None: not at all), and equations those read. Reverse mode from a cotangent of ones: as no element meets
-    another one, what flows back to each is its own derivative. Raises `TypeProblem` for what has no derivative."""
+    element, and the equations those read. Raises `TypeProblem` for what has no derivative."""
+    if cls != "NL-f":
+        return _jacobian(values, carries, unused)
+    rows = [(c, _read(c, "value").name) for c in carries]
+    return diagonal(values, rows, [(c, _guess_before(c)) for c in carries], unused, steady)
+
+
+def _jacobian(values: Sequence[Equation], carries: Sequence[Carry], unused: Unused) -> Diagonal:
+    """All of the Jacobian, by reverse mode from a cotangent of ones: as no element meets another one, what flows back
+    to each is its own derivative."""
     known = {e.expr: Read(e.name, 0, e.expr.dims, e.expr.dtype) for e in values}
     equations: list[Equation] = []
     slopes: dict[tuple[str, str], Expr | None] = {}
@@ -265,10 +311,10 @@ def _jacobian(
         for column, slope in zip(carries, found.values, strict=True):
             bare = slope.arg if isinstance(slope, Broadcast) else slope
             slopes[row.name, column.name] = None if is_zero(bare) else slope
-    return equations, slopes
+    return Diagonal((*values, *equations), slopes, {}, {})
 
 
-def _fresh(taken: set[str]) -> Callable[[str], str]:
+def _fresh(taken: set[str]) -> Unused:
     """Makes names that nothing has, and remembers them in `taken`."""
 
     def unused(hint: str) -> str:

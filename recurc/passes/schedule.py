@@ -13,7 +13,6 @@ from recurc.passes import cost_cpu, cost_gpu
 from recurc.passes.beside import Neighbours
 from recurc.passes.convolution import System, respond, system_of
 from recurc.passes.cost import (
-    TYPICAL_ROUNDS,
     Estimate,
     Shape,
     contract_flops,
@@ -22,6 +21,7 @@ from recurc.passes.cost import (
     map_seconds,
     matmul_seconds,
     one_after_another,
+    typical_rounds,
 )
 from recurc.passes.newton import refusal
 from recurc.passes.work import Steps, Work
@@ -172,7 +172,7 @@ class _Weighing:
             case "chunkwise":
                 return self.costs.chunkwise(work, group, shape, target)
             case "newton":
-                return self.costs.newton(work, len(group.states), shape, target)
+                return self.costs.newton(work, group, shape, target)
             case "chunk-frozen":
                 return self.costs.frozen(work, self.steps.frozen(group), shape, target)
             case _:
@@ -235,7 +235,7 @@ def _why(
     estimate = weighed[name]
     text = f"limited by {estimate.limit}"
     if name == "newton":
-        text = f"{text}, if {TYPICAL_ROUNDS} rounds suffice"
+        text = f"{text}, if {typical_rounds(group.cls)} rounds suffice"
     if name == chosen:
         if forced:
             return f"asked for; {text}"

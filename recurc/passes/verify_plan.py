@@ -202,10 +202,24 @@ class _Stage:
         wanted = tuple(b.name for b in stage.values("guess"))
         if stage.first.writes != wanted or not made.keys() >= {*wanted}:
             _bug(self.plan, f"{self.where}: the first guess is not one for every state")
+        buffers |= {b.name: b for b in stage.products}
+        if len(buffers) < len(self.buffers) + len(guesses) + len(stage.products):
+            _bug(self.plan, f"{self.where}: a product has the name of another buffer")
+        ready = starts | {b.name for b in guesses}
+        for part in stage.before:
+            each = _Stage(self.plan, f"{self.where}, before a step", buffers, ready, {})
+            if isinstance(part, Matmul):
+                each.matmul(part)
+            elif not each.equations(part.body, {}).keys() >= {*part.writes} or not part.over_time:
+                _bug(self.plan, f"{self.where}: a map before a step does not compute what it writes")
+            ready = ready | {*part.writes}
+        last = _Stage(self.plan, f"{self.where}, what is known", buffers, ready, {}).equations(stage.known, {})
+        if not last.keys() >= {*stage.writes, *self.carries}:
+            _bug(self.plan, f"{self.where}: what the loop writes is not known from the guess")
         updates = {c.name: (c.dims, c.dtype) for c in stage.step.carries}
         if tuple(updates) != tuple(b.name for b in stage.values("update")):
             _bug(self.plan, f"{self.where}: not one update for every state")
-        step = _Stage(self.plan, f"{self.where}, step", buffers, starts | {b.name for b in guesses}, updates)
+        step = _Stage(self.plan, f"{self.where}, step", buffers, ready, updates)
         step.scan(stage.step)
         after, nexts = {e.name for e in stage.step.post}, tuple(b.name for b in stage.values("next"))
         if stage.step.writes != nexts or not after >= {*nexts, stage.error}:

@@ -16,6 +16,8 @@ from tests.gpu.interpreted import report
 LENGTHS = (0, 1, 2, 3, 7, 64)
 SMALL = {"D": 3, "H": 5, "N": 2}
 SLOW = ("lstm_cifg_diagonal", "exponential", "own params", "ragged", "a state in f64")
+SLOW_FULL = ("gru_reset_before", "lstm_peephole", "separate", "heads", "meeting")
+LARGER = 17  # of H: products of a round are stages of their own
 
 
 def main(seed: int, everything: bool) -> None:
@@ -34,6 +36,7 @@ def main(seed: int, everything: bool) -> None:
 def cases(seed: int, everything: bool, rng: np.random.Generator) -> Iterator[tuple[str, Callable[[], None]]]:
     """All, or some by the seed that are quick."""
     from tests.numerics import test_newton as tests
+    from tests.numerics import test_newton_full as full
 
     tests.SIZES.update(SMALL)
 
@@ -63,6 +66,28 @@ def cases(seed: int, everything: bool, rng: np.random.Generator) -> Iterator[tup
     quick = [what for what in alone if what not in (*SLOW, always)]
     for what in alone if everything else (always, *rng.choice(quick, 2, replace=False)):
         yield str(what), alone[str(what)]
+    quick = [name for name in full.NAMES if name not in SLOW_FULL]
+    for name in full.NAMES if everything else rng.choice(quick, 2, replace=False):
+        for steps in LENGTHS if everything else rng.choice(LENGTHS[:-1], 1):
+            run = partial(full.test_cells_that_forget_agree_with_the_definition, str(name), int(steps), "triton", seed)
+            yield f"{name}, elements meet, T {steps}", run
+    tests.SIZES["H"] = LARGER
+    full.case.cache_clear()
+    for name in ("gru", "gru_reset_before", "after") if everything else ("elman",):
+        run = partial(full.test_cells_that_forget_agree_with_the_definition, name, 7, "triton", seed)
+        yield f"{name}, products as stages", run
+    meeting: dict[str, Callable[[], None]] = {
+        "each by itself, elements meet": lambda: full.test_each_sequence_converges_by_itself("triton", fresh()),
+        "chaos, elements meet": lambda: full.test_chaos_is_given_up_and_comes_from_the_loop(
+            np.float32, "triton", fresh()
+        ),
+        "own params, elements meet": lambda: full.test_params_of_each_sequence_and_given_states(
+            "separate", "triton", fresh()
+        ),
+        "ragged, elements meet": lambda: full.test_runs_that_are_ragged_or_go_on("after", "triton", fresh()),
+    }
+    if everything:
+        yield from meeting.items()
 
 
 if __name__ == "__main__":

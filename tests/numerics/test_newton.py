@@ -100,8 +100,8 @@ def load(name: str) -> recurc.Recurrence:
     return recurc.load(text=f"recurrence Own(D, N):{OWN[name]}\n")
 
 
-def draw(rec: recurc.Recurrence, rng: np.random.Generator, batch: int, steps: int) -> Arrays:
-    """Inputs `(batch, T, *dims)` and params `(*dims)`, as float32 numbers in float64."""
+def draw(rec: recurc.Recurrence, rng: np.random.Generator, batch: int, steps: int, largest: float = 0.5) -> Arrays:
+    """Inputs `(batch, T, *dims)` and params `(*dims)` up to `largest`, as float32 numbers in float64."""
 
     def shape(dims: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(int(d) if d.isdigit() else SIZES[d] for d in dims)
@@ -110,7 +110,7 @@ def draw(rec: recurc.Recurrence, rng: np.random.Generator, batch: int, steps: in
     for i in rec.ir.inputs:
         values = rng.standard_normal((batch, steps, *shape(i.dims)))
         arrays[i.name] = values > 1.5 if i.dtype is recurc.types.DType.BOOL else values.astype(np.float32)
-    arrays |= {p.name: rng.uniform(-0.5, 0.5, shape(p.dims)).astype(np.float32) for p in rec.ir.params}
+    arrays |= {p.name: rng.uniform(-largest, largest, shape(p.dims)).astype(np.float32) for p in rec.ir.params}
     return {n: a if a.dtype == bool else a.astype(np.float64) for n, a in arrays.items()}
 
 

@@ -17,7 +17,7 @@ from recurc.irtext.printer import plan_to_text
 from recurc.passes import core_form, make_plan
 from recurc.passes.newton import refusal
 from recurc.passes.verify_plan import verify_plan
-from recurc.plan import Newton, Plan
+from recurc.plan import Map, Matmul, Newton, Plan
 from recurc.types import DType
 
 SIZES = {"D": 5, "H": 7, "N": 3}
@@ -95,15 +95,14 @@ def test_a_jump_that_no_state_reaches_and_a_kink_are_none(update: str) -> None:
     assert last(one(update)).on_request == ("newton",)
 
 
-def test_full_jacobians_many_states_and_others_are_refused_in_words() -> None:
+def test_unequal_dims_many_states_and_others_are_refused_in_words() -> None:
     def why(rec: recurc.Recurrence) -> str:
         with pytest.raises(UnsupportedError) as refused:
             rec.compile(schedule="newton")
         return str(refused.value)
 
-    assert "the Jacobian of h, c is full: a round would carry matrices [H] x [H] for every step" in why(
-        recurc.zoo.load("lstm")
-    )
+    assert "h, c differ in dims or type" in why(recurc.zoo.load("lstm_projected"))
+    assert "9 states feed each other, and at most 4" in why(recurc.zoo.load("dnc"))
     assert "h (class EA) needs no Newton's method" in why(recurc.zoo.load("ema"))
     assert "needs real numbers" in why(one("h[t-1] // 2 + 1", "h[D]: int = 3"))
     assert "needs real numbers" in why(one("sin(h[t-1]) * x", "h[D]: complex = 0"))
@@ -120,6 +119,28 @@ def test_full_jacobians_many_states_and_others_are_refused_in_words() -> None:
     assert [g.on_request for g in wide.analyze().groups] == [("newton",), ("newton",)]
     nothing = recurc.load(text="recurrence Nothing(D):\n    input x[D]\n    output y = 2 * x\n")
     assert "needs a state" in why(nothing)
+
+
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru", "gru_reset_before", "slstm", "conv_lstm"])
+def test_cells_whose_elements_meet_have_it_when_asked_for(name: str) -> None:
+    rec = recurc.zoo.load(name)
+    assert last(rec).cls == "NL-f" and last(rec).on_request == ("newton",)
+    sizes = {d.name: 4 for d in rec.ir.dims}
+    for target in targets.names():
+        found = make_plan(rec.ir, sizes, 2, 100_000, DType.F64, targets.named(target), "auto")
+        assert found.schedules == ("sequential",)
+        weighed = {c.schedule: c for c in found.candidates}["newton"]
+        assert not weighed.chosen and "if 24 rounds suffice" in weighed.reason and "opt-in" in weighed.reason
+
+
+def test_a_jump_is_refused_where_elements_meet_too() -> None:
+    rec = recurc.load(
+        text="recurrence Jump(D):\n    input x[D]\n    param U[D, D]\n    state h[D] = 0\n"
+        "    h = (if U @ h[t-1] > 0 then 1 else 0) * sin(h[t-1]) + x\n    output h\n"
+    )
+    assert last(rec).cls == "NL-f" and last(rec).on_request == ()
+    with pytest.raises(UnsupportedError, match="`gt`, a threshold or rounding"):
+        rec.compile(schedule="newton")
 
 
 def test_a_group_that_cannot_stays_as_it_is_and_says_so() -> None:
@@ -161,6 +182,14 @@ def test_what_explain_says_of_it() -> None:
     assert f.rounds == {} and "between stages" in text  # the guess and the next one
     f(**arrays_of(f))
     assert "Newton's method for h: of 2 sequences of the last run, 2 solved in" in f.explain()
+    full = recurc.zoo.load("lstm").compile(backend="numpy", schedule="newton", sizes={"D": 5, "H": 37})
+    said = " ".join(full.explain().split())
+    assert (
+        "newton: all t at once for h, c: at most 128 rounds, each a scan of the equations, linearised element" in said
+    )
+    assert "the loop for sequences that do not converge, or too slowly" in said
+    printed = plan_to_text(full.plan)
+    assert "newton at most 128 rounds by %h'error that falls by 0.8" in printed and "matmul {" in printed
     text = plan_to_text(f.plan)
     assert "newton at most 32 rounds by %h'error" in text and "map writes h'guess" in text
 
@@ -192,9 +221,30 @@ def test_a_plan_that_breaks_the_rules_is_refused() -> None:
         ({"step": replace(stage.step, carries=stage.step.carries[:1])}, "not one update|apply reads"),
         ({"step": replace(stage.step, pre=stage.step.pre[1:])}, "nothing has made"),
         ({"loop": replace(stage.loop, body=stage.loop.body[1:])}, "nothing has made|no equation"),
+        ({"known": stage.known[:-1]}, "not known from the guess"),
     ):
         with pytest.raises(CompilerBug, match=says):
             verify_plan(broken(found, **changes))
+
+
+def test_products_of_a_round_that_break_the_rules_are_refused() -> None:
+    rec = recurc.zoo.load("gru")
+    found = make_plan(rec.ir, {"D": 5, "H": 37}, 2, 1000, DType.F64, targets.named("cpu"), "newton")
+    verify_plan(found)
+    (stage,) = (s for s in found.stages if isinstance(s, Newton))
+    into, product = stage.before
+    assert isinstance(into, Map) and isinstance(product, Matmul)
+    for before, says in (
+        ((product,), "nothing has made"),
+        ((into,), "nothing has made"),
+        ((product, into), "nothing has made"),
+        ((replace(into, body=()), product), "does not compute"),
+        ((replace(into, over_time=False), product), "does not compute"),
+        ((into, replace(product, target="W")), "the name of another buffer"),
+        ((into, replace(product, expr=replace(product.expr, right=product.expr.left))), "exactly one operand"),
+    ):
+        with pytest.raises(CompilerBug, match=says):
+            verify_plan(broken(found, before=before))
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.5, -3.0])

@@ -17,7 +17,7 @@ from recurc.backends.cpu.stages import ScanLoops, as_input, scan_loops
 from recurc.backends.emit.text import Text
 from recurc.ir import Const, Equation, Read
 from recurc.ops import apply
-from recurc.plan import Buffer, Carry, Newton, Plan, Role
+from recurc.plan import START, Buffer, Carry, Newton, Plan, Role
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class NewtonLoops:
 def newton_loops(stage: Newton, name: str, plan: Plan) -> NewtonLoops:
     updates = stage.step.carries
     more = tuple(Buffer(f"{c.name}@initial", c.dims, c.dtype, Role.INITIAL) for c in updates)
-    scan = scan_loops(stage.step, name, replace(plan, buffers=(*plan.buffers, *more)))
+    scan = scan_loops(stage.whole_step, name, replace(plan, buffers=(*plan.buffers, *more)))
     error = next(e.expr for e in stage.step.post if e.name == stage.error)
     worst = Carry(f"{stage.carries[0].name}'worst", error.dims, error.dtype)
     largest = apply("max", Read(worst.name, 1, worst.dims, worst.dtype), Read(stage.error, 0, error.dims, error.dtype))
@@ -96,7 +96,11 @@ def call_newton(dealer: Dealer[AnyUnit], loops: NewtonLoops, units: Sequence[Any
         text("long from, to;", "rc_split(steps, 1, thread, count, &from, &to);")
         text(f"{first.function}(&self, 0, batch, from, to, 0, {dealer.lane_end(first)});")
     text("RC_BARRIER")
+    if stage.falls is not None:
+        text(f"double limit = {START!r}; // above it after a round a sequence is given up")
     with text.braces(f"for (int turn = 1; turn <= {stage.most}; turn++)"):
+        if stage.falls is not None:
+            text(f"limit *= {stage.falls!r};")
         _fold(dealer, loops, fold, text)
         _carry(dealer, loops, carry, text)
         _run(dealer, loops, run, text)
@@ -161,11 +165,12 @@ def _judge(dealer: Dealer[AnyUnit], loops: NewtonLoops, text: Text) -> None:
     with text.braces("if (thread == 0)"):
         text("taken[batch] = 0;")
         with text.braces("for (long b = 0; b < batch; b++)"):
-            text("if (taken[b]) continue;", "int within = 1, finite = 1;")
+            text("if (taken[b]) continue;", "int within = 1, sound = 1;")
             text(f"const {kind} *worst = ROW(self.{dealer.spell(worst.name)}, {kind}, b);")
             with text.braces(f"for (long i = 0; i < segments * {dealer.spell.count(worst.dims)}; i++)"):
-                text(f"within &= worst[i] <= ({kind}){bound!r};", "finite &= worst[i] < INFINITY;")
-            text(f"taken[b] = within ? turn : finite && turn < {stage.most} ? 0 : -turn;")
+                most = "INFINITY" if stage.falls is None else f"({kind})limit"
+                text(f"within &= worst[i] <= ({kind}){bound!r};", f"sound &= worst[i] < {most};")
+            text(f"taken[b] = within ? turn : sound && turn < {stage.most} ? 0 : -turn;")
             text("taken[batch] |= !taken[b];")
     text("RC_BARRIER")
 

@@ -22,7 +22,7 @@ def stage_exprs(stage: Stage) -> list[Expr]:
         case Fused(parts=parts):
             return [e for part in parts for e in stage_exprs(part)]
         case Newton():
-            return [e for part in (stage.loop, stage.first, stage.step) for e in stage_exprs(part)]
+            return [e for part in (stage.loop, stage.first, *stage.before, stage.step) for e in stage_exprs(part)]
         case Frozen():
             return [e for part in stage.inside.stages for e in stage_exprs(part)]
 

@@ -66,9 +66,10 @@ def rc_picked(array, rows):
     return array[:1] if array.shape[0] == 1 or array.stride(0) == 0 else array.index_select(0, rows)
 ''',
     "rc_newton": '''
-def rc_newton(improve, bound, most, batch, steps, segments, given, guess, after, error):
+def rc_newton(improve, bound, most, start, falls, batch, steps, segments, given, guess, after, error):
     """Calls `improve` until every sequence is solved, its residual at most `bound`, or given up: after `most` rounds,
-    or with a residual that is not finite. Returns how many rounds each took, 0 where none solved it, and the guesses.
+    or with a residual that is not finite, or above `start` * `falls` ** k after k of them (`falls` None: never).
+    Returns how many rounds each took, 0 where none solved it, and the guesses.
 
     `given` is what `improve` reads beside the `guess`; `after` the names of the next one, by those of the guess;
     `error` the name, dims and type of the residuals."""
@@ -95,7 +96,8 @@ def rc_newton(improve, bound, most, batch, steps, segments, given, guess, after,
         worst = off.flatten(1).amax(1)
         solved = worst <= bound
         taken[rows[solved]] = turn
-        rows = rows[~solved & torch.isfinite(worst)]
+        limit = math.inf if falls is None else start * falls**turn
+        rows = rows[~solved & torch.isfinite(worst) & (worst <= limit)]
     return taken, *guess.values()
 ''',
     "rc_not_solved": '''

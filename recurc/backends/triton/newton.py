@@ -12,8 +12,8 @@ from dataclasses import replace
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.backends.triton.kernel import Function, StageText, each_its_own, stored, torch_type
 from recurc.backends.triton.values import Context
-from recurc.ir import Equation, Expr, Read, reads, rewrite
-from recurc.plan import Buffer, Map, Newton, Role, Stage
+from recurc.ir import Equation, Read, reads
+from recurc.plan import START, Buffer, Map, Newton, Role, Stage
 
 Emit = Callable[[Context, str], StageText]
 
@@ -33,8 +33,8 @@ def emit_newton(context: Context, stage: Newton, name: str, emit: Emit) -> Stage
         loop,
         *made.first(),
         f"{taken}, {', '.join(guesses)} = rc_newton(",
-        f"    {improve.name}, {bound!r}, {stage.most}, batch, steps, segments,",
-        f"    given={_dict(made.given(stage.step) | made.constant())},",
+        f"    {improve.name}, {bound!r}, {stage.most}, {START}, {stage.falls}, batch, steps, segments,",
+        f"    given={_dict(made.given(made.round_stages) | made.constant())},",
         f"    guess={_dict({g: g for g in guesses})},",
         f"    after={_dict(after)},",
         f"    error=({made.local(stage.error)!r}, {shape}, {torch_type(made.error.dtype)}),",
@@ -43,7 +43,7 @@ def emit_newton(context: Context, stage: Newton, name: str, emit: Emit) -> Stage
         *made.known(),
         "rc_not_solved(",
         f"    {loop.name}, {taken}, batch, steps,",
-        f"    given={_dict(made.given(stage.loop))},",
+        f"    given={_dict(made.given((stage.loop,)))},",
         f"    results={_dict({made.local(b.name): made.local(b.name) for b in made.results})},",
         ")",
     )
@@ -66,6 +66,7 @@ class _Emission:
         error = next(e.expr for e in stage.step.post if e.name == stage.error)
         self.error = Buffer(stage.error, error.dims, wide(error.dtype), Role.OUTPUT)
         self.finals = [c for c in carries if plan.has(f"{c.name}@final")]
+        self.products = [replace(b, dtype=wide(b.dtype)) for b in stage.products]
         names = [*stage.writes, *(f"{c.name}@final" for c in self.finals)]
         self.results = [self._written(plan.buffer(n)) for n in names]
 
@@ -78,25 +79,29 @@ class _Emission:
     def local(self, name: str) -> str:
         return self.context.scope(("buffer", name), name)
 
-    def _inside(self, stage: Stage, more: Iterable[Buffer]) -> Context:
-        """One stage in place of those of the plan. What it writes comes first: that is what lies on the device."""
-        own = {b.name: b for b in (*more, *self.results)}
+    def _inside(self, stages: tuple[Stage, ...], more: Iterable[Buffer]) -> Context:
+        """Stages in place of those of the plan. What they write comes first: that is what lies on the device."""
+        own = {b.name: b for b in (*more, *self.results, *self.products)}
         others = (b for b in self.context.plan.buffers if b.name not in own)
-        return replace(self.context, plan=replace(self.context.plan, stages=(stage,), buffers=(*own.values(), *others)))
+        return replace(self.context, plan=replace(self.context.plan, stages=stages, buffers=(*own.values(), *others)))
 
-    def _read(self, stage: Stage) -> list[Buffer]:
-        """The buffers of the plan that a stage reads and does not make."""
+    def _read(self, stages: tuple[Stage, ...]) -> list[Buffer]:
+        """The buffers of the plan that stages read and do not make."""
         plan, names = self.context.plan, dict[str, None]()
-        for read in (r for e in stage_exprs(stage) for r in reads(e)):
+        for read in (r for s in stages for e in stage_exprs(s) for r in reads(e)):
             names[read.name] = None
             if read.lag:
                 names[f"{read.name}@initial"] = None
-        made = {e.name for e in stage.body}
+        made = {e.name for s in stages for e in s.body}
         return [plan.buffer(n) for n in names if n not in made and plan.has(n)]
 
-    def given(self, stage: Stage) -> dict[str, str]:
-        """What a function of this stage reads, by the names of its arguments."""
-        return {self.local(b.name): self.local(b.name) for b in self._read(stage)}
+    @property
+    def round_stages(self) -> tuple[Stage, ...]:
+        return (*self.stage.before, self.stage.step)
+
+    def given(self, stages: tuple[Stage, ...]) -> dict[str, str]:
+        """What a function of these stages reads, by the names of its arguments."""
+        return {self.local(b.name): self.local(b.name) for b in self._read(stages)}
 
     def constant(self) -> dict[str, str]:
         """What a round starts from: the states before the first step, and no update."""
@@ -111,48 +116,46 @@ class _Emission:
         return found
 
     def first(self) -> StageText:
-        return self.emit(self._inside(self.stage.first, self.guess), f"{self.name}_first")
+        return self.emit(self._inside((self.stage.first,), (*self.guess, *self.before)), f"{self.name}_first")
 
     def round(self) -> Function:
         more = (*self.guess, *self.before, *self.zeros, *self.next, self.error)
         step = replace(self.stage.step, writes=(*(b.name for b in self.next), self.error.name))
-        arguments = dict.fromkeys((*self.given(self.stage.step), *(self.local(b.name) for b in more)))
+        arguments = dict.fromkeys((*self.given(self.round_stages), *(self.local(b.name) for b in more)))
         return Function(
             self.context.scope(("round of", self.name), f"{self.name}_round"),
             (*arguments, "batch", "steps", "segments"),
             "A round of Newton's method: the next guess of all steps, and how far the one before was off.",
             f"{self.local(self.guess[0].name)}.device",
-            ("per_sequence = True", *each_its_own(self.emit(self._inside(step, more), self.name))),
+            (
+                "per_sequence = True",
+                *each_its_own(self.emit(self._inside((*self.stage.before, step), more), self.name)),
+            ),
         )
 
     def loop(self) -> Function:
         stage = self.stage.loop
-        arguments = dict.fromkeys((*self.given(stage), *(self.local(b.name) for b in self.results)))
+        arguments = dict.fromkeys((*self.given((stage,)), *(self.local(b.name) for b in self.results)))
         return Function(
             self.context.scope(("loop of", self.name), f"{self.name}_step_by_step"),
             (*arguments, "batch", "steps"),
             "The steps one after another.",
             f"{self.local(f'{stage.carries[0].name}@initial')}.device",
-            ("per_sequence = True", *each_its_own(self.emit(self._inside(stage, ()), f"{self.name}_steps"))),
+            ("per_sequence = True", *each_its_own(self.emit(self._inside((stage,), ()), f"{self.name}_steps"))),
         )
 
     def known(self) -> StageText:
         """What leaves, where the states before each step are those of the guess."""
-        states = {c.name for c in self.stage.carries}
-
-        def rule(node: Expr) -> Expr:
-            if isinstance(node, Read) and node.lag and node.name in states:
-                return replace(node, name=f"{node.name}'guess")
-            return node
-
         ends = [replace(b, name=f"{c.name}'end") for b, c in zip(self.guess, self.stage.carries, strict=True)
                 if c in self.finals]  # fmt: skip
-        body = [replace(e, expr=rewrite(e.expr, rule)) for e in self.stage.body]
+        body = list(self.stage.known)
         body += [Equation(b.name, Read(c.name, 0, c.dims, c.dtype)) for b, c in zip(ends, self.finals, strict=True)]
         step = Map(tuple(body), (*self.stage.writes, *(b.name for b in ends)))
         lines = [f"    {self.local(f'{c.name}@final')}.copy_({self.local(b.name)}[:, -1])"
                  for b, c in zip(ends, self.finals, strict=True)]  # fmt: skip
         aliases = [f"{self.local(b.name)} = {self.local(f'{c.name}@initial')}"
                    for b, c in zip(self.before, self.stage.carries, strict=True)]  # fmt: skip
-        made = self.emit(self._inside(step, (*self.guess, *self.before, *ends)), f"{self.name}_known")
+        made = self.emit(
+            self._inside((*self.stage.before, step), (*self.guess, *self.before, *ends)), f"{self.name}_known"
+        )
         return (*aliases, *made, *(["if steps:", *lines] if lines else []))
