@@ -132,8 +132,16 @@ def segment_tensors(context: Context, scan: ScanCode, count: str) -> tuple[list[
     begins = [
         Scratch(scan.start(c.name), _shape(context, count, c.dims), context.compute(c.dtype)) for c in stage.carries
     ]
-    initials = [context.scope(("buffer", f"{c.name}@initial"), f"{c.name}@initial") for c in stage.carries]
-    return summaries, begins, [f"{b.name} = {i}.unsqueeze(0)" for b, i in zip(begins, initials, strict=True)]
+    given = [initial_in_a_row(context, c.name) for c in stage.carries]
+    return summaries, begins, [f"{b.name} = {i}.unsqueeze(0)" for b, i in zip(begins, given, strict=True)]
+
+
+def initial_in_a_row(context: Context, state: str) -> str:
+    """The initial values of a state, in the words of `launch`, with nothing between neighbours: those of a complex
+    state lie beside its other part."""
+    buffer = context.plan.buffer(f"{state}@initial")
+    name = context.scope(("buffer", buffer.name), buffer.name)
+    return name if buffer.spacing == 1 else f"{name}.contiguous()"
 
 
 def combine_source(context: Context, stage: Scan, name: str) -> str:
