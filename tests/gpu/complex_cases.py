@@ -13,8 +13,8 @@ PAIRS = [(name, schedule) for name, case in CASES.items() for schedule in case.s
 
 
 def agree(name: str, schedule: str, backend: str, rng: np.random.Generator) -> None:
-    """In double precision, within the bound of `tests.numerics.test_complex`, from states that an earlier call left: the
-    parts of those lie side by side in memory, as those of every array of a caller do."""
+    """In double precision, within the bound of `tests.numerics.test_complex`, from states that an earlier call left,
+    whose parts lie side by side in memory."""
     case = CASES[name]
     rec = recurc.load(text=case.text)
     given = typed(arrays(case, rec, rng, 2, 6), np.float64)
