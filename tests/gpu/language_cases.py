@@ -164,6 +164,16 @@ _case("neighbours outside of a product", {"x": ("X", REAL)}, {}, {"a": ("X", REA
       {"a": reduce("max", build.unfold(add(mul(half, r("a", "X", 1)), r("x", "X")), ["X"], ("3",)), ("3",))},
       "a")  # fmt: skip
 
+# --- states that have a dim twice ---
+_outer = {"M": add(mul(half, r("M", "N N", 1)), build.outer(r("x", "N"), r("z", "N")))}
+for _what, _size in (("", 5), (" in several tiles", 19)):
+    _case(f"outer products of one dim{_what}", {"x": ("N", REAL), "z": ("N", REAL)}, {}, {"M": ("N N", REAL, 0.25)},
+          _outer | {"y": add(r("M", "N N"), mul(half, r("M", "N N", 1)))}, "M y",
+          schedules=("sequential", "scan"), sizes=SIZES | {"N": _size})  # fmt: skip
+_case("outer products and what crosses them", {"x": ("N", REAL), "z": ("N", REAL)}, {}, {"M": ("N N", REAL, 0.25)},
+      _outer | {"y": matmul(r("M", "N N", 1), r("x", "N")), "w": sub(r("M", "N N"), transpose(r("M", "N N", 1)))},
+      "y w", schedules=("sequential", "scan"))  # fmt: skip
+
 # --- small matrices ---
 _kalman_gain = linalg("solve", add(r("Q", "N N"), r("P", "N N", 1)), matmul(r("P", "N N", 1), r("x", "N")))
 for _n, _size in (("small", 3), ("larger", 6)):

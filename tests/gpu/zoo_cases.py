@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from recurc import passes, targets
 from recurc.arguments import with_defaults
 from recurc.backends.base import Backend, Specialization
+from recurc.backends.cuda.compile import compile_cubin
+from recurc.backends.cuda.emit import emit
 from recurc.errors import UnsupportedError
 from recurc.passes.complex_parts import split_complex
 from recurc.plan import Plan
@@ -22,12 +26,12 @@ STEPS = 5
 # and so does what stands here and runs.
 LIMITATIONS = {("dnc", "triton"): "elements held at once in every step"}
 # The same of one schedule.
-_WORDS = {
+WORDS = {
     "chunkwise": "no CUDA kernel yet",
     "chunk-frozen": "no CUDA kernels",
     "convolution": "fast Fourier transform, which C and CUDA code do not have",
 }
-BY_SCHEDULE = {(n, s, b): _WORDS[s] for n, s in PAIRS for b, lacks in LACKING.items() if s in lacks}
+BY_SCHEDULE = {(n, s, b): WORDS[s] for n, s in PAIRS for b, lacks in LACKING.items() if s in lacks}
 BY_SCHEDULE |= {("kalman_filter_missing", "scan", "triton"): "elements, held at once in every step"}
 # Of these the elements stay in registers in f32 only.
 IN_F32 = {(name, "scan", "triton") for name in ("kalman_filter_update_first", "riccati")}
@@ -60,3 +64,20 @@ def plan_of(name: str, schedule: str, real: DType) -> tuple[Plan, dict[str, int]
 def refusals(name: str, schedule: str, backend: Backend) -> list[str]:
     plan, sizes = plan_of(name, schedule, DType.F32)
     return backend.limitations(plan, Specialization(tuple(sorted(sizes.items())), DType.F32))
+
+
+def compile_plan_as_cuda(plan: Plan, sizes: dict[str, int], real: DType, what: str) -> None:
+    """Machine code for a real chip, about which the compiler has nothing to say."""
+    _, report = compile_cubin(emit(plan, Specialization(tuple(sorted(sizes.items())), real)).source, "sm_90")
+    assert "warning" not in report, f"{what}: {report}"
+
+
+def compile_plan_as_triton(plan: Plan, sizes: dict[str, int], real: DType, folder: Path) -> None:
+    """Machine code for a real chip, which has the shared memory that each kernel wants."""
+    from recurc.backends.triton.aot import compile_kernel
+    from tests.gpu.machine_code import SHARED_LIMIT
+    from tests.gpu.test_triton_machine_code import kernels
+
+    for kernel, function in kernels(plan, sizes, real, folder):
+        code = compile_kernel(function, kernel, "sm_90")
+        assert code.shared_bytes <= SHARED_LIMIT["sm_90"], f"{kernel.name}: {code.shared_bytes} bytes shared"

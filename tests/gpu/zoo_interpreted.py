@@ -1,5 +1,6 @@
 """Runs systems of the zoo in Triton's interpreter, in a process of its own: `python -m tests.gpu.zoo_interpreted SEED
-SYSTEM:SCHEDULE...`. Prints one JSON object per pair.
+SYSTEM:SCHEDULE...`; with `SYSTEM:PART` for a part of a call that is differentiated, by every schedule of it (see
+`adjoint_cases`), or for "derivatives", which are taken by such calls. Prints one JSON object per word.
 
 TRITON_INTERPRET must be set before Triton is imported, hence the process."""
 
@@ -9,27 +10,33 @@ import json
 import sys
 
 
-def main(seed: int, pairs: list[tuple[str, str]]) -> None:
+def main(seed: int, words: list[str]) -> None:
     from tests.gpu.interpreter_fixes import repair
 
     repair()
     from recurc.backends.triton import Options, TritonBackend
     from recurc.errors import UnsupportedError
     from recurc.runtime import choose
-    from tests.gpu.zoo_cases import agree
+    from tests.gpu import adjoint_cases, zoo_cases
 
     known, triton = choose.backend, TritonBackend(options=Options(segments=2))  # where matrices fold, all kernels run
     choose.backend = lambda name: triton if name == "triton" else known(name)
-    for name, schedule in pairs:
+    for word in words:
+        name, _, what = word.partition(":")
         wrong = refused = ""
         try:
-            agree(name, schedule, "triton", seed)
+            if what == "derivatives":
+                adjoint_cases.derivatives_agree(name, "triton", seed)
+            elif what in adjoint_cases.PARTS:
+                adjoint_cases.agree(name, what, "triton", seed)
+            else:
+                zoo_cases.agree(name, what, "triton", seed)
         except UnsupportedError as limit:
             refused = str(limit)
         except AssertionError as far:
-            wrong = f"{name} by {schedule}: {far}"
-        print(json.dumps({"name": name, "schedule": schedule, "wrong": wrong, "refused": refused}), flush=True)
+            wrong = f"{word}: {far}"
+        print(json.dumps({"case": word, "wrong": wrong, "refused": refused}), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), [(name, schedule) for name, _, schedule in (a.partition(":") for a in sys.argv[2:])])
+    main(int(sys.argv[1]), sys.argv[2:])

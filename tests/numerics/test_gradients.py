@@ -29,7 +29,7 @@ FIXED = {"echo_state": ("W", "R")}  # what `stop_gradient` keeps as it is
 STEPS = (0, 1, 2, 5)
 
 
-def _agrees_with_differences(name: str, backend: str, steps: int, seed: int) -> None:
+def agrees_with_differences(name: str, backend: str, steps: int, seed: int) -> None:
     rng = cases.generator(seed, name, steps)
     case = gradients.case(name, rng, steps)
     arguments, initial = case.found(backend)
@@ -49,7 +49,7 @@ def _agrees_with_differences(name: str, backend: str, steps: int, seed: int) -> 
             )
 
 
-def _agrees_with_autograd(name: str, backend: str, seed: int) -> None:
+def agrees_with_autograd(name: str, backend: str, seed: int) -> None:
     case = gradients.case(name, cases.generator(seed, name, 4), 4, starts=False)
     found, _ = replace(case, finals={}).found(backend)
     for argument, wanted in gradients.by_autograd(case).items():
@@ -64,7 +64,7 @@ def _agrees_with_autograd(name: str, backend: str, seed: int) -> None:
 def test_systems_drawn_by_the_seed_have_the_derivatives_of_their_definitions(pick: int, session_seed: int) -> None:
     name = str(np.random.default_rng(session_seed).permutation(NAMES)[pick])
     for steps in STEPS[1:]:
-        _agrees_with_differences(name, "numpy", steps, session_seed)
+        agrees_with_differences(name, "numpy", steps, session_seed)
 
 
 @pytest.mark.slow
@@ -74,21 +74,19 @@ def test_systems_drawn_by_the_seed_have_the_derivatives_of_their_definitions(pic
 def test_every_system_has_the_derivatives_of_its_definition(
     name: str, steps: int, backend: str, session_seed: int
 ) -> None:
-    _agrees_with_differences(name, backend, steps, session_seed)
+    agrees_with_differences(name, backend, steps, session_seed)
 
 
 @pytest.mark.parametrize("pick", range(12))
 def test_systems_drawn_by_the_seed_have_the_derivatives_of_autograd(pick: int, session_seed: int) -> None:
-    _agrees_with_autograd(
-        str(np.random.default_rng(session_seed).permutation(WITH_INPUTS)[pick]), "numpy", session_seed
-    )
+    agrees_with_autograd(str(np.random.default_rng(session_seed).permutation(WITH_INPUTS)[pick]), "numpy", session_seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)
 @pytest.mark.parametrize("name", WITH_INPUTS)
 def test_every_system_has_the_derivatives_of_autograd(name: str, backend: str, session_seed: int) -> None:
-    _agrees_with_autograd(name, backend, session_seed)
+    agrees_with_autograd(name, backend, session_seed)
 
 
 @pytest.mark.parametrize("name", DISCRETE)

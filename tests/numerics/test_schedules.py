@@ -69,16 +69,24 @@ def usual(rec: recurc.Recurrence, schedule: str, steps: int, ref: np.ndarray) ->
 def agree(
     rec: recurc.Recurrence, backend: str, schedule: str, steps: int, arrays: Arrays, run: rounding.Run,
     sizes: dict[str, int] | None = None, amplifies: bool = False, reals: tuple[str, ...] = ("f64", "f32"),
+    reverse: bool = False,
 ) -> None:  # fmt: skip
-    """In float64 and in float32, outputs and final states."""
+    """In float64 and in float32, outputs and final states. With `reverse`, a call that goes backwards in time; `arrays`
+    and `run` are in the order in which steps are taken, and may have initial states `NAME@initial`."""
     compiled = rec.compile(backend=backend, schedule=schedule, sizes=sizes)
     exact = {n: _by_time(a if rec.ir.inputs else a[0], rec, n) for n, a in run.exact.items()}
     outputs = np.max([_sizes(exact[o]) for o in rec.ir.outputs], axis=0)
     for real in reals:
         types: Any = {"f64": (np.float64, np.complex128), "f32": (np.float32, np.complex64)}[real]
         typed = {n: a.astype(types[a.dtype.kind == "c"]) if a.dtype.kind in "fc" else a for n, a in arrays.items()}
-        out, final = compiled(**typed, return_final=True, **({} if rec.ir.inputs else {"steps": steps}))
+        if reverse:
+            typed |= {i.name: typed[i.name][:, ::-1] for i in rec.ir.inputs}
+        initial = {n.removesuffix("@initial"): typed.pop(n) for n in [*typed] if n.endswith("@initial")}
+        options: dict[str, Any] = {"reverse": reverse} | ({} if rec.ir.inputs else {"steps": steps})
+        out, final = compiled(**typed, initial=initial, return_final=True, **options)
         found = dict(zip(rec.ir.outputs, cases.several(out), strict=True))
+        if reverse:
+            found = {n: np.flip(a, rec.ir.inputs != ()) for n, a in found.items()}
         found |= {f"{s.name}@final": final[s.name] for s in rec.ir.states}
         for value, made in found.items():
             have, want = _by_time(np.asarray(made), rec, value), exact[value]

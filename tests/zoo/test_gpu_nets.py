@@ -4,24 +4,28 @@ takes a few systems, drawn by the seed; the slow one all."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from recurc.backends.base import Specialization
-from recurc.backends.cuda.compile import compile_cubin, missing_compiler
-from recurc.backends.cuda.emit import emit
+from recurc.backends.cuda.compile import missing_compiler
 from recurc.runtime import choose
 from recurc.types import DType
 from tests.gpu.cuda_shim import has_compiler
 from tests.gpu.cuda_stand_in import OnCpu
-from tests.gpu.zoo_cases import BY_SCHEDULE, LIMITATIONS, PAIRS, agree, plan_of, refusals
+from tests.gpu.interpreted import interpreted as process
+from tests.gpu.zoo_cases import (
+    BY_SCHEDULE,
+    LIMITATIONS,
+    PAIRS,
+    agree,
+    compile_plan_as_cuda,
+    compile_plan_as_triton,
+    plan_of,
+    refusals,
+)
 
 pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
@@ -72,9 +76,7 @@ def test_a_system_agrees_as_cuda(name: str, schedule: str, on_cpu: OnCpu, seed: 
 
 
 def compile_as_cuda(name: str, schedule: str, real: DType) -> None:
-    plan, sizes = plan_of(name, schedule, real)
-    _, report = compile_cubin(emit(plan, Specialization(tuple(sorted(sizes.items())), real)).source, "sm_90")
-    assert "warning" not in report, f"{name} by {schedule}: {report}"
+    compile_plan_as_cuda(*plan_of(name, schedule, real), real, f"{name} by {schedule}")
 
 
 @compiles_cuda
@@ -97,15 +99,9 @@ def test_a_system_compiles_as_cuda(name: str, schedule: str) -> None:
 
 
 def interpreted(pairs: Sequence[tuple[str, str]], seed: int, cache: Path) -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "RECURC_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
     words = [f"{name}:{schedule}" for name, schedule in pairs]
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.gpu.zoo_interpreted", str(seed), *words],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800,
-    )  # fmt: skip
-    assert run.returncode == 0, f"seed {seed}\n{run.stdout[-500:]}\n{run.stderr[-4000:]}"
-    found = [json.loads(line) for line in run.stdout.splitlines()]
-    assert [(f["name"], f["schedule"]) for f in found] == list(pairs)
+    found = process("zoo_interpreted", words, seed, cache, 1800)
+    assert [f["case"] for f in found] == words
     wrong = [f["wrong"] or f["refused"] for f in found if f["wrong"] or f["refused"]]
     assert not wrong, "\n".join(wrong)
 
@@ -121,15 +117,8 @@ def test_all_systems_agree_as_triton(part: int, seed: int, tmp_path: Path) -> No
 
 
 def compile_as_triton(name: str, schedule: str, real: DType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recurc.backends.triton.aot import compile_kernel
-    from tests.gpu.machine_code import SHARED_LIMIT
-    from tests.gpu.test_triton_machine_code import kernels
-
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    plan, sizes = plan_of(name, schedule, real)
-    for kernel, function in kernels(plan, sizes, real, folder):
-        code = compile_kernel(function, kernel, "sm_90")
-        assert code.shared_bytes <= SHARED_LIMIT["sm_90"], f"{kernel.name}: {code.shared_bytes} bytes shared"
+    compile_plan_as_triton(*plan_of(name, schedule, real), real, folder)
 
 
 @pytest.mark.machine_code

@@ -21,6 +21,7 @@ from recurc.backends.triton.scan import (
     combine_source,
     cut_time,
     element_bytes,
+    lane_axes,
     segment_tensors,
     tile_of,
 )
@@ -56,18 +57,19 @@ def emit_fused(context: Context, stage: Fused, name: str, options: Options) -> S
         shared | {"combine": context.scope(("combine", name, number), f"{name}_combine_{number}")}
         for number in range(len(stage.parts))
     ]
-    lanes = lane_dims(stage)
-    blocks, block_t = dict.fromkeys(lanes, 1), 16
+    blocks, block_t = dict.fromkeys(lane_dims(stage), 1), 16
 
     def made(axes: tuple[str, ...] | None) -> FusedCode:
         return FusedCode(context, stage, axes, blocks, block_t, parts)
 
-    whole = whole_elements(made(None).scans(), lanes)
+    trial = made(None).scans()
+    lanes = lane_axes(trial, stage)
+    whole = whole_elements(trial, lanes)
     wide = sum(element_bytes(context, part) for part in stage.parts)
     # A narrow value keeps more of its steps in each thread than a wide one: few steps, and all registers.
     mixed = _mixed(stage)
     options = replace(options, block_t=options.block_t or 16) if mixed else options
-    form = tile_of(context, lanes, whole, wide * 2 if mixed else wide, options)
+    form = tile_of(trial, lanes, whole, wide * 2 if mixed else wide, options)
     registers = ALL_REGISTERS if mixed else form.registers
     blocks, block_t = form.blocks, form.block_t
     scan = two_runs(lambda axes: made(axes).scans())

@@ -26,26 +26,35 @@ class LaneCode(TileCode):
         block_seq: int,
     ) -> None:
         super().__init__(context, lead, axes)
-        self.lanes = lanes  # lane dim -> positions of it in one program
+        self.lanes = lanes  # lane axis -> positions of it in one program
         self.block_seq = block_seq
 
     def block(self, axis: str) -> int:
-        return self.lanes.get(dim_of(axis), super().block(axis))
+        return self.lanes.get(axis, super().block(axis))
 
-    def blocks(self, dim: str) -> int:
-        return math.ceil(self.context.size(dim) / self.lanes[dim])
+    def block_arg(self, axis: str) -> str:
+        """Two axes of one dim may be cut unlike."""
+        dim, held = dim_of(axis), self.block(axis)
+        if held == self.block(dim):
+            return super().block_arg(axis)
+        name = self.scope(("block", axis), f"BLOCK_{axis}")
+        self.args.setdefault(name, Arg(name, "constexpr", str(held), held))
+        return name
+
+    def blocks(self, axis: str) -> int:
+        return math.ceil(self.context.size(dim_of(axis)) / self.lanes[axis])
 
     def cut(self) -> list[str]:
-        """The lane dims that several programs share."""
-        return [d for d in self.axes if d in self.lanes and self.blocks(d) > 1]
+        """The lane axes that several programs share."""
+        return [a for a in self.axes if a in self.lanes and self.blocks(a) > 1]
 
     def prologue(self) -> list[str]:
         """Lines that say which part of the work a program has."""
         self.args["batch"] = Arg("batch", "i32", "batch")
         self.args["PER_SEQUENCE"] = Arg("PER_SEQUENCE", "constexpr", "per_sequence", False)
         out = ["pid = tl.program_id(0)"]
-        for dim in reversed(self.cut()):
-            out += [f"block_{self.tag(dim)} = pid % {self.blocks(dim)}", f"pid = pid // {self.blocks(dim)}"]
+        for axis in reversed(self.cut()):
+            out += [f"block_{self.tag(axis)} = pid % {self.blocks(axis)}", f"pid = pid // {self.blocks(axis)}"]
         return out
 
     def index_lines(self) -> list[str]:
@@ -56,14 +65,14 @@ class LaneCode(TileCode):
                 continue
             name, block, dim = self.index(axis), self.block_arg(axis), dim_of(axis)
             vector = self.on_axis(f"tl.arange(0, {block})", axis)
-            cut = dim in self.lanes and self.blocks(dim) > 1
-            out.append(f"{name} = " + (f"block_{self.tag(dim)} * {block} + {vector}" if cut else vector))
+            cut = axis in self.lanes and self.blocks(axis) > 1
+            out.append(f"{name} = " + (f"block_{self.tag(axis)} * {block} + {vector}" if cut else vector))
             if mask := self.mask(axis):
                 out.append(f"{mask} = {name} < {self.context.constant(dim)}")
         return out
 
-    def tag(self, dim: str) -> str:
-        return self.scope(("tag", dim), f"of_{dim}")
+    def tag(self, axis: str) -> str:
+        return self.scope(("tag", axis), f"of_{axis}")
 
     def sequence_lines(self) -> list[str]:
         """`seq`, the sequences of the program. Those past the end are clamped for loads and masked for stores."""
@@ -78,10 +87,10 @@ class LaneCode(TileCode):
 
     def store_masks(self, covers: frozenset[str]) -> list[str]:
         masks = ["in_seq"] if SEQ in self.axes else ["in_row"] if ROW in self.axes else []
-        return masks + [f"(block_{self.tag(d)} == 0)" for d in self.cut() if d not in covers]
+        return masks + [f"(block_{self.tag(a)} == 0)" for a in self.cut() if a not in covers]
 
     def grid(self, leading: str) -> str:
-        factors = [leading, *(str(self.blocks(d)) for d in self.cut())]
+        factors = [leading, *(str(self.blocks(a)) for a in self.cut())]
         return f"({' * '.join(factors)},)"
 
 
@@ -92,12 +101,12 @@ def two_runs(make: Callable[[tuple[str, ...] | None], Made]) -> Made:
 
 
 def lane_blocks(context: Context, lanes: Dims, whole: int, elements: int, widest: int) -> dict[str, int]:
-    """How many lanes of each dim one program takes, so that a tile has about `elements` elements. The last dim, which
-    is contiguous in memory, is served first; no program takes more than `widest` of a dim."""
+    """How many lanes of each axis one program takes, so that a tile has about `elements` elements. The last axis, which
+    is contiguous in memory, is served first; no program takes more than `widest` of one."""
     room, out = max(elements // max(whole, 1), 1), dict.fromkeys(lanes, 1)
-    for dim in reversed(lanes):
-        out[dim] = min(power_of_two(context.size(dim)), room, widest)
-        room = max(room // out[dim], 1)
+    for axis in reversed(lanes):
+        out[axis] = min(power_of_two(context.size(dim_of(axis))), room, widest)
+        room = max(room // out[axis], 1)
     return out
 
 

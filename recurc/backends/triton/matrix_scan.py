@@ -32,6 +32,7 @@ from recurc.backends.triton.kernel import (
 )
 from recurc.backends.triton.loop import LoopCode, Tile, fitted
 from recurc.backends.triton.places import Place, fresh_axis
+from recurc.backends.triton.scan import initial_in_a_row
 from recurc.backends.triton.values import EXTENTS, SEQ, Code, Context, Ids, dim_of
 from recurc.errors import UnsupportedError
 from recurc.ir import Apply, Contract, Equation, Expr, Linalg, Read, Reduce, children, rewrite, walk
@@ -186,7 +187,8 @@ class _Parts:
 
     def alone(self, state: str) -> str:
         """The line that makes the initial value of a state what the only segment starts from."""
-        start, initial = (self.context.scope(("buffer", n), n) for n in (self.starts[state].name, f"{state}@initial"))
+        start = self.context.scope(("buffer", self.starts[state].name), self.starts[state].name)
+        initial = initial_in_a_row(self.context, state)
         return f"{start} = {initial}.to({torch_type(self._stored(self.starts[state]))}).unsqueeze(1)"
 
     def _stored(self, buffer: Buffer) -> DType:

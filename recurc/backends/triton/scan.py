@@ -27,9 +27,9 @@ from recurc.backends.triton.kernel import (
 from recurc.backends.triton.lanes import LaneCode, finish, lane_blocks, two_runs, warps
 from recurc.backends.triton.loop import whole_elements
 from recurc.backends.triton.scope import Lines
-from recurc.backends.triton.values import SEQ, TIME, Code, Context, TileCode, constant_value
+from recurc.backends.triton.values import SEQ, TIME, Code, Context, TileCode, constant_value, dim_of
 from recurc.errors import CompilerBug
-from recurc.plan import Role, Scan
+from recurc.plan import Fused, Role, Scan
 from recurc.types import Dims, DType, Kind, axis_ids
 
 _TILE = 2048  # elements of a program's tile, for an element of 8 bytes: 16 in each thread, so that nothing spills
@@ -37,10 +37,11 @@ _TILE = 2048  # elements of a program's tile, for an element of 8 bytes: 16 in e
 
 def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> StageText:
     """Three kernels and the choice between one segment and several."""
-    lanes = lane_dims(stage)
     parts = {k: context.scope((k, name), f"{name}_{k}") for k in ("segments", "segment_steps", "combine")}
-    whole = whole_elements(ScanCode(context, stage, None, dict.fromkeys(lanes, 1), 16, parts).scan(), lanes)
-    form = tile_of(context, lanes, whole, element_bytes(context, stage), options)
+    trial = ScanCode(context, stage, None, dict.fromkeys(lane_dims(stage), 1), 16, parts).scan()
+    lanes = lane_axes(trial, stage)
+    whole = whole_elements(trial, lanes)
+    form = tile_of(trial, lanes, whole, element_bytes(context, stage), options)
     blocks, block_t, num_warps, registers = form.blocks, form.block_t, form.num_warps, form.registers
 
     def made(axes: tuple[str, ...] | None) -> ScanCode:
@@ -75,9 +76,15 @@ def emit_scan(context: Context, stage: Scan, name: str, options: Options) -> Sta
     )
 
 
+def lane_axes(trial: ScanCode, stage: Scan | Fused) -> Dims:
+    """The axes along which positions exchange nothing: the lane dims, and of states that have a dim twice both axes of
+    it, where a trial has met nothing that goes across."""
+    return tuple(dict.fromkeys((*lane_dims(stage), *(a for a in trial.squares if a not in trial.crossed))))
+
+
 @dataclass(frozen=True)
 class Tile:
-    """What one program of a scan takes at once: positions of each lane dim and steps, by so many warps."""
+    """What one program of a scan takes at once: positions of each lane axis and steps, by so many warps."""
 
     blocks: dict[str, int]
     block_t: int
@@ -85,14 +92,15 @@ class Tile:
     registers: int
 
 
-def tile_of(context: Context, lanes: Dims, whole: int, wide: int, options: Options) -> Tile:
+def tile_of(trial: ScanCode, lanes: Dims, whole: int, wide: int, options: Options) -> Tile:
     """The tile for elements of `wide` bytes, of which one lane has `whole`."""
+    context = trial.context
     tile = max(_TILE // max(power_of_two(wide) // 8, 1), 64)
     blocks = lane_blocks(context, lanes, whole, tile // 32, 16)
     held = whole * math.prod(blocks.values())
     block_t = options.block_t or min(max(tile // held, 16), 512)
     # in other sizes every element has an address and a mask of its own: fewer in each thread
-    even = all(context.size(d) % 16 == 0 for d in lanes)
+    even = all(context.size(dim_of(a)) % 16 == 0 for a in (*lanes, *trial.squares))
     num_warps = warps(held * block_t, max((128 if even else 64) // power_of_two(wide), 1))
     # Named, or the assembler spills to fit one more program on a multiprocessor. With half of all, four fit.
     half = even and context.spec.real.accumulator is DType.F32
@@ -102,7 +110,7 @@ def tile_of(context: Context, lanes: Dims, whole: int, wide: int, options: Optio
 def cut_time(scan: ScanCode) -> tuple[str, ...]:
     """Lines of `launch` that say in how many segments time is cut, and how long they are."""
     context, count, per = scan.context, scan.parts["segments"], scan.parts["segment_steps"]
-    programs = " * ".join(["batch", *(str(scan.blocks(d)) for d in scan.cut())])
+    programs = " * ".join(["batch", *(str(scan.blocks(a)) for a in scan.cut())])
     some = next(b for b in context.plan.buffers if b.role in (Role.OUTPUT, Role.FINAL))
     device = f"{context.scope(('buffer', some.name), some.name)}.device"
     return (
@@ -132,8 +140,16 @@ def segment_tensors(context: Context, scan: ScanCode, count: str) -> tuple[list[
     begins = [
         Scratch(scan.start(c.name), _shape(context, count, c.dims), context.compute(c.dtype)) for c in stage.carries
     ]
-    initials = [context.scope(("buffer", f"{c.name}@initial"), f"{c.name}@initial") for c in stage.carries]
-    return summaries, begins, [f"{b.name} = {i}.unsqueeze(0)" for b, i in zip(begins, initials, strict=True)]
+    given = [initial_in_a_row(context, c.name) for c in stage.carries]
+    return summaries, begins, [f"{b.name} = {i}.unsqueeze(0)" for b, i in zip(begins, given, strict=True)]
+
+
+def initial_in_a_row(context: Context, state: str) -> str:
+    """The initial values of a state, in the words of `launch`, with nothing between neighbours: those of a complex
+    state lie beside its other part."""
+    buffer = context.plan.buffer(f"{state}@initial")
+    name = context.scope(("buffer", buffer.name), buffer.name)
+    return name if buffer.spacing == 1 else f"{name}.contiguous()"
 
 
 def combine_source(context: Context, stage: Scan, name: str) -> str:
@@ -163,8 +179,6 @@ def scan_problems(stage: Scan) -> list[str]:
     if monoid.multiplies:  # matrices and tables, for which there are other kernels
         return problems
     for component, expr, identity in zip(monoid.components, monoid.combine, monoid.identity, strict=True):
-        if len(set(component.dims)) < len(component.dims):
-            problems.append(f"a scan whose element `{component.name}` is a square matrix")
         for node in ir.walk(expr):
             match node:
                 case ir.Contract() if {*node.left_axes, *node.right_axes} != set(node.out_axes):
@@ -205,6 +219,7 @@ class ScanCode(LaneCode):
         self.block_t, self.parts = block_t, parts
         self.step, self.after = Lines(2), Lines(1)
         self.timed = True
+        self.squares: dict[str, None] = {}  # the axes of states that have a dim twice
         self.take(stage)
         for equation in stage.body:
             self.scope(("value", equation.name), equation.name)
@@ -214,8 +229,9 @@ class ScanCode(LaneCode):
     def take(self, stage: Scan) -> None:
         """The scan to write."""
         self.stage = stage
-        self.component_dims: Dims = tuple(dict.fromkeys(d for c in stage.monoid.components for d in c.dims))
-        self.full = [SEQ, *axis_ids(self.component_dims)]
+        axes = [axis_ids(c.dims) for c in stage.monoid.components]
+        self.full = [SEQ, *dict.fromkeys(a for ids in axes for a in ids)]
+        self.squares |= dict.fromkeys(a for ids in axes if len(set(map(dim_of, ids))) < len(ids) for a in ids)
 
     # --- names, also of scratch tensors ------------------------------------------------------------------------
 
@@ -296,7 +312,9 @@ class ScanCode(LaneCode):
         for component, name in zip(monoid.components, running, strict=True):
             tensor = self.summary(component.name)
             place = self.element(tensor, tensor, self.context.compute(component.dtype), component.dims)
-            masks = " & ".join([*self.store_masks(frozenset(component.dims)), *self.lane_masks(component.dims)])
+            masks = " & ".join(
+                [*self.store_masks(frozenset(axis_ids(component.dims))), *self.lane_masks(component.dims)]
+            )
             value = self._collapsed(Code(name, frozenset(self.full)), component.dims)
             self.after.add(f"tl.store({place}, {value}, mask={masks})")
         return self
@@ -310,7 +328,7 @@ class ScanCode(LaneCode):
             tensor, code = self.start(carry.name), self.values[carry.name, 1]
             text = self._collapsed(code, carry.dims)
             place = self.element(tensor, tensor, self.context.compute(carry.dtype), carry.dims)
-            masks = " & ".join([*self.store_masks(frozenset(carry.dims)), *self.lane_masks(carry.dims)])
+            masks = " & ".join([*self.store_masks(frozenset(axis_ids(carry.dims))), *self.lane_masks(carry.dims)])
             self.step.add(f"tl.store({place}, {text}, mask={masks})")
         for component in monoid.components:
             tensor = self.summary(component.name)
@@ -372,7 +390,7 @@ class ScanCode(LaneCode):
     def _before_each_step(self, carried: dict[str, Code]) -> None:
         """The states one step earlier, for equations that read them at lag 1: the tile moved by one place."""
         wanted = {r.name for r in self.readers() if r.lag == 1 and r.name in carried}
-        everything = [*self.lead, *axis_ids(self.component_dims)]
+        everything = [TIME, *self.full]
         for state in sorted(wanted):
             whole = self.spread(self.values[state, 0], everything)
             shape = ", ".join(self.extent(a) if a in everything else "1" for a in self.axes)
@@ -415,7 +433,7 @@ class ScanCode(LaneCode):
     def _store_final(self, state: str, code: Code, dims: Dims) -> None:
         buffer = self.context.plan.buffer(f"{state}@final")
         place = self.pointer(buffer, axis_ids(dims))
-        masks = [*self.store_masks(frozenset(dims)), *self.lane_masks(dims), "(segment == segments - 1)"]
+        masks = [*self.store_masks(frozenset(axis_ids(dims))), *self.lane_masks(dims), "(segment == segments - 1)"]
         self.after.add(f"tl.store({place}, {self._collapsed(code, dims)}, mask={' & '.join(masks)})")
 
     def kernel(self, name: str, about: tuple[str, ...], num_warps: int) -> KernelText:
