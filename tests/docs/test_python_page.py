@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import recurc
-from recurc.compiled import CALL_OPTIONS, Compiled
+from recurc.compiled import Compiled
+from recurc.options import CALL_OPTIONS
 from recurc.passes.schedule import KNOWN
 from recurc.runtime.choose import BACKENDS
 from tests.docs import blocks
