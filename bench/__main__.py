@@ -9,7 +9,7 @@ import sys
 from bench import machine, report
 from bench.rows import Floor, Row
 
-PARTS = ("affine", "selective", "aaren", "rnn", "startup", "choice", "fused")
+PARTS = ("affine", "selective", "aaren", "rnn", "training", "startup", "choice", "fused")
 
 
 def main() -> int:
@@ -111,6 +111,10 @@ def _measure(part: str, seed: int, most: machine.Ceilings, budget: float) -> tup
             from bench import rnn
 
             return rnn.measure(rng, most, budget)
+        case "training":
+            from bench import training
+
+            return training.measure(rng, most, budget)
         case _:
             from bench import startup
 
