@@ -150,6 +150,9 @@ class _Hoister:
             return False
         if set(node.left_axes) | set(node.right_axes) == set(node.out_axes):
             return False  # an outer product sums nothing: it belongs where it is used
+        weights, moved = (node.left_axes, node.right_axes) if left else (node.right_axes, node.left_axes)
+        if set(weights) <= set(moved):
+            return False  # each weight meets one value of a step: no product of matrices, and the values would be stored
         moving = node.right if left else node.left
         if isinstance(moving, Unfold):
             return False  # a convolution: a buffer would hold every neighbour as often as there are taps
