@@ -219,6 +219,10 @@ def _held_back(rec: Recurrence, group: Group, shape: Shape, target: Target) -> d
     double = any(s.name in group.states and s.dtype in (DType.F64, DType.C128) for s in rec.states)
     if double or shape.itemsize > 4:
         return {"convolution": "in f64 a transform would lose what small values keep beside large ones"}
+    read = {r.name for e in rec.equations if e.name not in group.states for r in reads(e.expr)}
+    if not {*group.states} & (read | {*rec.outputs}):
+        names = ", ".join(group.states)
+        return {"convolution": f"only the last value of {names} counts, and a transform makes those of all steps"}
     return {}
 
 

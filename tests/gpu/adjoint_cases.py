@@ -43,7 +43,11 @@ LIMITATIONS = {
     for n in ("dnc", "ntm", "ntm_write_first")
     for s in ("chunkwise", "convolution", "scan", "sequential")
 }
-LIMITATIONS |= {(n, "back", "sequential", "triton"): _HELD for n in ("graph_conv_gru", "graph_conv_gru_chebyshev")}
+LIMITATIONS |= {
+    (n, "back", s, "triton"): _HELD
+    for n in ("graph_conv_gru", "graph_conv_gru_chebyshev")
+    for s in ("scan", "sequential")
+}
 LIMITATIONS |= {
     ("dnc", "forward", "sequential", "triton"): _HELD,
     ("graph_rnn", "back", "scan", "triton"): _HELD,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from recurc import zoo
 from recurc.runtime.choose import BACKENDS
 from recurc.zoo.header import header
+from tests.gpu import adjoint_cases
 from tests.gpu.zoo_cases import BY_SCHEDULE, LIMITATIONS
 from tests.zoo.cases import LACKING, NAMES, NOT_YET, load, schedules
 
@@ -21,7 +22,9 @@ def page() -> str:
         "`triton` that is in Triton's interpreter, on `cuda` the generated C++ run on the CPU by a shim, over a few",
         "steps; both also compile to machine code for sm_90. None of these tests runs on a GPU. `make test` runs",
         "every system on `reference` and `numpy` and some, drawn anew each time, on the others; `make test-all`",
-        "runs every system on all. `recurc zoo NAME` shows a system.",
+        "runs every system on all. Calls that are differentiated are tested in the same ways, against the",
+        "definition and its differences; below is what is refused of their backward passes alone. `recurc zoo NAME`",
+        "shows a system.",
         "",
         f"| {' | '.join(heads)} |",
         f"|{' --- |' * len(heads)}",
@@ -35,9 +38,21 @@ def page() -> str:
     alone = sorted((n, s, b) for n, s, b in BY_SCHEDULE if s not in LACKING.get(b, ()))
     lines += ["", *(f"`{name}` on `{backend}`: {reason}." for (name, backend), reason in refused)]
     lines += ["", *(f"`{name}` on `{b}`, not {s}: {BY_SCHEDULE[name, s, b]}." for name, s, b in alone)]
+    lines += [f"{back}." for back in _backward()]
     lines += [f"`{b}` has no schedule {', '.join(lacks)}." for b, lacks in LACKING.items()]
     assert all(load(name) for name, _ in {**NOT_YET, **LIMITATIONS})
     return "\n".join(lines) + "\n"
+
+
+def _backward() -> list[str]:
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for (name, part, schedule, backend), reason in adjoint_cases.LIMITATIONS.items():
+        if part == "back":
+            found.setdefault((name, backend, reason), []).append(schedule)
+    return [
+        f"The backward pass of `{name}` on `{backend}`, not {', '.join(sorted(ways))}: {reason}"
+        for (name, backend, reason), ways in sorted(found.items())
+    ]
 
 
 def _where(name: str, backend: str) -> str:
