@@ -14,6 +14,7 @@ from examples.training import Trained, fit, main
 
 WIDTH, BATCH, STEPS, LONGEST, ASKED = 16, 64, 800, 64, 256
 RATE = 3e-2
+NAMES = ("LSTM", "DeltaNet, steps to 2", "DeltaNet, steps to 1", "minGRU")
 
 # The 4 is there so that training brings the step near to its ends, where nothing is forgotten, in fewer steps.
 DELTA_NET = """
@@ -25,9 +26,6 @@ recurrence DeltaNet(H, K, V):
     S = S[t-1] + key * ({top} * sigmoid(4 * beta) * (v - key @ S[t-1]))
     output o = l2norm(q, K) @ S
 """
-
-
-NAMES = ("LSTM", "DeltaNet, steps to 2", "DeltaNet, steps to 1", "minGRU")
 
 
 def train(steps: int = STEPS, seed: int = 0, names: Iterable[str] = NAMES) -> Trained:
@@ -60,9 +58,7 @@ def train(steps: int = STEPS, seed: int = 0, names: Iterable[str] = NAMES) -> Tr
             return readout(layer(embed(bits))[0])
 
         def loss(step: int, guess=guess) -> torch.Tensor:
-            length = min(
-                LONGEST, 2 + LONGEST * step * 5 // (3 * steps)
-            )  # longer and longer for three fifths of the time
+            length = min(LONGEST, 2 + LONGEST * step * 5 // (3 * steps))  # the longest from three fifths of the time on
             bits, odd = parity(length, BATCH)
             return torch.nn.functional.cross_entropy(guess(bits).flatten(0, 1), odd.flatten())
 
