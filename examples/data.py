@@ -1,6 +1,8 @@
-"""The data of the examples: both sets come with a package, so nothing is downloaded."""
+"""The data of the examples: they come with a package or lie beside it, so nothing is downloaded."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 
@@ -25,3 +27,8 @@ def digits() -> tuple[Array, Array]:
 
     loaded = load_digits()
     return loaded.images / 16.0, loaded.target
+
+
+def shakespeare() -> str:
+    """Scenes from Shakespeare's plays, 299,868 characters: examples/texts says where they are from."""
+    return (Path(__file__).parent / "texts" / "shakespeare.txt").read_text(encoding="ascii")

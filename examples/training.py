@@ -46,11 +46,13 @@ def fit(parameters: Any, loss: Callable[[int], Any], steps: int, rate: float, ti
 def draw(trained: Trained, path: Path) -> None:
     """The loss over the steps, smoothed over a fortieth of them."""
     figure, (panel,) = axes(trained.title)
+    lowest, highest = np.inf, 0.0
     for name, values in trained.losses.items():
         width = max(1, len(values) // 40)
         smooth = np.convolve(values, np.ones(width) / width, "valid")
+        lowest, highest = min(lowest, smooth.min()), max(highest, smooth.max())
         panel.plot(np.arange(len(smooth)) + width, smooth, lw=1.6, label=name)
-    panel.set_yscale("log")
+    panel.set_yscale("log" if highest > 5 * lowest else "linear")
     panel.set_xlabel("step")
     panel.set_ylabel("loss")
     panel.legend(frameon=False)
