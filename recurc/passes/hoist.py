@@ -152,7 +152,7 @@ class _Hoister:
             return False  # an outer product sums nothing: it belongs where it is used
         weights, moved = (node.left_axes, node.right_axes) if left else (node.right_axes, node.left_axes)
         if set(weights) <= set(moved):
-            return False  # each weight meets one value of a step: no product of matrices, and the values would be stored
+            return False  # each weight meets one value of a step: as a stage of its own it would store these values
         moving = node.right if left else node.left
         if isinstance(moving, Unfold):
             return False  # a convolution: a buffer would hold every neighbour as often as there are taps
