@@ -33,6 +33,7 @@ from recurc.ir import Equation, Expr, Linalg, walk
 from recurc.plan import Buffer, Carry, Role
 from recurc.types import Dims, DType, Kind
 
+_VECTOR_BYTES = 64  # of the widest registers there are
 STATE_BYTES = 24 * 1024  # states that go through time together and still leave room in the first-level cache
 
 
@@ -211,11 +212,17 @@ def _choose_lane(
     targets = {v for s in stmts if not isinstance(s.value, Matrix) for v in s.index if "+" not in v}
     for var in targets:
         if dim_of(var) not in crossed:
-            scores[var] += 100.0
+            scores[var] += 100.0 * _filled(spec.size(dim_of(var)), spec)
     for var in sorted((v for v in targets), key=lambda v: (-scores[v], v)):
         if spec.size(dim_of(var)) > 1 and _vectorisable(var, stmts, stage, buffers, spec):
             return var
     return None
+
+
+def _filled(size: int, spec: Specialization) -> float:
+    """Which share of the lanes of vectors along a dim do something."""
+    lanes = _VECTOR_BYTES // spec.real.accumulator.itemsize
+    return size / (-(-size // lanes) * lanes) if size else 1.0
 
 
 def _against_the_row(stmts: Sequence[Stmt], candidates: Iterable[Var]) -> list[Var]:
