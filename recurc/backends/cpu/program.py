@@ -34,6 +34,7 @@ from recurc.plan import Buffer, Carry, Role
 from recurc.types import Dims, DType, Kind
 
 _VECTOR_BYTES = 64  # of the widest registers there are
+_MATRIX_ROWS = 16
 STATE_BYTES = 24 * 1024  # states that go through time together and still leave room in the first-level cache
 
 
@@ -299,7 +300,14 @@ def _lanes_outside(stmts: Sequence[Stmt], stage: StageInput, lane: Var, spec: Sp
     other = any(set(s.index) - {lane} and lane in s.index for s in stmts) and bool(stage.carries)
     if not other or any(isinstance(s.value, Matrix) for s in stmts):
         return False
+    if any(s.name.split("@")[0] in stage.writes and _rows_across(s, lane, spec) >= _MATRIX_ROWS for s in stmts):
+        return False  # a matrix that is stored at every step is written as it lies, not line by line for each vector
     return state_bytes(stage, lane, spec) <= STATE_BYTES
+
+
+def _rows_across(stmt: Stmt, lane: Var, spec: Specialization) -> int:
+    """How many rows of contiguous lanes a value has."""
+    return math.prod(spec.size(dim_of(v)) for v in stmt.index[:-1]) if stmt.index[-1:] == (lane,) else 0
 
 
 def state_bytes(stage: StageInput, lane: Var, spec: Specialization) -> int:
