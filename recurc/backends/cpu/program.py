@@ -22,6 +22,7 @@ from recurc.backends.emit.nodes import (
     Stmt,
     Var,
     dim_of,
+    extent,
     free_vars,
     index_vars,
     loads,
@@ -30,6 +31,7 @@ from recurc.backends.emit.nodes import (
     plain,
 )  # fmt: skip
 from recurc.ir import Equation, Expr, Linalg, walk
+from recurc.ops import OPS
 from recurc.plan import Buffer, Carry, Role
 from recurc.types import Dims, DType, Kind
 
@@ -192,32 +194,61 @@ def _crossed(expr: Expr) -> set[str]:
 def _choose_lane(
     stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization
 ) -> Var | None:
-    """The variable most arrays with time are contiguous in, among those every value can be a vector along."""
-    scores: dict[Var, float] = {}
+    """The variable along which the stage costs least, among those every value can be a vector along. One along which
+    nothing meets comes first, if vectors along it are at least half full: they go through time by themselves."""
     crossed = {d for e in stage.body for d in _crossed(e.expr)}
-    for stmt in stmts:
-        base = stmt.name.split("@")[0]
-        for place, var in enumerate(reversed(stmt.index)):
-            weight = 4.0 if base in stage.writes else 1.0
-            scores[var] = scores.get(var, 0.0) + (weight if place == 0 else -weight / 2)
-        for load in loads(stmt.value):
-            buffer = buffers.get(load.name)
-            if buffer is None or not load.index:
-                continue
-            weight = 4.0 if buffer.has_time else 0.5
-            for place, var in enumerate(reversed(load.index)):
-                if isinstance(var, str):
-                    scores[var] = scores.get(var, 0.0) + (weight if place == 0 else -weight / 2)
-    for var in _against_the_row(stmts, scores):
-        scores[var] -= 200.0
-    targets = {v for s in stmts if not isinstance(s.value, Matrix) for v in s.index if "+" not in v}
-    for var in targets:
-        if dim_of(var) not in crossed:
-            scores[var] += 100.0 * _filled(spec.size(dim_of(var)), spec)
-    for var in sorted((v for v in targets), key=lambda v: (-scores[v], v)):
+    candidates = {v for s in stmts if not isinstance(s.value, Matrix) for v in s.index if "+" not in v}
+    avoided = _against_the_row(stmts, candidates)
+
+    def rank(var: Var) -> tuple[bool, bool, float, Var]:
+        alone = dim_of(var) not in crossed and _filled(spec.size(dim_of(var)), spec) >= 0.5
+        return var in avoided, not alone, _lane_cost(var, stmts, stage, buffers, spec), var
+
+    for var in sorted(candidates, key=rank):
         if spec.size(dim_of(var)) > 1 and _vectorisable(var, stmts, stage, buffers, spec):
             return var
     return None
+
+
+_GATHER, _FOLD = 12.0, 10.0  # operations that a strided vector and a sum over lanes cost
+
+
+def _lane_cost(
+    lane: Var, stmts: Sequence[Stmt], stage: StageInput, buffers: Mapping[str, Buffer], spec: Specialization
+) -> float:
+    """About how many vector and scalar operations a step takes with lanes along a variable."""
+    lanes, sizes = _VECTOR_BYTES // spec.real.accumulator.itemsize, dict(spec.sizes)
+
+    def passes(variables: Iterable[Var]) -> float:
+        found = 1.0
+        for var in variables:
+            size = extent(dim_of(var), sizes)
+            found *= -(-size // lanes) if var == lane else size
+        return found
+
+    def of(node: Node, around: frozenset[Var]) -> float:
+        match node:
+            case Fold(over=over, arg=arg):
+                inner = around | {*over}
+                fold = _FOLD * passes(around) if lane in over else 0.0
+                return of(arg, inner) + fold + passes(inner)
+            case Load(name=name, index=index):
+                used = [v for v in around if v in free_vars(node)]
+                strided = name in buffers and lane in free_vars(node) and index[-1:] != (lane,)
+                return passes(used if len(index) else ()) * (_GATHER if strided else 1.0)
+            case Call(op=op):
+                price = OPS[op].flops if op in OPS else 1
+                used = [v for v in around if v in free_vars(node)]
+                return price * passes(used) + sum(of(part, around) for part in parts(node))
+            case _:
+                return sum((of(part, around) for part in parts(node)), 0.0)
+
+    total = 0.0
+    for stmt in stmts:
+        total += of(stmt.value, frozenset(stmt.index))
+        if stmt.name.split("@")[0] in stage.writes:
+            total += passes(stmt.index) * (_GATHER if lane in stmt.index and stmt.index[-1] != lane else 1.0)
+    return total
 
 
 def _filled(size: int, spec: Specialization) -> float:

@@ -167,58 +167,6 @@ static inline vf32 rc_load_vf32(const float *p) { vf32 x; memcpy(&x, p, sizeof x
 
 static inline void rc_store_vf32(float *p, vf32 x) { memcpy(p, &x, sizeof x); }
 
-// x in [lo, hi]; NaN stays NaN
-static inline float rc_clip_f32(float x, float lo, float hi) { x = x < lo ? lo : x; return x > hi ? hi : x; }
-
-static inline int32_t rc_bits_f32(float x) { int32_t i; memcpy(&i, &x, sizeof i); return i; }
-
-static inline float rc_real_f32(int32_t i) { float x; memcpy(&x, &i, sizeof x); return x; }
-
-static inline int32_t rc_to_int_f32(float x) { return (int32_t)x; }
-
-// x * 2^n for integral n, also where 2^n alone would overflow or be denormal
-static inline float rc_scale_f32(float x, float n) {
-    const int32_t i = rc_to_int_f32(n), half = i >> 1;
-    return x * rc_real_f32((half + 127) << 23) * rc_real_f32((i - half + 127) << 23);
-}
-
-// e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln(2) / 2; within 2 ulp
-static inline float rc_exp_f32(float x) {
-    x = rc_clip_f32(x, (-104.0f), 89.0f);
-    const float n = (x * 1.4426950408889634f + 12582912.0f) - 12582912.0f;
-    const float r = (x - n * 0.693359375f) - n * (-0.00021219444f);
-    const float tail = 0.5000000097481405f + r * (0.1666651645268167f + r * (0.04166619840448107f + r * (0.008369175586107926f + r * 0.0013950984382538627f)));
-    return rc_scale_f32(1 + r * (1 + r * tail), n);
-}
-
-static inline float rc_to_real_f32(int32_t i) { return (float)i; }
-
-// log(x) for normal x > 0, plus `more`: x = 2^e m with m in [sqrt(1/2), sqrt(2)), log m through atanh
-static inline float rc_log_parts_f32(float x, float more) {
-    const int32_t shifted = rc_bits_f32(x) - 1060439283;
-    const float e = rc_to_real_f32(shifted >> 23) + more;
-    const float f = rc_real_f32((shifted & 0x7fffff) + 1060439283) - 1;
-    const float s = f / (2 + f), z = s * s;
-    const float series = 0.6666682132613441f + z * (0.39973060594082693f + z * 0.29975655282436403f);
-    return e * 0.693359375f + (f - (s * (f - z * series) - e * (-0.00021219444f)));
-}
-
-static inline float rc_abs_f32(float x) { return __builtin_fabsf(x); }
-
-static inline float rc_spread_f32(float x) { return x; }
-
-// log(1 + e^-|x|)
-static inline float rc_log1p_exp_f32(float x) {
-    const float e = rc_exp_f32(-rc_abs_f32(x)), u = 1 + e;
-    return rc_log_parts_f32(u, rc_spread_f32(0)) + (e - (u - 1)) / u;
-}
-
-// the larger one; a tie is the first operand's, NaN wins
-static inline float rc_max_f32(float a, float b) { return a >= b || a != a ? a : b; }
-
-// log(1 + e^x), linear for large x; within 4 ulp
-static inline float rc_softplus_f32(float x) { return rc_max_f32(x, rc_spread_f32(0)) + rc_log1p_exp_f32(x); }
-
 // every stride-th element
 static inline vf32 rc_gather_vf32(const float *p, long stride, long lanes) {
     vf32 x = {0};
@@ -253,16 +201,16 @@ static inline vf32 rc_max_vf32(vf32 a, vf32 b) { return rc_select_vf32((a >= b) 
 // log(1 + e^x), linear for large x; within 4 ulp
 static inline vf32 rc_softplus_vf32(vf32 x) { return rc_max_vf32(x, rc_spread_vf32(0)) + rc_log1p_exp_vf32(x); }
 
-// 1 / (1 + e^-x), accurate and free of overflow at both ends; within 4 ulp
-static inline vf32 rc_sigmoid_vf32(vf32 x) {
-    const vf32 e = rc_exp_vf32(-rc_abs_vf32(x));
-    return rc_select_vf32(x < rc_spread_vf32(0), e, rc_spread_vf32(1)) / (1 + e);
-}
-
 static inline void rc_scatter_vf32(float *p, long stride, vf32 x, long lanes) {
     UNROLL
     for (int i = 0; i < RC_LANES_vf32; i++)
         if (i < lanes) p[i * stride] = x[i];
+}
+
+// 1 / (1 + e^-x), accurate and free of overflow at both ends; within 4 ulp
+static inline vf32 rc_sigmoid_vf32(vf32 x) {
+    const vf32 e = rc_exp_vf32(-rc_abs_vf32(x));
+    return rc_select_vf32(x < rc_spread_vf32(0), e, rc_spread_vf32(1)) / (1 + e);
 }
 
 enum { D = 512 };
@@ -293,56 +241,51 @@ static void selectivescan_map(const struct call *call, long b0, long b1, long t0
 }
 
 // Folds the elements of one segment of steps into one.
-// SIMD lanes along N, which never meet; each step runs over whole rows, which stream through memory in order.
+// SIMD lanes along D, which never meet: one vector goes through all steps, its states close by.
 static void selectivescan_scan_fold(const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1) {
     for (long b = b0; b < b1; b++) {
         const float *A_b = ROW(call->A, float, b);
         const float *delta_bias_b = ROW(call->delta_bias, float, b);
         float *h_a_total_out = ROW(call->h_a_total_out, float, b);
         float *h_b_total_out = ROW(call->h_b_total_out, float, b);
-        real h_a_total[D * PADDED(N)] ALIGNED;
-        real h_b_total[D * PADDED(N)] ALIGNED;
-        real dt_row[D] ALIGNED;
-        for (long iD_ = 0; iD_ < D; iD_++) {
-            for (long iN_ = lane0; iN_ < lane1; iN_ += LANES) {
-                rc_store_vf32(h_a_total + iD_ * PADDED(N) + iN_, rc_spread_vf32(1.0f));
+        for (long iD_ = lane0; iD_ < lane1; iD_ += LANES) {
+            const vec delta_bias = rc_load_vf32(delta_bias_b + iD_);
+            vec A[N] ALIGNED;
+            for (long iN_ = 0; iN_ < N; iN_++) {
+                A[iN_] = rc_gather_vf32(A_b + iD_ * N + iN_, N, LANES);
             }
-        }
-        for (long iD_ = 0; iD_ < D; iD_++) {
-            for (long iN_ = lane0; iN_ < lane1; iN_ += LANES) {
-                rc_store_vf32(h_b_total + iD_ * PADDED(N) + iN_, rc_spread_vf32(0.0f));
+            vec h_a_total[N] ALIGNED;
+            vec h_b_total[N] ALIGNED;
+            for (long iN_ = 0; iN_ < N; iN_++) {
+                h_a_total[iN_] = rc_spread_vf32(1.0f);
             }
-        }
-        for (long t = t0; t < t1; t++) {
-            const float *B_t = AT(call->B, float, b, t);
-            const float *delta_t = AT(call->delta, float, b, t);
-            const float *x_t = AT(call->x, float, b, t);
-            for (long iD_ = 0; iD_ < D; iD_++) {
-                const real dt = rc_softplus_f32((delta_t[iD_] + delta_bias_b[iD_]));
-                dt_row[iD_] = dt;
+            for (long iN_ = 0; iN_ < N; iN_++) {
+                h_b_total[iN_] = rc_spread_vf32(0.0f);
             }
-            for (long iD_ = 0; iD_ < D; iD_++) {
-                for (long iN_ = lane0; iN_ < lane1; iN_ += LANES) {
-                    const vec a_step = rc_exp_vf32(((-dt_row[iD_]) * rc_load_vf32(A_b + iD_ * N + iN_)));
-                    const vec b_step = (dt_row[iD_] * rc_load_vf32(B_t + iN_)) * x_t[iD_];
-                    const vec h_a_total_new = a_step * rc_load_vf32(h_a_total + iD_ * PADDED(N) + iN_);
-                    const vec h_b_total_new = (a_step * rc_load_vf32(h_b_total + iD_ * PADDED(N) + iN_)) + b_step;
-                    rc_store_vf32(h_a_total + iD_ * PADDED(N) + iN_, h_a_total_new);
-                    rc_store_vf32(h_b_total + iD_ * PADDED(N) + iN_, h_b_total_new);
+            for (long t = t0; t < t1; t++) {
+                const float *B_t = AT(call->B, float, b, t);
+                const float *delta_t = AT(call->delta, float, b, t);
+                const float *x_t = AT(call->x, float, b, t);
+                PREFETCH_L1(delta_t + iD_ + 8 * call->delta.time);
+                PREFETCH_L1(x_t + iD_ + 8 * call->x.time);
+                const vec dt = rc_softplus_vf32((rc_load_vf32(delta_t + iD_) + delta_bias));
+                for (long iN_ = 0; iN_ < N; iN_++) {
+                    const vec a_step = rc_exp_vf32(((-dt) * A[iN_]));
+                    const vec b_step = (dt * rc_load_vf32(x_t + iD_)) * B_t[iN_];
+                    const vec h_a_total_new = a_step * h_a_total[iN_];
+                    const vec h_b_total_new = (a_step * h_b_total[iN_]) + b_step;
+                    h_a_total[iN_] = h_a_total_new;
+                    h_b_total[iN_] = h_b_total_new;
                 }
             }
-        }
-        if (call->h_a_total_out.data) {
-            for (long iD_ = 0; iD_ < D; iD_++) {
-                for (long iN_ = lane0; iN_ < lane1; iN_ += LANES) {
-                    rc_store_vf32(h_a_total_out + iD_ * N + iN_, rc_load_vf32(h_a_total + iD_ * PADDED(N) + iN_));
+            if (call->h_a_total_out.data) {
+                for (long iN_ = 0; iN_ < N; iN_++) {
+                    rc_scatter_vf32(h_a_total_out + iD_ * N + iN_, N, h_a_total[iN_], LANES);
                 }
             }
-        }
-        if (call->h_b_total_out.data) {
-            for (long iD_ = 0; iD_ < D; iD_++) {
-                for (long iN_ = lane0; iN_ < lane1; iN_ += LANES) {
-                    rc_store_vf32(h_b_total_out + iD_ * N + iN_, rc_load_vf32(h_b_total + iD_ * PADDED(N) + iN_));
+            if (call->h_b_total_out.data) {
+                for (long iN_ = 0; iN_ < N; iN_++) {
+                    rc_scatter_vf32(h_b_total_out + iD_ * N + iN_, N, h_b_total[iN_], LANES);
                 }
             }
         }
@@ -486,7 +429,7 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
         {
             const long segments = scan_segments(batch, steps, count), length = (steps + segments - 1) / segments;
             {
-                const long blocks = (N + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
+                const long blocks = (D + LANES - 1) / LANES, wanted = (4 * count + batch * segments - 1) / batch * segments;
                 const long parts = blocks < wanted ? blocks : wanted;
                 long first, last;
                 rc_split(batch * segments * parts, 1, thread, count, &first, &last);
@@ -500,7 +443,7 @@ void recurc_run(const rc_array *arrays, int64_t batch, int64_t steps, int thread
                     self.h_b_total_out = self.h_b_total;
                     self.h_b_total_out.data = (float *)self.h_b_total.data + segment * self.h_b_total.time;
                     long lane0 = 0, lane1 = 0;
-                    rc_split(N, LANES, work % parts, parts, &lane0, &lane1);
+                    rc_split(D, LANES, work % parts, parts, &lane0, &lane1);
                     selectivescan_scan_fold(&self, b, b + 1, from, to, lane0, lane1);
                 }
             }
