@@ -1,4 +1,5 @@
-"""`python -m bench fused`: scans in one pass over time beside the same scans one after the other, in native code.
+"""`python -m bench fused`: scans in one pass over time, and chunks with the same keys in one stage, beside the same
+scans and chunks one after the other, in native code.
 
 The plan is the same but for `taken_apart`; calls take turns. On one thread the processor's time counts, so that a busy
 machine shows little in it."""
@@ -21,12 +22,12 @@ from recurc import targets, zoo
 from recurc.backends.base import Specialization
 from recurc.backends.cpu import BACKEND
 from recurc.passes import make_plan
-from recurc.plan import Fused, Plan, Role, Scan, taken_apart
+from recurc.plan import Fused, JointChunk, Plan, Role, Scan, taken_apart
 from recurc.runtime.threads import thread_count
 from recurc.types import DType, Kind
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cost_model.md"
-CASES: tuple[tuple[str, dict[str, int], int, int], ...] = (
+CASES: tuple[tuple[str, dict[str, int], int, int], ...] = (  # of scans
     ("adam", {"D": 64}, 4, 1024),
     ("adam", {"D": 64}, 4, 65536),
     ("exponential_variance", {"D": 64}, 4, 1024),
@@ -39,6 +40,16 @@ CASES: tuple[tuple[str, dict[str, int], int, int], ...] = (
     ("linear_attention", {"K": 32, "V": 32}, 2, 8192),
     ("mlstm_sigmoid", {"H": 4, "K": 32, "V": 32}, 1, 2048),
 )
+CHUNKS: tuple[tuple[str, dict[str, int], int, int], ...] = (
+    ("linear_attention", {"K": 32, "V": 32}, 2, 128),
+    ("linear_attention", {"K": 32, "V": 32}, 2, 2048),
+    ("linear_attention", {"K": 64, "V": 64}, 1, 128),
+    ("linear_attention", {"K": 64, "V": 64}, 1, 2048),
+    ("mlstm_sigmoid", {"H": 4, "K": 32, "V": 32}, 1, 128),
+    ("mlstm_sigmoid", {"H": 4, "K": 32, "V": 32}, 1, 2048),
+    ("mlstm", {"H": 4, "K": 32, "V": 32}, 1, 128),
+    ("mlstm", {"H": 4, "K": 32, "V": 32}, 1, 2048),
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Pair:
     `between`: bytes per step and sequence that only the scans apart store."""
 
     system: str
+    schedule: str
     sizes: dict[str, int]
     batch: int
     steps: int
@@ -61,12 +73,21 @@ class Pair:
 
 
 def measure(rng: np.random.Generator, budget: float) -> list[Pair]:
-    return [_pair(rng, name, sizes, batch, steps, budget) for name, sizes, batch, steps in CASES]
+    cases = [("scan", c) for c in CASES] + [("chunkwise", c) for c in CHUNKS]
+    return [_pair(rng, schedule, *case, budget) for schedule, case in cases]
 
 
-def _pair(rng: np.random.Generator, name: str, sizes: dict[str, int], batch: int, steps: int, budget: float) -> Pair:
-    plan = make_plan(zoo.load(name).ir, sizes, batch, steps, DType.F32, targets.named("cpu"), "scan")
-    (stage,) = (s for s in plan.stages if isinstance(s, Fused))
+def _pair(
+    rng: np.random.Generator,
+    schedule: str,
+    name: str,
+    sizes: dict[str, int],
+    batch: int,
+    steps: int,
+    budget: float,
+) -> Pair:
+    plan = make_plan(zoo.load(name).ir, sizes, batch, steps, DType.F32, targets.named("cpu"), schedule)
+    (stage,) = (s for s in plan.stages if isinstance(s, Fused | JointChunk))
     spec = Specialization(tuple(sorted(sizes.items())), DType.F32)
     arrays = _arrays(rng, plan, spec, batch, steps)
     kernels = [BACKEND.build(p, spec) for p in (plan, taken_apart(plan))]
@@ -79,10 +100,13 @@ def _pair(rng: np.random.Generator, name: str, sizes: dict[str, int], batch: int
             start = clock()
             kernels[k](arrays, batch, steps)
             found[k].append(clock() - start)
-    scans = sum(isinstance(s, Scan) for s in taken_apart(plan).stages)
-    between = sum(b.dtype.settled(spec.real).itemsize * int(np.prod([sizes[d] for d in b.dims])) for b in stage.between)
+    passes, between = (1, len(stage.parts)), 0
+    if isinstance(stage, Fused):
+        passes = max(stage.levels) + 2, 2 * sum(isinstance(s, Scan) for s in taken_apart(plan).stages)
+        sizes_of = ((b.dtype.settled(spec.real), [sizes[d] for d in b.dims]) for b in stage.between)
+        between = sum(dtype.itemsize * int(np.prod(dims)) for dtype, dims in sizes_of)
     fused, apart = (statistics.median(times) for times in found)
-    return Pair(name, sizes, batch, steps, fused, apart, (max(stage.levels) + 2, 2 * scans), between)
+    return Pair(name, schedule, sizes, batch, steps, fused, apart, passes, between)
 
 
 def _arrays(rng: np.random.Generator, plan: Plan, spec: Specialization, batch: int, steps: int) -> dict[str, Any]:
@@ -102,10 +126,11 @@ def _arrays(rng: np.random.Generator, plan: Plan, spec: Specialization, batch: i
 
 
 def table(pairs: Sequence[Pair]) -> Table:
-    head = ["system", "sizes", "B", "T", "passes", "stored between, per step", "fused", "apart", "gain"]
+    head = ["system", "schedule", "sizes", "B", "T", "passes", "stored between, per step", "fused", "apart", "gain"]
     rows = [
         [
             p.system,
+            p.schedule,
             " ".join(f"{d}={n}" for d, n in p.sizes.items()),
             str(p.batch),
             f"{p.steps:,}",

@@ -20,6 +20,7 @@ from recurc.plan import (
     Convolution,
     Frozen,
     Fused,
+    JointChunk,
     Loop,
     Map,
     Matmul,
@@ -291,10 +292,21 @@ def describe(stage: Stage, width: int = 96) -> tuple[str, str, list[str]]:
             what = f"all t at once, by the response of {kept} to an impulse: from {driven} to {made}"
             return "convolution", what, equation_lines(stage.body, width)
         case Chunk(form=form, body=body):
-            over = f"rows {', '.join(form.rows)}, columns {', '.join(form.columns)}"
+            over = ", ".join(f"{n} {', '.join(d)}" for n, d in (("rows", form.rows), ("columns", form.columns)) if d)
             what = "a triangular system and products of matrices" if form.corrects else "products of matrices"
             kept = ", ".join(form.states)
             return "chunk", f"chunks of steps by {what}, keeping {kept} ({over})", equation_lines(body, width)
+        case JointChunk(parts=parts):
+            lines = []
+            for part in parts:
+                name, how, body = describe(part, width - 2)
+                lines += [f"{name}: {how}", *(f"  {line}" for line in body)]
+            names = [p.form.states[0] for p in parts]
+            return (
+                "joint",
+                f"{', '.join(names[:-1])} and {names[-1]} in the same chunks of steps, by the same keys",
+                lines,
+            )
         case Frozen(carries=carries, held=held, inside=inside):
             kept, known = ", ".join(c.name for c in carries), ", ".join(h for h, _ in held)
             what = f"one chunk of {stage.spelled} steps after another, keeping {kept}; {known} known in each"

@@ -76,7 +76,8 @@ class LowRank:
         S_a = sum over b of factors[a][b] o S_b[t-1]
               + sum over writes of keys[a] (x) (sum over b of probes[b] . S_b[t-1] + value)
 
-    The dims of the states are shared ones, rows and columns (any number of each, in the states' order). A key and a
+    The dims of the states are shared ones, rows and columns (any number of each, in the states' order). A vector has no
+    columns: it has this form beside a matrix with the same factors and keys only, as one more column of it. A key and a
     probe have the shared dims and the rows, a value the shared dims and the columns, or some of them, and besides them
     the rank of their write; `.` sums over the rows. The factor of a state alone, its decay, has the shared dims and
     besides them nothing, rows, or columns; not columns if there are probes. Factors of several states have shared dims
@@ -98,6 +99,19 @@ class LowRank:
     def corrects(self) -> bool:
         """Whether a write depends on what the states hold."""
         return any(w.corrects for w in self.writes)
+
+    def alike(self, other: LowRank) -> bool:
+        """Whether one stage can take both: they have the same factors and keys, and each has one state, writes without
+        probes and rank, and no decay along its columns."""
+        if any(len(f.states) > 1 or f.decay_along == "columns" or f.ranked or f.corrects for f in (self, other)):
+            return False
+        same = (self.shared, self.rows, self.factors) == (other.shared, other.rows, other.factors)
+        return same and [w.keys for w in self.writes] == [w.keys for w in other.writes]
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a step writes several rows at once."""
+        return any(w.rank for w in self.writes)
 
     @property
     def decays(self) -> dict[tuple[int, int], Expr]:

@@ -283,10 +283,11 @@ class Chunk:
     """The same meaning as a `Loop` over matrix states whose new values are `updates`, which have the form `form`: by
     products of matrices over chunks of steps (chunkwise form).
 
-    The operands of `form` and of the reads are `Read`s of buffers at lag 0, with or without a time axis; a factor may
-    be the number 1 instead. Keys, probes and queries have all rows, values all columns, all of them the whole rank of
-    their write; each may lack shared dims. A read is `name = query . S` (this step) or `query . S[t-1]` (the step
-    before), a `Contract` of `query` and one state over the rows; further dims of a query stand first in what is read.
+    The operands of `form` and of the reads are `Read`s of buffers at lag 0, with or without a time axis; a factor or a
+    value may be the number 1 instead. Keys, probes and queries have all rows, values all columns, all of them the whole
+    rank of their write; each may lack shared dims. A read is `name = query . S` (this step) or `query . S[t-1]` (the
+    step before), a `Contract` of `query` and one state over the rows; further dims of a query stand first in what is
+    read.
     All of them are stored. Products of factors are formed inside a chunk and never divided by."""
 
     carries: tuple[Carry, ...]  # the states of the form
@@ -302,6 +303,11 @@ class Chunk:
     @property
     def writes(self) -> tuple[str, ...]:
         return tuple(e.name for e in self.reads)
+
+    @property
+    def loop(self) -> Loop:
+        """The loop this stands for."""
+        return Loop(self.carries, self.body, self.writes)
 
     @property
     def readouts(self) -> tuple[Readout, ...]:
@@ -322,6 +328,28 @@ class Chunk:
         exprs = [*form.decays.values(), *(e for w in form.writes for e in (*w.keys, *w.probes, w.value))]
         queries = [r.query for r in self.readouts]
         return tuple(dict.fromkeys(e for e in (*exprs, *queries) if isinstance(e, Read)))
+
+
+@dataclass(frozen=True, slots=True)
+class JointChunk:
+    """The meaning of chunks one after another that have the same factors and keys, in one stage: what a chunk of steps
+    makes of keys, factors and queries is made once for all `parts`. Each has one state, plain writes (no probes, no
+    rank) and no decay along its columns. A part without columns is a vector, such as the normaliser beside a memory:
+    what it reads are sums over the rows of the scores that the others weigh their values by."""
+
+    parts: tuple[Chunk, ...]
+
+    @property
+    def carries(self) -> tuple[Carry, ...]:
+        return tuple(c for part in self.parts for c in part.carries)
+
+    @property
+    def body(self) -> tuple[Equation, ...]:
+        return tuple(e for part in self.parts for e in part.body)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return tuple(w for part in self.parts for w in part.writes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +419,7 @@ class Frozen:
         return tuple(b for b in self.inside.buffers if b.role in (Role.ONCE, Role.SEQUENCE))
 
 
-Stage = Map | Matmul | Loop | Scan | Fused | Chunk | Newton | Convolution | Frozen
+Stage = Map | Matmul | Loop | Scan | Fused | Chunk | JointChunk | Newton | Convolution | Frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,10 +463,24 @@ class Plan:
         return any(b.name == name for b in self.buffers)
 
 
-def taken_apart(plan: Plan, which: Callable[[Fused], bool] = lambda stage: True) -> Plan:
-    """The plan with the parts of fused stages (those of which `which` is true) as stages of their own."""
-    gone = [s for s in plan.stages if isinstance(s, Fused) and which(s)]
+def taken_apart(plan: Plan, which: Callable[[Fused | JointChunk | Chunk], bool] = lambda stage: True) -> Plan:
+    """The plan with the parts of stages that run several at once (those of which `which` is true) as stages of their
+    own. A vector in chunks goes step by step then: without a matrix beside it chunks only add work."""
+    gone = [s for s in plan.stages if isinstance(s, Fused | JointChunk | Chunk) and _parts(s) != (s,) and which(s)]
     if not gone:
         return plan
-    stages = (part for s in plan.stages for part in (s.parts if isinstance(s, Fused) and s in gone else (s,)))
-    return replace(plan, stages=tuple(stages), buffers=(*plan.buffers, *(b for s in gone for b in s.between)))
+    stages = (part for s in plan.stages for part in (_parts(s) if s in gone else (s,)))
+    between = (b for s in gone if isinstance(s, Fused) for b in s.between)
+    return replace(plan, stages=tuple(stages), buffers=(*plan.buffers, *between))
+
+
+def _parts(stage: Stage) -> tuple[Stage, ...]:
+    match stage:
+        case Fused(parts=parts):
+            return parts
+        case JointChunk(parts=parts):
+            return tuple(p if p.form.columns else p.loop for p in parts)
+        case Chunk(form=form) if not form.columns:
+            return (stage.loop,)
+        case _:
+            return (stage,)

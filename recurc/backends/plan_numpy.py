@@ -31,6 +31,7 @@ from recurc.plan import (
     Convolution,
     Frozen,
     Fused,
+    JointChunk,
     Loop,
     Map,
     Matmul,
@@ -113,7 +114,7 @@ class PlanKernel:
         self._instead = instead
         self.source: dict[str, str] = {}
         self.rounds: dict[str, NDArray[np.int32]] = {}  # by states: see `CpuKernel.rounds`
-        plan = taken_apart(plan)
+        plan = taken_apart(plan, lambda stage: isinstance(stage, Fused))
         self._plan, self._evaluator = plan, Evaluator(spec)
         solvers = [s for s in plan.stages if isinstance(s, Newton)]
         self._own = {b.name: b for s in solvers for k in _GUESSES for b in s.values(k)}
@@ -142,6 +143,8 @@ class PlanKernel:
                 return self._newton(stage)
             case Chunk():
                 return self._chunk(stage)
+            case JointChunk():
+                return self._joint(stage)
             case Convolution():
                 return self._convolution(stage)
             case Frozen():
@@ -512,6 +515,15 @@ class PlanKernel:
                 if carry.name in finals:
                     call.frame.values[finals[carry.name], 0] = last
                     store(call.arrays[finals[carry.name]], last[:, 0])
+
+        return run
+
+    def _joint(self, stage: JointChunk) -> Run:
+        runs = [self._chunk(part) for part in stage.parts]
+
+        def run(call: _Call) -> None:
+            for part in runs:
+                part(call)
 
         return run
 

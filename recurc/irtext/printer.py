@@ -29,7 +29,21 @@ from recurc.ir import (
     children,
 )
 from recurc.irtext.names import NAME, PART, WORD
-from recurc.plan import Carry, Chunk, Convolution, Frozen, Fused, Loop, Map, Matmul, Newton, Plan, Scan, Stage
+from recurc.plan import (
+    Carry,
+    Chunk,
+    Convolution,
+    Frozen,
+    Fused,
+    JointChunk,
+    Loop,
+    Map,
+    Matmul,
+    Newton,
+    Plan,
+    Scan,
+    Stage,
+)
 from recurc.types import DimDecl, Dims, DType
 
 _WIDTH = 118
@@ -262,6 +276,9 @@ def _stage(stage: Stage) -> list[str]:
             split = ", ".join(f"{name} [{', '.join(dims)}]" for name, dims in parts if dims)
             head = _opening("chunk", stage.carries, stage.writes)
             return [head, f"    {split}", *_body(stage.body), "  }"]
+        case JointChunk(parts=parts):
+            inner = [f"  {line}" for part in parts for line in _stage(part)]
+            return [_opening("joint", (), stage.writes), *inner, "  }"]
         case Frozen(held=held, inside=inside):
             place = "t" if stage.start is None else f"(t + {_read_name(stage.start)})"
             when = f"    at {place} mod {stage.spelled} = {stage.first}:"

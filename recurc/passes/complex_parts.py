@@ -44,6 +44,7 @@ from recurc.plan import (
     Convolution,
     Frozen,
     Fused,
+    JointChunk,
     Loop,
     Map,
     Matmul,
@@ -89,7 +90,7 @@ def split_complex(plan: Plan, real: DType) -> Plan:
     """The plan on real numbers, for reals stored as `real`. Raises `UnsupportedError` for what has no real form."""
     if not is_complex(plan):
         return plan
-    whole = _Split(taken_apart(plan), real).run()
+    whole = _Split(taken_apart(plan, lambda stage: isinstance(stage, Fused)), real).run()
     runs = [{n for c in s.carries for n in (c.name, part_name(c.name, 0))} for s in plan.stages if isinstance(s, Fused)]
     return fuse(whole, lambda scans: any(all(s.carries[0].name in run for s in scans) for run in runs), told=True)
 
@@ -145,7 +146,7 @@ class _Split:
             writes = tuple(w for w in stage.writes if w in wanted)
             needed = {*writes, *(c.name for c in stage.carries)} if isinstance(stage, Loop | Scan) else set(writes)
             match stage:
-                case Matmul() | Newton() | Chunk() | Frozen() | Fused():  # real chunks read real values
+                case Matmul() | Newton() | Chunk() | JointChunk() | Frozen() | Fused():  # real chunks read real values
                     new: Stage = stage
                 case Convolution():
                     new = replace(stage, reads=_pruned(stage.reads, set(writes)), writes=writes)
@@ -157,7 +158,7 @@ class _Split:
                     post = _pruned(stage.post, needed)
                     needed |= {r.name for e in (*(p.expr for p in post), *stage.monoid.lift) for r in reads(e)}
                     new = replace(stage, pre=_pruned(stage.pre, needed), post=post, writes=writes)
-            if writes or isinstance(new, Loop | Scan | Newton | Convolution | Chunk | Frozen):
+            if writes or isinstance(new, Loop | Scan | Newton | Convolution | Chunk | JointChunk | Frozen):
                 wanted |= {r.name for e in _exprs(new) for r in reads(e)}
                 kept.append(new)
         return kept[::-1]
@@ -229,7 +230,7 @@ class _Split:
                 return [stage]
             case Convolution():
                 return [self._convolution(stage)]
-            case Chunk() | Frozen():
+            case Chunk() | JointChunk() | Frozen():
                 return [stage]
             case Fused():
                 raise TypeError("fused scans are taken apart before")

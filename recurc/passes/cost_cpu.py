@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from recurc.facts import Group
+from recurc.facts import Group, LowRank
 from recurc.passes.cost import Estimate, Shape, largest, typical_rounds
 from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import CHUNK_STEPS, WORTH_A_THREAD, Target
@@ -81,9 +81,11 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
 
     each probe and read sums over the states it sees and meets each write's keys; each read takes its weights of the
     written rows; rows with a probe are found one after another; each write adds to the states, which decay. Decays of
-    each row or column go through the pairs of steps."""
+    each row or column go through the pairs of steps. What is not alone finds pairs and keys at hand."""
     form = group.low_rank
     assert form is not None
+    if not form.columns:
+        return _column(work, form, shape, target)
     heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
     wide = math.ceil(columns / _vector(shape, target)) * _vector(shape, target)
     found, reads = rows_of(form, shape), 1
@@ -105,6 +107,9 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     else:
         tiles += pairs
     turned = CHUNK_STEPS * rows * writes
+    if not work.alone:
+        tiles -= 0.0 if form.decay_along == "rows" else pairs
+        turned, one_row, left = 0, 0.0, 0
     chunks = shape.batch * heads * math.ceil(shape.steps / CHUNK_STEPS)
     core, products = target.flops / target.cores, target.matmul_flops / target.cores
     products /= 1.0 if 8 * rows * wide * states <= target.l1_bytes else 1.5
@@ -117,8 +122,24 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     moved += 2.0 * (rows * left + columns * (writes + reads)) * shape.itemsize * shape.batch * heads * shape.steps
     arithmetic = chunks * each / _busy(shape.batch * heads, threads)
     arithmetic += work.outside * shape.batch * shape.steps / core / threads
-    setup, depth = _setup(flops, 2, target), math.ceil(shape.steps / CHUNK_STEPS)
+    setup, depth = _setup(flops, 2, target) if work.alone else 0.0, math.ceil(shape.steps / CHUNK_STEPS)
     deep = "the chunks that follow each other"
+    return largest(setup, _memory(moved, threads, target), arithmetic, 0.0, moved, flops, depth, deep)
+
+
+def _column(work: Work, form: LowRank, shape: Shape, target: Target) -> Estimate:
+    """The same of a vector, which goes through the packed steps of a chunk one after another: it takes in its keys, and
+    each read is a sum along its rows."""
+    heads, rows = (shape.elements(d) for d in (form.shared, form.rows))
+    steps = shape.batch * heads * shape.steps
+    products = 2.0 * rows * (1 + len(form.writes)) * steps
+    flops = products + work.outside * shape.batch * shape.steps
+    threads, core = _threads(flops, target), target.flops / target.cores
+    arithmetic = (products / core + steps * target.step_latency) / _busy(shape.batch * heads, threads)
+    arithmetic += work.outside * shape.batch * shape.steps / core / threads
+    moved = work.bytes_per_step * shape.batch * shape.steps
+    setup, deep = _setup(flops, 2, target) if work.alone else 0.0, "the chunks that follow each other"
+    depth = math.ceil(shape.steps / CHUNK_STEPS)
     return largest(setup, _memory(moved, threads, target), arithmetic, 0.0, moved, flops, depth, deep)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from recurc.facts import Group, Monoid
+from recurc.facts import Group, LowRank, Monoid
 from recurc.passes.cost import Estimate, Shape, expr_flops, largest, typical_rounds
 from recurc.passes.work import FrozenWork, Work, rows_of
 from recurc.targets import Target
@@ -140,6 +140,8 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     once more."""
     form = group.low_rank
     assert form is not None
+    if not form.columns and not work.alone:
+        return _column(work, form, shape, target)
     heads, rows, columns = (shape.elements(d) for d in (form.shared, form.rows, form.columns))
     rows, columns = max(rows, 16), max(columns, 16)  # what a tile is filled up to
     found = rows_of(form, shape)
@@ -161,6 +163,20 @@ def chunkwise(work: Work, group: Group, shape: Shape, target: Target) -> Estimat
     flops = (products + others) * steps + work.outside * shape.batch * shape.steps
     depth = math.ceil(shape.steps / chunk)
     return largest(target.launch, memory, arithmetic, chain, moved, flops, depth, "the chunks that follow each other")
+
+
+def _column(work: Work, form: LowRank, shape: Shape, target: Target) -> Estimate:
+    """A vector beside a matrix with the same keys: sums of tiles that the matrix has in registers."""
+    heads, rows = (shape.elements(d) for d in (form.shared, form.rows))
+    chunk, steps = min(64, max(16, shape.steps)), shape.batch * heads * shape.steps
+    flops = (2.0 * rows * (1 + len(form.writes)) + chunk * len(form.writes)) * steps
+    used = min(1.0, shape.batch * heads / target.cores)
+    moved = work.bytes_per_step * shape.batch * shape.steps
+    memory = moved / (target.bandwidth * min(1.0, 4 * used))
+    depth = math.ceil(shape.steps / chunk)
+    return largest(
+        0.0, memory, flops / (target.flops * used), 0.0, moved, flops, depth, "the chunks that follow each other"
+    )
 
 
 def _segments(shape: Shape) -> int:

@@ -17,6 +17,8 @@ from recurc.build import broadcast
 from recurc.errors import CompilerBug
 from recurc.facts import Analysis, Group, LowRank, Reason, Write
 from recurc.ir import (
+    Apply,
+    Broadcast,
     Contract,
     Equation,
     Expr,
@@ -31,8 +33,8 @@ from recurc.ir import (
     with_children,
 )
 from recurc.ops import apply, convert
-from recurc.passes.affine import is_number, sum_over, zero
-from recurc.passes.low_rank_values import MOST_WRITES, Matrix, Other, Row, Values, moving, reaches
+from recurc.passes.affine import is_number, one, sum_over, zero
+from recurc.passes.low_rank_values import MOST_WRITES, Matrix, Other, Row, Term, Values, moving, reaches
 from recurc.passes.monoid import restricted
 from recurc.passes.terms import fresh, too_large
 from recurc.passes.verify import used_names
@@ -82,10 +84,29 @@ def with_products(rec: Recurrence, analysis: Analysis) -> Analysis:
             return replace(group, reasons=(*group.reasons, Reason(f"not chunkwise: {form.text}", form.span)))
         return group
 
-    return replace(analysis, groups=tuple(weighed(g) for g in analysis.groups))
+    groups = tuple(weighed(g) for g in analysis.groups)
+    matrices = [g.low_rank for g in groups if g.low_rank is not None]
+
+    def beside(group: Group) -> Group:
+        state, *more = group.states
+        if group.cls != "EA" or more or group.low_rank is not None:
+            return group
+        form = _first_column(rec, state, matrices)
+        if form is None:
+            return group
+        reason = Reason(_in_words(form), spans[state])
+        schedules = (*group.schedules, "chunkwise")
+        return replace(group, schedules=schedules, reasons=(*group.reasons, reason), low_rank=form)
+
+    return replace(analysis, groups=tuple(beside(g) for g in groups))
 
 
 def _in_words(form: LowRank, after: str = "") -> str:
+    if not form.columns:
+        (state,), over = form.states, ", ".join(form.rows)
+        behind = f"after {after}, " if after else ""
+        text = f"{state} has the keys and the decay of a matrix and is read along {over} only"
+        return f"{text}: {behind}chunks of steps take it as one more column"
     rows, columns, who = (", ".join(d) for d in (form.rows, form.columns, form.states))
     many = len(form.writes)
     writes = "one outer product" if many == 1 else f"{many} outer products"
@@ -110,6 +131,8 @@ def _taken_apart(rec: Recurrence, group: Group) -> Group:
     top, *sums = group.states
     found = {s: low_rank(rec, (s,)) for s in sums}
     forms = [f for f in found.values() if isinstance(f, LowRank)]
+    vectors = [_first_column(rec, s, forms) for s in sums if not isinstance(found[s], LowRank)]
+    forms += [f for f in vectors if f is not None]
     if not forms:
         whole = {n: r for n, r in found.items() if len(set(states[n].dims) - set(states[top].dims)) > 1}
         refused = [Reason(f"{n} is not chunkwise: {r.text}", r.span) for n, r in whole.items() if isinstance(r, Reason)]
@@ -118,12 +141,36 @@ def _taken_apart(rec: Recurrence, group: Group) -> Group:
     first = tuple(s for s in group.states if s not in chunked)
     cls = "OS" if len(first) > 1 else "SL"
     rest = Group(first, cls, ("sequential", "scan"), monoid=restricted(replace(group.monoid, cls=cls), first))
-    matrices = (Group(f.states, "SR1" if f.decay_along == "none" else "DR1", ("chunkwise",), low_rank=f) for f in forms)
+    matrices = (Group(f.states, _class_of(f), ("chunkwise",), low_rank=f) for f in forms)
     after = " and ".join(first)
     reasons = (Reason(f"given {top}, {_in_words(f, after)}", spans[f.states[0]]) for f in forms)
     return replace(
         group, schedules=(*group.schedules, "chunkwise"), reasons=(*group.reasons, *reasons), parts=(rest, *matrices)
     )
+
+
+def _class_of(form: LowRank) -> str:
+    if not form.columns:
+        return "EA"
+    return "SR1" if form.decay_along == "none" else "DR1"
+
+
+def _first_column(rec: Recurrence, state: str, matrices: Sequence[LowRank]) -> LowRank | None:
+    found = (column(rec, state, m) for m in matrices if m.columns)
+    return next((f for f in found if isinstance(f, LowRank)), None)
+
+
+def column(rec: Recurrence, state: str, like: LowRank) -> LowRank | Reason:
+    """The form of a vector that is written with the keys of `like`, times values that its rows do not tell apart, and
+    decays by the factor of `like`; or why it has none. `rec` is in core form."""
+    states, who = {s.name: s for s in rec.states}, ", ".join(like.states)
+    found, other = states[state], states[like.states[0]]
+    inside = tuple(tuple(d for d in found.dims if d in part) for part in (like.shared, like.rows))
+    if inside != (like.shared, like.rows) or len(found.dims) != len({*like.shared, *like.rows}):
+        return Reason(f"{state} has not the rows of {who}")
+    if found.dtype is not other.dtype or like.ranked or like.corrects or len(like.states) > 1:
+        return Reason(f"{who} is of another type, or takes other writes than keys times values")
+    return _Reader(rec, (state,), like.rows, ()).column(like)
 
 
 def low_rank(rec: Recurrence, group: tuple[str, ...]) -> LowRank | Reason:
@@ -196,7 +243,7 @@ class _Whole(Exception):
 class _Reader(Values):
     """What the updates of the states and their readers come to."""
 
-    def __init__(self, rec: Recurrence, members: tuple[str, ...], rows: Dims, columns: Dims = ()) -> None:
+    def __init__(self, rec: Recurrence, members: tuple[str, ...], rows: Dims, columns: Dims | None = None) -> None:
         super().__init__(rec, members, rows, columns)
         self.taken = used_names(rec)
         self.queries: dict[tuple[Expr, str, int], str] = {}  # reads, by what they sum: the query, the state and its lag
@@ -225,6 +272,81 @@ class _Reader(Values):
         if factors == [(None,)]:
             factors = [(zero(self.dtype),)]
         return self._with_dims(tuple(factors), writes, span)
+
+    def column(self, like: LowRank) -> LowRank | Reason:
+        """The form of a vector with the keys and the factor of `like`."""
+        (state,), who = self.members, ", ".join(like.states)
+        update, span = self.update(state), self.equations[state].span
+        if not isinstance(update, Matrix) or update.left != self.rows or update.lag != 1:
+            return Reason(f"the update of {state} is no decay of {self.old} plus writes", span)
+        factor = zero(self.dtype) if update.factors[0] is None else convert(update.factors[0], self.dtype)
+        if not self._same(factor, like.factors[0][0] or zero(self.dtype)):
+            return Reason(f"{state} does not decay as {who} does", span)
+        left, writes = list(update.writes), list[Write]()
+        for write in like.writes:
+            found = ((term, self._over_key(term, write.keys[0])) for term in left)
+            term, value = next(((t, v) for t, v in found if v is not None), (None, None))
+            if term is None or value is None:
+                return Reason(f"{state} is not written with the keys of {who}", span)
+            left.remove(term)
+            writes.append(replace(write, value=convert(value, self.dtype)))
+        if left:
+            return Reason(f"{state} takes more writes than {who}", span)
+        try:
+            self._read_everywhere()
+        except _Whole as whole:
+            return whole.reason
+        if any(not set(query.dims) <= set(self.dims) for query, _, _ in self.queries):
+            return Reason(f"{state} is read by several rows in one step", span)
+        return replace(like, states=(state,), columns=(), writes=tuple(writes))
+
+    def _over_key(self, term: Term, key: Expr | None) -> Expr | None:
+        """The value that a write has beside `key`, if it is the product of the two and the rows share the value."""
+        if key is None or any(p is not None for p in term.probes) or term.rank or term.value is None:
+            return None
+        value = self._over(convert(term.key, self.dtype), key)
+        if value is None or set(term.value.dims) & set(self.rows):
+            return None
+        return (
+            value
+            if is_number(term.value, 1)
+            else term.value
+            if is_number(value, 1)
+            else apply("mul", value, term.value)
+        )
+
+    def _over(self, expr: Expr, key: Expr) -> Expr | None:
+        """`expr` without the factor `key`, if it has that and its other factors lie aside of the rows."""
+        if self._same(expr, key):
+            return one(self.dtype)
+        match expr:
+            case Apply(op="mul", args=(a, b)):
+                for part, other in ((a, b), (b, a)):
+                    rest = None if set(other.dims) & set(self.rows) else self._over(part, key)
+                    if rest is not None:
+                        return other if is_number(rest, 1) else apply("mul", rest, other)
+            case Apply(op="div", args=(a, b)) if not set(b.dims) & set(self.rows):
+                rest = self._over(a, key)
+                return None if rest is None else apply("div", rest, b)
+            case Apply(op="neg", args=(a,)):
+                rest = self._over(a, key)
+                return None if rest is None else apply("neg", rest)
+            case Read(name=name, lag=0) if name in self.equations and name not in self.states:
+                return self._over(self.equations[name].expr, key)
+            case _:
+                pass
+        return None
+
+    def _same(self, a: Expr, b: Expr) -> bool:
+        """Whether two values are the same by their names or by what one of the names stands for."""
+        a, b = (e.arg if isinstance(e, Broadcast) else e for e in (a, b))
+        return a == b or self._meant(a) == b or a == self._meant(b)
+
+    def _meant(self, expr: Expr) -> Expr:
+        if not isinstance(expr, Read) or expr.lag or expr.name in self.states or expr.name not in self.equations:
+            return expr
+        found = self.equations[expr.name].expr
+        return found.arg if isinstance(found, Broadcast) else found
 
     def _joined(self, updates: list[Matrix]) -> tuple[Write, ...]:
         """The writes of all states; equal rows that go into different ones are one write."""
@@ -347,7 +469,9 @@ class _Reader(Values):
             Write(
                 tuple(named(k, "key", (*w.rank, *form.rows)) for k in w.keys),
                 tuple(named(p, "probe", (*w.rank, *form.rows)) for p in w.probes),
-                named(w.value, "value", (*w.rank, *form.columns)),
+                w.value
+                if w.value is not None and is_number(w.value, 1) and not form.columns
+                else named(w.value, "value", (*w.rank, *form.columns)),
                 w.rank,
             )
             for w in form.writes
@@ -384,7 +508,8 @@ class _Reader(Values):
                 self._sum(p, value, form) for p, value in zip(write.probes, old, strict=True) if p is not None
             ]
             parts += [] if write.value is None else [write.value]
-            product = apply("mul", key, reduce(lambda a, b: apply("add", a, b), parts))
+            row = reduce(lambda a, b: apply("add", a, b), parts)
+            product = key if is_number(row, 1) else apply("mul", key, row)
             terms.append(sum_over(product, write.rank))
         update = reduce(lambda a, b: apply("add", a, b), terms)
         if update.dims != state.dims:
@@ -410,7 +535,8 @@ class _Reader(Values):
         full = broadcast(expr, expr.dims + missing) if missing else expr
         if isinstance(full, Read) and not full.lag and full.name not in self.moving:
             return full
-        name = next((n for n, e in self.made.items() if e == full), None)
+        known = ((n, e.expr) for n, e in self.equations.items() if n not in self.moving and n not in self.states)
+        name = next((n for n, e in (*self.made.items(), *known) if e == full), None)
         if name is None:
             name = self._fresh(f"{self.members[0]}_{role}")
             self.made[name] = full

@@ -90,14 +90,14 @@ def reaches(expr: Expr, states: Iterable[str], moving: frozenset[str] | set[str]
 class Values:
     """Some states of equal shape with one choice of their rows, and of their columns once they are known."""
 
-    def __init__(self, rec: Recurrence, members: tuple[str, ...], rows: Dims, columns: Dims = ()) -> None:
+    def __init__(self, rec: Recurrence, members: tuple[str, ...], rows: Dims, columns: Dims | None = None) -> None:
         self.rec, self.members, self.rows = rec, members, rows
         self.who, self.old = ", ".join(members), " or ".join(shown(m) for m in members)
         self.moving = moving(rec, members)
         self.equations = {e.name: e for e in rec.equations}
         self.states = {s.name: s for s in rec.states}
         self.dims, self.dtype = self.states[members[0]].dims, self.states[members[0]].dtype
-        self.columns = columns or tuple(d for d in self.dims if d not in rows)
+        self.columns = tuple(d for d in self.dims if d not in rows) if columns is None else columns
         self.inside = False  # an update: new values of the states are looked through as well
         self._named: dict[tuple[str, bool], Value] = {}
         self._seen: dict[tuple[int, bool], Value] = {}

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from recurc.errors import CompilerBug
-from recurc.facts import Analysis, Group, LowRank, Monoid
+from recurc.facts import Analysis, Group, LowRank, Monoid, Reason
 from recurc.ir import (
     Contract,
     Equation,
@@ -44,7 +44,7 @@ from recurc.passes.cost import Shape, function_depth
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.frozen import Chunks, chunks, inside
 from recurc.passes.hoist import Hoisted, hoist, worth_a_stage
-from recurc.passes.low_rank import Restated, low_rank, restated
+from recurc.passes.low_rank import Restated, column, low_rank, restated
 from recurc.passes.named_sums import name_sums
 from recurc.passes.newton import Surroundings, newton
 from recurc.passes.schedule import Choice
@@ -91,11 +91,13 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape, apa
     chunks: dict[str, Restated] = {}
     named, monoids = rec, {g.states: g.monoid for g, s in choice.runs if s == "scan" and g.monoid is not None}
     runs = replace(analysis, groups=tuple(group for group, _ in choice.runs))
-    for group, schedule in choice.runs:
-        if schedule == "chunkwise" and group.low_rank is not None:
-            found = _restated(named, group.low_rank, [e for m in monoids.values() for e in m.lift])
-            chunks[group.states[0]], named, lifts = found, found.rec, iter(found.others)
-            monoids = {n: replace(m, lift=tuple(next(lifts) for _ in m.lift)) for n, m in monoids.items()}
+    chunkwise = [group for group, schedule in choice.runs if schedule == "chunkwise"]
+    forms = [group.low_rank for group in chunkwise if group.low_rank is not None]
+    for form in sorted(forms, key=lambda f: not f.columns):  # a vector takes the names that its matrix has
+        known = [c.form for c in chunks.values()]
+        found = _restated(named, form, known, [e for m in monoids.values() for e in m.lift])
+        chunks[form.states[0]], named, lifts = found, found.rec, iter(found.others)
+        monoids = {n: replace(m, lift=tuple(next(lifts) for _ in m.lift)) for n, m in monoids.items()}
     if chunks:
         loops = (g for g, schedule in choice.runs if schedule == "sequential")
         named = name_sums(named, {s for g in loops for s in g.states})
@@ -107,12 +109,19 @@ def lower(rec: Recurrence, analysis: Analysis, choice: Choice, shape: Shape, apa
     return plan
 
 
-def _restated(rec: Recurrence, form: LowRank, others: Sequence[Expr]) -> Restated:
-    """Where an earlier group was restated too, the form is found again in what it has become."""
-    found = low_rank(rec, form.states)
+def _restated(rec: Recurrence, form: LowRank, known: Sequence[LowRank], others: Sequence[Expr]) -> Restated:
+    """Where an earlier group was restated too, the form is found again in what it has become; `known` are the forms
+    of those."""
+    found = low_rank(rec, form.states) if form.columns else _column(rec, form, known)
     if not isinstance(found, LowRank):
         raise CompilerBug(f"{', '.join(form.states)} is no longer chunkwise: {found}")
     return restated(rec, found, others)
+
+
+def _column(rec: Recurrence, form: LowRank, known: Sequence[LowRank]) -> LowRank | Reason:
+    """A vector as a column of one of the matrices that are `known`, or, where none fits, by its own keys."""
+    found = [column(rec, form.states[0], f) for f in (*known, form)]
+    return next((f for f in found if isinstance(f, LowRank)), found[-1])
 
 
 class _Lowering:
@@ -236,8 +245,9 @@ class _Lowering:
         tail: dict[str, Expr] = {}
         for item in reversed(range(end)):
             name = self.order[item]
+            first = item if isinstance(name, str) else self._first_alike(item, name)
             for operand in (self.hoisted.operand_of[name],) if isinstance(name, str) else self._operands(name):
-                self._materialise_operand(operand, item)
+                self._materialise_operand(operand, item if self.position.get(operand, -1) >= first else first)
             if self.apart and not isinstance(name, str):
                 for known in self._known(item):
                     self.materialised[known] = min(item, self.materialised.get(known, item))
@@ -260,6 +270,16 @@ class _Lowering:
 
     def _operands(self, segment: _Segment) -> tuple[str, ...]:
         return tuple(n for s in segment.states if s in self.chunks for n in self.chunks[s].operands)
+
+    def _first_alike(self, at: int, segment: _Segment) -> int:
+        """The place of the first chunk with the keys of this one, before which its operands are best made: the two can
+        be one stage then (`fuse`)."""
+        own = [self.chunks[s].form for s in segment.states if s in self.chunks]
+        for place, item in enumerate(self.order[:at]):
+            states = () if isinstance(item, str) else item.states
+            if any(self.chunks[s].form.alike(f) for s in states if s in self.chunks for f in own):
+                return place
+        return at
 
     def _materialise_operand(self, operand: str, index: int) -> None:
         plain = operand in self.hoisted.equations and operand not in self.place

@@ -62,35 +62,73 @@ def choose(
 
     Raises `ScheduleError` for a schedule no group allows, or a group that does not allow the one it is given."""
     forced = _forced(rec, analysis, schedule)
-    schedules: list[str] = []
     candidates: list[Candidate] = []
     reasons: list[Reason] = []
     runs: list[tuple[Group, str]] = []
     weighing = _Weighing(rec, shape, target)
     neighbours = Neighbours(weighing.steps)
+    decided: list[_Decision] = []
     for group in analysis.groups:
         work = weighing.steps.work(group)
         legal = (*group.schedules, *group.on_request)
         weighed = {name: weighing.estimate(name, neighbours.work(group, name, work), group) for name in legal}
         held_back = _held_back(rec, group, shape, target) | _left_out(group, without or {})
-        free = [n for n in group.schedules if n not in held_back]
-        best = min(free, key=lambda name: weighed[name].seconds)
-        chosen = forced.get(group.states) or best
-        schedules.append(chosen)
-        neighbours.take(group, chosen)
+        decided.append(_Decision(group, work, weighed, held_back, forced.get(group.states)))
+        neighbours.take(group, decided[-1].chosen)
+    final = _by_the_same_keys(decided, weighing)
+    for one in final:
+        group, work, weighed, chosen = one.group, one.work, one.weighed, one.chosen
         parts = weighing.parts(work, group) if chosen == "chunkwise" else ()
         runs += [(part, name) for part, name, _ in parts] or [(group, chosen)]
         for name, estimate in weighed.items():
-            why = _why(name, chosen, bool(forced.get(group.states)), weighed, group, held_back.get(name))
+            why = _why(name, chosen, bool(one.asked), weighed, group, one.held_back.get(name))
             cost = (estimate.seconds, estimate.bytes_moved, estimate.flops, estimate.depth)
             candidates.append(Candidate(candidate_name(analysis, group, name), *cost, why, name == chosen))
-        reasons.extend(_reasons(group, chosen, forced.get(group.states), work, shape, target))
+        reasons.extend(_reasons(group, chosen, one.asked, work, shape, target))
         if parts:
             reasons.append(Reason(_order(parts)))
         if schedule in KNOWN and schedule not in (*group.schedules, *group.on_request):
             states = ", ".join(group.states)
             reasons.append(Reason(f"{states} stays {chosen}: {_refusal(rec, group, schedule)}"))
-    return Choice(tuple(schedules), tuple(candidates), tuple(reasons), tuple(runs))
+    return Choice(tuple(d.chosen for d in final), tuple(candidates), tuple(reasons), tuple(runs))
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """A group, what each of its schedules takes, and those that are not taken unless asked for."""
+
+    group: Group
+    work: Work
+    weighed: Mapping[str, Estimate]
+    held_back: Mapping[str, str]
+    asked: str | None
+
+    @property
+    def chosen(self) -> str:
+        free = (n for n in self.group.schedules if n not in self.held_back)
+        return self.asked or min(free, key=lambda name: self.weighed[name].seconds)
+
+
+def _by_the_same_keys(decided: Sequence[_Decision], weighing: _Weighing) -> list[_Decision]:
+    """The decisions, of which those are weighed again that can run by chunks in one stage with a matrix: it has made
+    what they share. A matrix is decided alone, or beside one before it."""
+    done = list(decided)
+    for place in sorted(range(len(done)), key=lambda n: _is_vector(done[n].group)):
+        old = done[place]
+        form = old.group.low_rank
+        others = done if _is_vector(old.group) else done[:place]
+        forms = [
+            d.group.low_rank for d in others if d is not old and d.chosen == "chunkwise" and not _is_vector(d.group)
+        ]
+        if form is not None and any(f is not None and f.alike(form) for f in forms):
+            beside = weighing.estimate("chunkwise", weighing.steps.column(old.work, old.group), old.group)
+            held_back = {n: why for n, why in old.held_back.items() if n != "chunkwise"}
+            done[place] = replace(old, weighed={**old.weighed, "chunkwise": beside}, held_back=held_back)
+    return done
+
+
+def _is_vector(group: Group) -> bool:
+    return group.low_rank is not None and not group.low_rank.columns
 
 
 def _forced(rec: Recurrence, analysis: Analysis, schedule: str) -> dict[tuple[str, ...], str]:
@@ -185,7 +223,7 @@ class _Weighing:
         between = {
             part.states: self.shape.itemsize * sum(self.shape.elements(e.dims) for e in _taken_in(part.low_rank))
             for part in group.parts
-            if part.low_rank is not None
+            if part.low_rank is not None and part.low_rank.columns
         }
         found: list[tuple[Group, str, Estimate]] = []
         for part in group.parts:
@@ -193,6 +231,8 @@ class _Weighing:
             if part.states in between:
                 moved = between[part.states] + work.bytes_per_step / len(between)
             own = replace(self.steps.work(part), bytes_per_step=moved)
+            if _is_vector(part):
+                own = self.steps.column(own, part)
             weighed = {name: self.estimate(name, own, part) for name in part.schedules}
             best = min(weighed, key=lambda name: weighed[name].seconds)
             found.append((part, best, weighed[best]))
@@ -206,12 +246,15 @@ def _taken_in(form: LowRank) -> list[Expr]:
 def _order(parts: Sequence[tuple[Group, str, Estimate]]) -> str:
     """How the parts of a group run, in words."""
     ways = {"sequential": "in a loop", "scan": "by a scan", "chunkwise": "by products of matrices over chunks of steps"}
-    said = [f"{', '.join(part.states)} {ways[name]}" for part, name, _ in parts]
+    column = "as one more column of that"
+    said = [f"{', '.join(part.states)} {column if _is_vector(part) else ways[name]}" for part, name, _ in parts]
     return f"{said[0]} first, then {', '.join(said[1:])}"
 
 
 def _held_back(rec: Recurrence, group: Group, shape: Shape, target: Target) -> dict[str, str]:
     """Legal schedules that are taken only when they are asked for, and why."""
+    if _is_vector(group):
+        return {"chunkwise": "no matrix with its keys goes by chunks beside it"}
     if "convolution" not in group.schedules:
         return {}
     if not target.fft_flops:
@@ -234,7 +277,7 @@ def _left_out(group: Group, without: Mapping[str, str]) -> dict[str, str]:
 
 
 def _why(
-    name: str, chosen: str, forced: bool, weighed: dict[str, Estimate], group: Group, held_back: str | None
+    name: str, chosen: str, forced: bool, weighed: Mapping[str, Estimate], group: Group, held_back: str | None
 ) -> str:
     estimate = weighed[name]
     text = f"limited by {estimate.limit}"
@@ -280,6 +323,8 @@ def _reasons(group: Group, chosen: str, forced: str | None, work: Work, shape: S
     if chosen == "chunk-frozen":
         text = f"{states}: products with what is frozen are made for all steps of a chunk together"
         return [Reason(f"{text}, and nothing keeps it from step to step")]
+    if chosen == "chunkwise" and _is_vector(group):
+        return [Reason(f"{states}: a matrix in chunks of steps has its keys at hand")]
     if chosen == "chunkwise":
         forms = [g.low_rank for g in (group, *group.parts) if g.low_rank is not None]
         over = ", ".join(dict.fromkeys(d for f in forms for d in (*f.rows, *f.columns)))

@@ -10,6 +10,7 @@ from recurc.plan import (
     Convolution,
     Frozen,
     Fused,
+    JointChunk,
     Loop,
     Map,
     Matmul,
@@ -33,7 +34,7 @@ def verify_plan(plan: Plan) -> None:
     carried: set[str] = set()
     for index, stage in enumerate(plan.stages):
         where = f"stage {index} ({type(stage).__name__})"
-        kept = stage.carries if isinstance(stage, Loop | Scan | Fused | Chunk | Newton | Convolution | Frozen) else ()
+        kept = () if isinstance(stage, Map | Matmul) else stage.carries
         carries = {c.name: (c.dims, c.dtype) for c in kept}
         for name in carries:
             if name in carried or f"{name}@initial" not in buffers:
@@ -64,6 +65,8 @@ def verify_plan(plan: Plan) -> None:
                 check.convolution(stage)
             case Chunk():
                 check.chunk(stage)
+            case JointChunk():
+                check.joint(stage)
             case Frozen():
                 missing = set(carries) - set(check.equations(stage.body, {}))
                 if missing:
@@ -278,6 +281,20 @@ class _Stage:
                     fits = False
             if not fits:
                 _bug(self.plan, f"{self.where}: {equation.name} is no sum of {who} over its rows")
+
+    def joint(self, stage: JointChunk) -> None:
+        """Each part by itself; all with the same factors and keys, and none reads what another makes."""
+        first, made = stage.parts[0], set(stage.writes)
+        if len(stage.parts) < 2 or len(self.carries) < len(stage.carries):
+            _bug(self.plan, f"{self.where}: fewer than two parts, or two parts have one state")
+        for number, part in enumerate(stage.parts):
+            where = f"{self.where}, part {number}"
+            carries = {c.name: (c.dims, c.dtype) for c in part.carries}
+            _Stage(self.plan, where, self.buffers, self.ready, carries).chunk(part)
+            if not part.form.alike(first.form) or any(r.rank for r in part.readouts):
+                _bug(self.plan, f"{where}: it has not the keys and factors of the others, or several reads in a step")
+            if made & {r.name for r in part.operands} or part.carries[0].dtype is not first.carries[0].dtype:
+                _bug(self.plan, f"{where}: it reads what another part makes, or is of another type")
 
     def frozen(self, stage: Frozen) -> None:
         """What the plan inside (which has been checked by itself) takes from this one and gives to it."""

@@ -34,8 +34,8 @@ class Work:
     `dense` of matrices that are solved with, which run along dims of their own. `fold` and `fold_single` are what
     folding a step into a segment's element takes; `outside` is what a schedule by chunks computes before and after.
 
-    A group that is not `alone` joins groups before it in their walk over time. `again` and `bytes_again` are what those
-    compute and read once more before its segments can fold."""
+    A group that is not `alone` joins groups before it in their walk over time, or, by chunks, one with the same keys.
+    `again` and `bytes_again` are what those of a walk compute and read once more before its segments can fold."""
 
     lanes: int  # elements of the states: independent positions
     row: int
@@ -115,7 +115,8 @@ class Steps:
         update, emit, outputs = self._parts(group)
         counter = _Counter(self.varying, _moving([*update, *emit], members), shape)
         exprs = [e.expr for e in (*update, *emit)]
-        recurrent = [] if group.low_rank is not None else [c for e in update for c in counter.recurrent(e.expr)]
+        memory = group.low_rank is not None and bool(group.low_rank.columns)
+        recurrent = [] if memory else [c for e in update for c in counter.recurrent(e.expr)]
         state = max((self.states[m].dims for m in group.states), key=shape.elements)
         row, apart = counter.row(exprs, state)
         whole = counter.count(exprs, row, set(map(id, recurrent)))
@@ -145,7 +146,7 @@ class Steps:
             sum(contract_flops(c, shape) for c in recurrent),
             float(read_elements(recurrent, {p.name for p in self.rec.params}, shape) * shape.itemsize),
             _chain(group, update, shape),
-            counter.sums(exprs if group.low_rank is not None else [e.expr for e in update]),
+            counter.sums(exprs if memory else [e.expr for e in update]),
         )
 
     def beside(self, group: Group, work: Work, others: Sequence[Group]) -> Work:
@@ -165,6 +166,16 @@ class Steps:
             bytes_again = float(sum(inputs.values()) * self.shape.itemsize)
         moved = work.bytes_per_step - at_hand * self.shape.itemsize
         return replace(work, bytes_per_step=moved, alone=False, again=again, bytes_again=bytes_again)
+
+    def column(self, work: Work, group: Group) -> Work:
+        """The work of a group by chunks beside another with the same keys, which has made all but its own values."""
+        form = group.low_rank
+        assert form is not None
+        own = {r.name for w in form.writes if w.value is not None for r in reads(w.value)}
+        taken = sum(size for name, size in self._read(group).items() if name in own)
+        moved = (taken + self.shape.elements((*form.shared, *form.columns))) * self.shape.itemsize
+        outside = work.outside if form.columns else 0.0  # what a vector takes in and gives is made with its matrix
+        return replace(work, bytes_per_step=float(moved), outside=outside, alone=False)
 
     def _flops_of(self, group: Group) -> float:
         if group.states not in self._flops:

@@ -14,6 +14,7 @@ from recurc.plan import (
     Convolution,
     Frozen,
     Fused,
+    JointChunk,
     Loop,
     Map,
     Matmul,
@@ -101,8 +102,8 @@ class _Part:
 
 def picture(plan: Plan, subtitle: str = "") -> Picture:
     """The picture of `plan`: inputs and params, what is hoisted, the groups of states, what is sunk, outputs."""
-    rec, fused = plan.recurrence, [s for s in plan.stages if isinstance(s, Fused)]
-    plan = taken_apart(plan)
+    rec, fused = plan.recurrence, [s for s in plan.stages if isinstance(s, Fused | JointChunk)]
+    plan = taken_apart(plan, lambda stage: isinstance(stage, Fused))
     parts = [part for number, stage in enumerate(plan.stages) for part in _parts(plan, stage, number)]
     parts = [_beside(part, stage) for part in parts for stage in [_home(part, fused)]]
     boxes = [Box(f"in:{i.name}", Kind.INPUT, i.name, _dims(i.dims)) for i in rec.inputs]
@@ -130,12 +131,12 @@ def picture(plan: Plan, subtitle: str = "") -> Picture:
     return Picture(rec.name, subtitle, kept, tuple(arrows), why)
 
 
-def _home(part: _Part, fused: Iterable[Fused]) -> Fused | None:
+def _home(part: _Part, fused: Iterable[Fused | JointChunk]) -> Fused | JointChunk | None:
     """The stage that runs a group of states in one pass with others."""
     return next((s for s in fused if any(c.name in part.defines for c in s.carries)), None)
 
 
-def _beside(part: _Part, stage: Fused | None) -> _Part:
+def _beside(part: _Part, stage: Fused | JointChunk | None) -> _Part:
     """The box of a group, which says with which others it runs in one pass over t."""
     others = [c.name for c in stage.carries if c.name not in part.defines] if stage else []
     if not others:
@@ -169,6 +170,8 @@ def _parts(plan: Plan, stage: Stage, number: int) -> list[_Part]:
         case Newton(body=body):
             return _split(plan, number, body, "stage", {})
         case Chunk(body=body):
+            return _split(plan, number, body, "chunk", {})
+        case JointChunk(body=body):
             return _split(plan, number, body, "chunk", {})
         case Frozen(body=body):
             return _split(plan, number, body, "stage", {})

@@ -43,6 +43,7 @@ def main(seed: int, everything: bool) -> None:
     import recurc
     from tests.numerics import test_chunkwise_softmax as softmax
     from tests.numerics.test_chunkwise import COUPLED, MORE_SYSTEMS, OWN, SYSTEMS, coupled, own
+    from tests.numerics.test_joint_chunks import JOINT, system
 
     rng = np.random.default_rng(seed)
     for what in sorted(OWN) if everything else rng.choice(sorted(OWN), 2, replace=False):
@@ -52,6 +53,15 @@ def main(seed: int, everything: bool) -> None:
     for name in ("simple_gla", "gla", "gsa", "gated_delta_net", "mlstm"):
         for real in UNIT if everything else rng.choice(list(UNIT), 1):
             run(recurc.zoo.load(name), name, str(real), int(rng.integers(17, 50)), seed)
+    joint = sorted(what for what, (_, stages) in JOINT.items() if stages)
+    for what in joint if everything else rng.choice(joint, 3, replace=False):
+        rec = system(JOINT[str(what)][0])
+        run(rec, f"joint: {what}", "f64", int(rng.integers(1, 40)), seed)
+        run(rec, f"joint: {what}", "f32", int(rng.integers(1, 40)), seed, {"K": 70})  # in slices of rows
+    run(recurc.zoo.load("mlstm_sigmoid"), "mlstm_sigmoid", "f32", int(rng.integers(1, 50)), seed)
+    for name in ("linear_attention", "jrt", "based"):
+        for real in UNIT if everything else rng.choice(list(UNIT), 1):
+            run(recurc.zoo.load(name), name, str(real), int(rng.integers(1, 50)), seed)
     for what in sorted(COUPLED) if everything else rng.choice(sorted(COUPLED), 2, replace=False):
         run(coupled(COUPLED[str(what)]), f"coupled: {what}", "f64", int(rng.integers(1, 40)), seed)
     for what in sorted(SEVERAL) if everything else rng.choice(sorted(SEVERAL), 2, replace=False):

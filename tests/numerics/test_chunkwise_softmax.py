@@ -19,7 +19,7 @@ from recurc.backends import plan_numpy, reference
 from recurc.backends.base import Specialization
 from recurc.errors import UnsupportedError
 from recurc.passes import make_plan
-from recurc.plan import Chunk, Loop, Map, Scan
+from recurc.plan import JointChunk, Loop, Map, Scan
 from recurc.targets import named
 from recurc.types import DType
 from tests.numerics.test_chunkwise import STEPS, Arrays, call, drawn, sizes_of
@@ -226,8 +226,9 @@ def test_the_maximum_goes_before_the_chunks(target: str) -> None:
     plan = make_plan(zoo.load("mlstm").ir, sizes, 2, 1024, DType.F32, named(target), "chunkwise")
     assert plan.schedules == ("chunkwise",)
     before, chunk = (s for s in plan.stages if not isinstance(s, Map))
-    assert isinstance(before, Loop | Scan) and {c.name for c in before.carries} == {"m", "n"}
-    assert isinstance(chunk, Chunk) and chunk.form.decay_along == "none" and not chunk.form.corrects
+    assert isinstance(before, Loop | Scan) and {c.name for c in before.carries} == {"m"}
+    assert isinstance(chunk, JointChunk) and [c.name for c in chunk.carries] == ["S", "n"]
+    assert all(p.form.decay_along == "none" and not p.form.corrects for p in chunk.parts)
     assert any("first, then S by products of matrices" in r.text for r in plan.reasons)
 
 

@@ -207,7 +207,7 @@ def test_a_group_that_is_taken_apart_shows_what_runs_where() -> None:
     sizes = {"H": 2, "K": 8, "V": 8}
     plan = make_plan(zoo.load("mlstm").ir, sizes, 2, 64, DType.F32, targets.named("cpu"), "chunkwise")
     boxes = [b for b in picture(plan).boxes if ":group" in b.key]
-    assert [b.title for b in boxes] == ["states m, n", "state S"]
+    assert [b.title for b in boxes] == ["state m", "states S, n"]
     assert ["one step after another" in boxes[0].subtitle, "chunks of steps" in boxes[1].subtitle] == [True, True]
 
 

@@ -12,10 +12,11 @@ from importlib import resources
 from math import prod
 
 from recurc.backends.base import Specialization
-from recurc.backends.cpu.chunk_arrays import ChunkArrays, Keys, Left, lines_of, met_size, moved, weights_of
+from recurc.backends.cpu.chunk_arrays import Keys, Left, lines_of, met_size, moved, weights_of
+from recurc.backends.cpu.chunk_vectors import ChunkVectors
 from recurc.backends.cpu.names import Spelling
 from recurc.backends.emit.text import Text
-from recurc.plan import Chunk
+from recurc.plan import Chunk, JointChunk
 from recurc.targets import CHUNK_STEPS
 from recurc.types import Dims
 
@@ -24,14 +25,18 @@ LARGEST = 1 << 20  # bytes a thread keeps on its stack
 _ALONG = {"none": 0, "rows": 1, "columns": 2}
 
 
-def helpers() -> str:
-    """The functions that every chunk calls."""
-    text = resources.files("recurc.backends.cpu.prelude").joinpath("chunk.h").read_text(encoding="utf-8")
+def helpers(vectors: bool) -> str:
+    """The functions that every chunk calls, and those of `vectors` beside them."""
+    names = ("chunk.h", "column.h") if vectors else ("chunk.h",)
+    folder = resources.files("recurc.backends.cpu.prelude")
+    text = "\n\n".join(folder.joinpath(n).read_text(encoding="utf-8").strip() for n in names)
     return f"enum {{ STEPS = {CHUNK_STEPS} }};  // of a chunk\n\n{text.strip()}"
 
 
-def chunk_problems(stage: Chunk, spec: Specialization) -> list[str]:
+def chunk_problems(stage: Chunk | JointChunk, spec: Specialization) -> list[str]:
     """What of a chunk has no C form, in words."""
+    if isinstance(stage, JointChunk):
+        return [p for part in stage.parts for p in chunk_problems(part, spec)]
     form, carry = stage.form, stage.carries[0]
     who, real = ", ".join(form.states), spec.real.accumulator
     if spec.dtype(carry.dtype).accumulator is not real:
@@ -50,12 +55,17 @@ def chunk_problems(stage: Chunk, spec: Specialization) -> list[str]:
     return []
 
 
+def fits(stage: JointChunk, spec: Specialization) -> bool:
+    """Whether a thread can keep close what its parts take together."""
+    return sum(_bytes_close(part, spec) for part in stage.parts) * spec.real.accumulator.itemsize <= LARGEST
+
+
 def _ranks(stage: Chunk) -> list[Dims]:
     return [*(w.rank for w in stage.form.writes), *(r.rank for r in stage.readouts)]
 
 
 def _bytes_close(stage: Chunk, spec: Specialization) -> int:
-    """How many numbers the local arrays of a chunk hold, about."""
+    """How many numbers the local arrays of a chunk hold, at most about."""
     form = stage.form
     rows, columns = (prod(spec.size(d) for d in dims) + CHUNK_STEPS for dims in (form.rows, form.columns))
     of = [CHUNK_STEPS * prod(spec.size(d) for d in rank) for rank in _ranks(stage)]
@@ -67,9 +77,10 @@ def _bytes_close(stage: Chunk, spec: Specialization) -> int:
     return total + met_size(form, of[: len(form.writes)], of[len(form.writes) :])
 
 
-def call_chunk(stage: Chunk, spell: Spelling, function: str, text: Text) -> None:
+def call_chunk(stage: Chunk | JointChunk, spell: Spelling, function: str, text: Text) -> None:
     """The calls of the stage's function: sequences and heads are dealt to the threads."""
-    count = spell.count(stage.form.shared)
+    first = stage.parts[0] if isinstance(stage, JointChunk) else stage
+    count = spell.count(first.form.shared)
     with text.braces("if (by_batch)", "} else {"):
         text(f"{function}(&self, b0, b1, t0, t1, 0, {count});")
     inner = Text(1)
@@ -82,41 +93,51 @@ def call_chunk(stage: Chunk, spell: Spelling, function: str, text: Text) -> None
     text("}")
 
 
-def print_chunk(stage: Chunk, spell: Spelling, function: str) -> str:
+def print_chunk(stage: Chunk | JointChunk, spell: Spelling, function: str) -> str:
     """`static void FUNCTION(...)`: sequences b0..b1, steps t0..t1, shared places first..last."""
     return _Printer(stage, spell, function).run()
 
 
-class _Printer(ChunkArrays):
-    def __init__(self, stage: Chunk, spell: Spelling, function: str) -> None:
+class _Printer(ChunkVectors):
+    def __init__(self, stage: Chunk | JointChunk, spell: Spelling, function: str) -> None:
         super().__init__(stage, spell)
         self.function = function
 
     def run(self) -> str:
         text, form = self.text, self.form
-        over = f"rows {', '.join(form.rows)}, columns {', '.join(form.columns)}"
-        has = "have" if self.coupled else "has"
-        text(f"// Chunks of steps by products of matrices; {', '.join(form.states)} {has} {over}.")
+        for m in self.matrices:
+            own = m.stage.form
+            over = f"rows {', '.join(own.rows)}, columns {', '.join(own.columns)}"
+            has = "have" if self.coupled else "has"
+            text(f"// Chunks of steps by products of matrices; {', '.join(own.states)} {has} {over}.")
+        for part in self.vectors:
+            what = "with the keys and queries at hand" if self.matrices else "one step after another"
+            text(f"// The vector {part.form.states[0]} takes every step of a chunk, {what}.")
         with text.braces(f"static void {self.function}({SIGNATURE})"):
             self._arrays()
+            self._vector_arrays()
             with (
                 text.braces("for (long b = b0; b < b1; b++)"),
                 text.braces("for (long item = first; item < last; item++)"),
             ):
                 self._places()
                 self._copy_states("in")
+                self._copy_vectors("in")
                 with text.braces("for (long t = t0; t < t1; t += STEPS)"):
                     text("const long count = t1 - t < STEPS ? t1 - t : STEPS;")
                     for operand in self.packed:
                         self._pack(operand)
-                    for n, _ in enumerate(form.writes):
-                        text(f"memcpy(rows_{n}, value_{n}, sizeof rows_{n});")
-                    self._whole_chunk()
-                    self._by_steps()
-                    self._swap()
-                    for n, read in enumerate(self.reads):
-                        self._store(n, read.name, read.rank)
+                    if self.matrices:
+                        for n, _ in enumerate(form.writes):
+                            text(f"memcpy(rows_{n}, value_{n}, sizeof rows_{n});")
+                        self._whole_chunk()
+                        self._by_steps()
+                        self._swap()
+                    self._walk_vectors()
+                    self._store_reads()
+                    self._store_vectors()
                 self._copy_states("out")
+                self._copy_vectors("out")
         return str(text)
 
     def _swap(self) -> None:
@@ -288,7 +309,7 @@ class _Printer(ChunkArrays):
                     weights=[weights_of(left, keys) for left in self.queries], out=[left.out for left in self.queries],
                     now=[left.now for left in self.queries],
                 )  # fmt: skip
-                moved = f"rows_{keys.number}, decay, wide, {len(self.reads)}"
+                moved = f"rows_{keys.number}, decay, wide, {len(self.queries)}"
                 text(f"rc_reads_by_columns({moved}, weights, out, now);")
 
     def _by_steps(self) -> None:

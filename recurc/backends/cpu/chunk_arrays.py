@@ -1,7 +1,8 @@
 """The local arrays of a chunk in C: what its operands and states are called, how they are packed and stored.
 
 Rows of one step (the rank of a write or a query) lie side by side within the step. Several states have arrays of their
-own, numbered, and `pairs_A_B` holds what reaches state A of what was written to state B.
+own, numbered, and `pairs_A_B` holds what reaches state A of what was written to state B. Matrices with the same keys
+lie side by side by their columns, in one array, with what is written to them and read of them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from recurc.backends.cpu.names import STORED, Spelling
 from recurc.backends.emit.text import Text
 from recurc.facts import LowRank
 from recurc.ir import Const, Expr, Read
-from recurc.plan import Chunk
+from recurc.plan import Carry, Chunk, JointChunk, Readout
 from recurc.targets import CHUNK_STEPS
 from recurc.types import Dims, DType
 
@@ -37,6 +38,16 @@ class Packed:
     width: str
     turned: bool = False
     empty: int = 0
+    at: str = ""  # where its first column lies, if not at 0
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a matrix has of the columns of all: `width` from `at` on ("": from 0)."""
+
+    stage: Chunk
+    at: str
+    width: str
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,13 @@ class Keys:
 class ChunkArrays:
     """Declares, packs and stores what a chunk is made of; `text` takes the lines."""
 
-    def __init__(self, stage: Chunk, spell: Spelling) -> None:
-        self.stage, self.form, self.spell = stage, stage.form, spell
+    def __init__(self, stage: Chunk | JointChunk, spell: Spelling) -> None:
+        parts = stage.parts if isinstance(stage, JointChunk) else (stage,)
+        matrices = [p for p in parts if p.form.columns]
+        self.vectors = [p for p in parts if not p.form.columns]
+        self.stage, self.form, self.spell = stage, (matrices or parts)[0].form, spell
+        widths = ["wide"] if len(matrices) == 1 else [f"wide_{m}" for m, _ in enumerate(matrices)]
+        self.matrices = [Columns(p, " + ".join(widths[:m]), widths[m]) for m, p in enumerate(matrices)]
         form = self.form
         self.text = Text()
         self.kept = {"none": (), "rows": form.rows, "columns": form.columns}[form.decay_along]
@@ -73,13 +89,11 @@ class ChunkArrays:
         self.decays = self.coupled or not isinstance(form.factors[0][0], Const)
         self.along = form.decay_along if self.decays else "constant"
         self.packed: list[Packed] = []
-        self.reads = stage.readouts
+        self.reads = [(m, r) for m in self.matrices for r in m.stage.readouts]
         self.ranks = [self._size(w.rank) for w in form.writes]
         self.keys: list[Keys] = []
         self.probes: list[Left] = []
-        self.queries = [
-            Left(f"query_{n}", r.state, self._size(r.rank), f"out_{n}", int(r.now)) for n, r in enumerate(self.reads)
-        ]
+        self.queries, self.left_of = self._queries()
         for n, write in enumerate(form.writes):
             places = {k: tuple(a for a, e in enumerate(write.keys) if e == k) for k in write.keys if k is not None}
             for k, into in enumerate(places.values()):
@@ -88,6 +102,17 @@ class ChunkArrays:
             names = {a: f"probe_{n}{f'_{a}' if len(some) > 1 else ''}" for a in some}
             self.probes += [Left(name, a, self.ranks[n], f"rows_{n}", 0) for a, name in names.items()]
         self.sums: dict[tuple[int, tuple[int, ...]], str] = {}  # names of sums of pairs
+
+    def _queries(self) -> tuple[list[Left], list[int]]:
+        """The queries, and which of them each read is by: one of several matrices is taken of all at once."""
+        queries: dict[Readout | tuple[Read, bool], int] = {}
+        joint = len(self.matrices) > 1
+        numbers = [queries.setdefault((r.query, r.now) if joint else r, len(queries)) for _, r in self.reads]
+        first = {n: r for n, (_, r) in reversed([*zip(numbers, self.reads, strict=True)])}
+        made = [
+            Left(f"query_{n}", r.state, self._size(r.rank), f"out_{n}", int(r.now)) for n, r in sorted(first.items())
+        ]
+        return made, numbers
 
     def _size(self, dims: Dims) -> int:
         return prod(self.spell.extent(d) for d in dims)
@@ -99,8 +124,17 @@ class ChunkArrays:
 
     def _arrays(self) -> None:
         text, form = self.text, self.form
-        rows, columns = self.spell.count(form.rows), self.spell.count(form.columns)
-        text(f"enum {{ rows = {rows}, columns = {columns}, high = PADDED(rows), wide = PADDED(columns) }};")
+        rows, columns = self.spell.count(form.rows), [self.spell.count(m.stage.form.columns) for m in self.matrices]
+        if len(columns) == 1:
+            text(f"enum {{ rows = {rows}, columns = {columns[0]}, high = PADDED(rows), wide = PADDED(columns) }};")
+        else:
+            each = [f"{m.width} = PADDED({c})" for m, c in zip(self.matrices, columns, strict=True)]
+            whole = [f"wide = {' + '.join(m.width for m in self.matrices)}"] if each else []
+            text(f"enum {{ {', '.join([f'rows = {rows}', 'high = PADDED(rows)', *each, *whole])} }};")
+        if not self.matrices:
+            if self.decays:
+                self._decay_array()
+            return
         most = max(p.rank for p in (*self.probes, *self.queries)) if self.probes or self.queries else 1
         scaled = f"scaled[{lines_of(most)} * high] ALIGNED"
         if self.coupled:
@@ -112,11 +146,8 @@ class ChunkArrays:
         if self.coupled:
             self._kernel_arrays()
         elif self.decays:
-            width = {"none": "1", "rows": "high", "columns": "wide"}[self.along]
-            text(f"real decay[STEPS * {width}] ALIGNED, before[(STEPS + 1) * {width}] ALIGNED;")
-            text(f"for (long n = 0; n < STEPS * {width}; n++) decay[n] = 1;")
-            (decay,) = form.decays.values()
-            self.packed.append(Packed("decay", decay, (), self.kept, width, empty=1))
+            width = self._decay_array()
+            text(f"real before[(STEPS + 1) * {width}] ALIGNED;")
             if self.along == "none":
                 text("real pairs[(STEPS + 1) * STEPS] ALIGNED;")
         met = met_size(form, [CHUNK_STEPS * r for r in self.ranks], [CHUNK_STEPS * q.rank for q in self.queries])
@@ -134,10 +165,14 @@ class ChunkArrays:
             lines = lines_of(self.ranks[n])
             text(f"real value_{n}[{lines} * wide] ALIGNED, rows_{n}[{lines} * wide] ALIGNED;")
             text(f"memset(value_{n}, 0, sizeof value_{n});")
-            if write.value is not None:
-                self.packed.append(Packed(f"value_{n}", write.value, write.rank, form.columns, "wide"))
-        sources = [p for w in form.writes for p in w.probes if p is not None] + [r.query for r in self.reads]
-        ranks = [w.rank for w in form.writes for p in w.probes if p is not None] + [r.rank for r in self.reads]
+            for m in self.matrices:
+                own = m.stage.form
+                value = own.writes[n].value
+                if value is not None:
+                    self.packed.append(Packed(f"value_{n}", value, write.rank, own.columns, "wide", at=m.at))
+        reads = [self.reads[self.left_of.index(n)][1] for n, _ in enumerate(self.queries)]
+        sources = [p for w in form.writes for p in w.probes if p is not None] + [r.query for r in reads]
+        ranks = [w.rank for w in form.writes for p in w.probes if p is not None] + [r.rank for r in reads]
         for left, source, rank in zip((*self.probes, *self.queries), sources, ranks, strict=True):
             if left in self.queries:
                 text(f"real {left.out}[{lines_of(left.rank)} * wide] ALIGNED;")
@@ -147,6 +182,15 @@ class ChunkArrays:
                 if not self._ranked(left, keys) and self._reaching(left.state, keys):
                     text(f"real {weights_of(left, keys)}[STEPS * STEPS] ALIGNED;")
             self.packed.append(Packed(left.name, source, rank, form.rows, "high"))
+
+    def _decay_array(self) -> str:
+        """The decay of a state alone, and how many numbers it has in a step."""
+        width = {"none": "1", "rows": "high", "columns": "wide"}[self.along]
+        self.text(f"real decay[STEPS * {width}] ALIGNED;")
+        self.text(f"for (long n = 0; n < STEPS * {width}; n++) decay[n] = 1;")
+        (decay,) = self.form.decays.values()
+        self.packed.append(Packed("decay", decay, (), self.kept, width, empty=1))
+        return width
 
     def _dtype(self) -> DType:
         return self.stage.carries[0].dtype
@@ -198,7 +242,7 @@ class ChunkArrays:
             text(f"const long place_{n} = {place}{f' % {self.spell.size(dim)}' if n else ''};")
         if not shared:
             text("(void)item;")
-        for a, _ in enumerate(self.form.states):
+        for a, _ in enumerate(self.form.states if self.matrices else ()):
             at = f"[{a}]" if self.coupled else ""
             text(f"real *{self._state(a)} = states[0]{at}, *{self._state(a, 'next')} = states[1]{at};")
 
@@ -229,6 +273,7 @@ class ChunkArrays:
     def _pack(self, operand: Packed) -> None:
         source, spell, text = operand.source, self.spell, self.text
         to = f"{{n}} * {operand.width} + {{i}}" if operand.turned else f"{{i}} * {operand.width} + {{n}}"
+        to = f"{to} + {operand.at}" if operand.at else to
         with text.braces("for (long i = 0; i < count; i++)"):
             if isinstance(source, Read):
                 buffer = spell.buffers[source.name]
@@ -247,26 +292,35 @@ class ChunkArrays:
             self._over(operand.dims, f"{operand.name}[{to}] = {operand.empty};", operand.rank)
 
     def _copy_states(self, which: str) -> None:
-        text, spell, form = self.text, self.spell, self.form
-        for a, carry in enumerate(self.stage.carries):
-            field, kind = spell(f"{carry.name}@{which}"), STORED[spell.spec.dtype(carry.dtype).accumulator]
-            own = {d: f"n{i}" for i, d in enumerate((*form.rows, *form.columns))}
-            row, column = self._counted(form.rows, own), self._counted(form.columns, own)
-            outside = self._offset(carry.dims, own)
-            local, memory = f"{self._state(a)}[({row}) * wide + {column}]", f"memory[{outside}]"
-            with text.braces(f"if (call->{field}.data)"):
-                text(f"{'const ' if which == 'in' else ''}{kind} *memory = ROW(call->{field}, {kind}, b);")
-                body = f"{local} = {memory};" if which == "in" else f"{memory} = {local};"
-                self._over((*form.rows, *form.columns), body)
+        for m in self.matrices:
+            for a, carry in enumerate(m.stage.carries):
+                own = {d: f"n{i}" for i, d in enumerate((*self.form.rows, *m.stage.form.columns))}
+                row, column = self._counted(self.form.rows, own), self._counted(m.stage.form.columns, own)
+                place = f"({row}) * wide + {column}{f' + {m.at}' if m.at else ''}"
+                self._copy_state(carry, f"{self._state(a)}[{place}]", own, which)
 
-    def _store(self, number: int, name: str, rank: Dims) -> None:
+    def _copy_state(self, carry: Carry, local: str, own: dict[str, str], which: str) -> None:
+        """A state in or out, from memory or to it; `own` names the dims of which `local` has the places."""
+        text, spell = self.text, self.spell
+        field, kind = spell(f"{carry.name}@{which}"), STORED[spell.spec.dtype(carry.dtype).accumulator]
+        memory = f"memory[{self._offset(carry.dims, own)}]"
+        with text.braces(f"if (call->{field}.data)"):
+            text(f"{'const ' if which == 'in' else ''}{kind} *memory = ROW(call->{field}, {kind}, b);")
+            self._over(tuple(own), f"{local} = {memory};" if which == "in" else f"{memory} = {local};")
+
+    def _store(self, read: Readout, columns: Dims, local: str) -> None:
+        """What is read at every step, from `local`, in which `{n}` is the column and `{i}` the line of step i."""
         spell, text = self.spell, self.text
-        buffer, kind = spell.buffers[name], spell.stored(name)
-        own = {d: f"n{i}" for i, d in enumerate(self.form.columns)} | {d: f"r{i}" for i, d in enumerate(rank)}
+        buffer, kind = spell.buffers[read.name], spell.stored(read.name)
+        own = {d: f"n{i}" for i, d in enumerate(columns)} | {d: f"r{i}" for i, d in enumerate(read.rank)}
         with text.braces("for (long i = 0; i < count; i++)"):
-            text(f"{kind} *to = AT(call->{spell.field(name)}, {kind}, b, t + i);")
-            local = f"out_{number}[{{i}} * wide + {{n}}]"
-            self._over(self.form.columns, f"to[{self._offset(buffer.dims, own)}] = {local};", rank)
+            text(f"{kind} *to = AT(call->{spell.field(read.name)}, {kind}, b, t + i);")
+            self._over(columns, f"to[{self._offset(buffer.dims, own)}] = {local};", read.rank)
+
+    def _store_reads(self) -> None:
+        for (m, read), n in zip(self.reads, self.left_of, strict=True):
+            at = f" + {m.at}" if m.at else ""
+            self._store(read, m.stage.form.columns, f"out_{n}[{{i}} * wide + {{n}}{at}]")
 
 
 def lines_of(rank: int) -> str:

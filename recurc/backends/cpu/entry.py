@@ -22,7 +22,7 @@ from recurc.backends.cpu.stages import sequence_lagged
 from recurc.backends.emit.names import Names
 from recurc.backends.emit.nodes import Var, dim_of
 from recurc.backends.emit.text import Text
-from recurc.plan import Buffer, Carry, Chunk, Frozen, Fused, Map, Matmul, Newton, Plan, Role, Scan, Stage
+from recurc.plan import Buffer, Carry, Chunk, Frozen, Fused, JointChunk, Map, Matmul, Newton, Plan, Role, Scan, Stage
 
 _CACHED = 1 << 20  # bytes of weights that stay in a core's own cache beside everything else
 EXTERNAL = (Role.INPUT, Role.PARAM, Role.INITIAL, Role.OUTPUT, Role.FINAL)
@@ -197,7 +197,7 @@ class EntryPrinter:
                 call_newton(self, code.newton, code.units, text)
             return
         if code.chunk is not None:
-            assert isinstance(code.stage, Chunk)
+            assert isinstance(code.stage, Chunk | JointChunk)
             self._ends(code.stage.carries, False, text)
             call_chunk(code.stage, self.spell, code.chunk[0], text)
             return
@@ -416,7 +416,7 @@ class EntryPrinter:
         """The states that wait in memory between pieces of time."""
         if not self.chunked:
             return ()
-        if isinstance(code.stage, Chunk):
+        if isinstance(code.stage, Chunk | JointChunk):
             return code.stage.carries
         if isinstance(code.stage, Frozen):
             return ()  # they wait between its chunks

@@ -7,7 +7,7 @@ from recurc.backends.cpu.chunk import chunk_problems
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.ir import Apply, walk
 from recurc.ops import OPS
-from recurc.plan import NO_TRANSFORM, Chunk, Convolution, Plan
+from recurc.plan import NO_TRANSFORM, Chunk, Convolution, JointChunk, Plan
 from recurc.types import Kind
 
 
@@ -19,7 +19,7 @@ def limitations(plan: Plan, spec: Specialization) -> list[str]:
     for stage in plan.stages:
         if isinstance(stage, Convolution):
             out.append(NO_TRANSFORM)
-        if isinstance(stage, Chunk):
+        if isinstance(stage, Chunk | JointChunk):
             out += chunk_problems(stage, spec)
         for expr in stage_exprs(stage):
             for node in walk(expr):

@@ -9,8 +9,8 @@ from recurc.backends.base import Specialization
 from recurc.backends.cpu import tiles
 from recurc.backends.cpu.blas import Product, hoisted_products
 from recurc.backends.cpu.body import Body
+from recurc.backends.cpu.chunk import fits, print_chunk
 from recurc.backends.cpu.chunk import helpers as chunk_helpers
-from recurc.backends.cpu.chunk import print_chunk
 from recurc.backends.cpu.entry import EntryPrinter, StageCode, Unit, all_units, external_buffers
 from recurc.backends.cpu.frozen import FrozenParts, call_part, print_frozen, share_steps
 from recurc.backends.cpu.held_product import held_product, print_held_product
@@ -22,7 +22,7 @@ from recurc.backends.cpu.prelude import base_helpers, helpers, vector_types
 from recurc.backends.cpu.program import StageInput, analyse, describe
 from recurc.backends.cpu.stages import absorb, as_input, kind_of
 from recurc.backends.emit.text import Text, commented, wrapped_names
-from recurc.plan import Chunk, Frozen, Fused, Map, Matmul, Newton, Plan, Scan, Stage
+from recurc.plan import Chunk, Frozen, Fused, JointChunk, Map, Matmul, Newton, Plan, Scan, Stage, taken_apart
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Module:
 
 def print_module(plan: Plan, spec: Specialization, vector_bytes: int, standalone: bool = False) -> Module:
     """The C file of a plan. A `standalone` one makes every product itself."""
+    plan = taken_apart(plan, lambda stage: isinstance(stage, JointChunk) and not fits(stage, spec))
     printer = _ModulePrinter(plan, spec, vector_bytes, () if standalone else hoisted_products(plan, spec))
     packed = frozenset(p for s in printer.stages for u in all_units(s) for p in packed_params(u.body))
     solved = tuple(", ".join(c.name for c in n.stage.carries) for n in printer.newtons.values())
@@ -61,7 +62,7 @@ class _ModulePrinter(EntryPrinter):
             solver = self.newtons[number]
             units = [self._unit(part, f"{title}_{end}", what) for part, end, what in parts(solver)]
             return StageCode(stage, units, newton=solver)
-        if isinstance(stage, Chunk):
+        if isinstance(stage, Chunk | JointChunk):
             function = self.names.fresh(title).removesuffix("_1")
             return StageCode(stage, [], chunk=(function, print_chunk(stage, self.spell, function)))
         if isinstance(stage, Frozen):
@@ -114,8 +115,10 @@ class _ModulePrinter(EntryPrinter):
 
     def file(self) -> str:
         texts = [t for s in self.stages for t in _texts(s)]
-        if any("rc_product(" in t for t in texts):
-            texts.insert(0, chunk_helpers())
+        chunks = [s.stage for s in self.stages if isinstance(s.stage, Chunk | JointChunk)]
+        if chunks:
+            parts = [p for s in chunks for p in (s.parts if isinstance(s, JointChunk) else (s,))]
+            texts.insert(0, chunk_helpers(not all(p.form.columns for p in parts)))
         functions = "\n\n".join(texts)
         entry = self.entry()
         code = f"{functions}\n\n{entry}"

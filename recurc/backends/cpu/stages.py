@@ -15,6 +15,7 @@ from recurc.plan import (
     Convolution,
     Frozen,
     Fused,
+    JointChunk,
     Loop,
     Map,
     Matmul,
@@ -56,7 +57,7 @@ def as_input(stage: Stage, name: str) -> StageInput:
             raise TypeError("a Newton stage is a map, a scan and a loop")
         case Convolution():
             raise TypeError("a Convolution is none of this backend's stages")
-        case Chunk() | Frozen():
+        case Chunk() | JointChunk() | Frozen():
             raise TypeError(f"a {type(stage).__name__} is printed by itself")
 
 

@@ -11,7 +11,7 @@ from recurc import ir
 from recurc.backends.base import Kernel, Specialization
 from recurc.backends.emit.lanes import stage_exprs
 from recurc.ops import OPS
-from recurc.plan import NO_FROZEN, NO_TRANSFORM, Chunk, Convolution, Frozen, Newton, Plan, Scan
+from recurc.plan import NO_FROZEN, NO_TRANSFORM, Chunk, Convolution, Frozen, Newton, Plan, Scan, taken_apart
 from recurc.types import Kind
 
 
@@ -32,6 +32,7 @@ class CudaBackend:
         for buffer in plan.buffers:
             if buffer.dtype.kind is Kind.COMPLEX:
                 found[f"`{buffer.name}` is complex, and the CUDA backend has no complex arithmetic yet"] = None
+        plan = taken_apart(plan)
         for stage in plan.stages:
             if isinstance(stage, Newton):
                 names = ", ".join(c.name for c in stage.carries)

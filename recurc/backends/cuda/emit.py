@@ -19,6 +19,7 @@ from recurc.plan import (
     Convolution,
     Frozen,
     Fused,
+    JointChunk,
     Loop,
     Map,
     Matmul,
@@ -81,8 +82,8 @@ def _stage(stage: Stage, plan: Plan, spec: Specialization, kernel: str) -> tuple
             raise UnsupportedError("the chunkwise schedule has no CUDA kernel yet")
         case Frozen():
             raise UnsupportedError(NO_FROZEN)
-        case Fused():
-            raise TypeError("fused scans are taken apart before")
+        case Fused() | JointChunk():
+            raise TypeError("stages of several parts are taken apart before")
     return step, _kernels(step, [scope], written, [step.stage])
 
 

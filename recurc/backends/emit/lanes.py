@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from recurc.ir import Contract, Expr, Gather, Linalg, Reaxis, Reduce, Unfold, walk
-from recurc.plan import Chunk, Convolution, Frozen, Fused, Loop, Map, Matmul, Newton, Scan, Stage
+from recurc.plan import Chunk, Convolution, Frozen, Fused, JointChunk, Loop, Map, Matmul, Newton, Scan, Stage
 from recurc.types import Dims
 
 
@@ -14,7 +14,7 @@ def stage_exprs(stage: Stage) -> list[Expr]:
     match stage:
         case Matmul():
             return [stage.expr]
-        case Map() | Loop() | Chunk() | Convolution():
+        case Map() | Loop() | Chunk() | JointChunk() | Convolution():
             return [e.expr for e in stage.body]
         case Scan():
             monoid = stage.monoid

@@ -46,6 +46,7 @@ class ChunkCode(ChunkTiles):
         for a, carry in enumerate(self.stage.carries):
             initial = self.context.plan.buffer(f"{carry.name}@initial")
             lines += [f"{self.state(a)}{p} = {self._state_load(initial, p)}" for p in self.parts]
+        self._vectors_in()
         # Else addresses and masks of all loads are held in registers through the loop: f32 operands leave no room.
         held = "" if self.context.spec.real.itemsize == 2 else ", disable_licm=True"
         lines.append(f"for t0 in tl.range(0, steps, BLOCK_T{held}):")
@@ -65,8 +66,9 @@ class ChunkCode(ChunkTiles):
                 for p in self.parts:
                     target = self._state_pointer(self.context.plan.buffer(final), p)
                     self.lines.append(f"tl.store({target}, {self.state(a)}{p}, mask=in_k{p}[:, None] & in_v[None, :])")
+        self._vectors_out()
         about = (
-            f"{', '.join(self.form.states)} through chunks of steps, each a few products of matrices.",
+            f"{', '.join(self.states)} through chunks of steps, each a few products of matrices.",
             "An infinity or NaN reaches other steps of its chunk, also earlier ones.",
         )
         return self._finished(name, about, f"(batch * {self.heads * blocks},)", tiles.warps)
@@ -127,6 +129,31 @@ class ChunkCode(ChunkTiles):
             self.lines.append("# decays between two steps, by levels: each pair meets in the middle of a block")
             self._decays_between()
 
+    # --- vectors beside the state, in the stages that have some (`chunk_vectors`) ------------------------------------
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return self.form.states
+
+    def _meets_state(self, left: Query) -> bool:
+        """Whether a left side is one of the matrix."""
+        return True
+
+    def _vectors_in(self) -> None:
+        """Their values before the first step."""
+
+    def _meet_vectors(self, part: str) -> None:
+        """What queries find in a part of them at the beginning of the chunk."""
+
+    def _read_vectors(self) -> None:
+        """What earlier rows of the chunk add to that, and where it goes."""
+
+    def _next_vectors(self, part: str) -> None:
+        """A part of them after the chunk."""
+
+    def _vectors_out(self) -> None:
+        """Their values after the last step."""
+
     # --- weights in memory ------------------------------------------------------------------------------------------
 
     def _stored(self) -> dict[str, tuple[int, ...]]:
@@ -178,6 +205,7 @@ class ChunkCode(ChunkTiles):
         self._meet_states()
         for n, read in enumerate(self.stage.readouts):
             self._read_out(n, read.name)
+        self._read_vectors()
         self._next_state()
 
     def _meet_states(self) -> None:
@@ -209,6 +237,7 @@ class ChunkCode(ChunkTiles):
                 elif self.along == "none":
                     key = f"{key} * {after}[:, None]"
                 self.lines.append(f"state{p} += {self._dot(f'tl.trans({key})', row)}")
+            self._next_vectors(p)
 
     def _weights(self) -> None:
         """What each earlier row of the chunk counts for in each probe and read: `LEFT_by_N`."""
@@ -304,11 +333,12 @@ class ChunkCode(ChunkTiles):
         for p in self._each_part():
             self._loads_of_lefts(lefts)
             for place, _ in enumerate(self.form.states):
-                for left in lefts:
+                for left in filter(self._meets_state, lefts):
                     for scaled in self._reaching_state(left, place, p):
                         target, product = self._found(left), self._dot(scaled, f"{self.state(place)}{p}")
                         self.lines.append(f"{target} {'+' if target in started else ''}= {product}")
                         started.add(target)
+            self._meet_vectors(p)
 
     def _found(self, left: Query) -> str:
         """Where what a left side finds is added up: the rows that are corrected, or what is read."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from recurc.backends.base import Specialization
+from recurc.backends.triton.chunk_vectors import joins
 from recurc.backends.triton.fused import fits
 from recurc.backends.triton.host import host_text
 from recurc.backends.triton.kernel import (
@@ -25,7 +26,7 @@ from recurc.backends.triton.prelude import HELPER_NAMES, prelude
 from recurc.backends.triton.scope import Scope, plain
 from recurc.backends.triton.stages import MADE_HERE, emit_stages
 from recurc.backends.triton.values import Context
-from recurc.plan import Plan, Role, taken_apart
+from recurc.plan import Chunk, Fused, JointChunk, Plan, Role, taken_apart
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Module:
 
 def emit_module(plan: Plan, spec: Specialization, options: Options) -> Module:
     """The whole plan as one Triton module."""
-    plan = taken_apart(plan, lambda stage: not fits(stage, spec))
+    plan = taken_apart(plan, lambda stage: not _together(stage, spec))
     scope = Scope(HELPER_NAMES | {"arrays", "segments", "per_sequence", "sets", "begin"})
     context = Context(plan, spec, scope)
     sizes = [(context.constant(dim), size) for dim, size in spec.sizes]
@@ -58,6 +59,17 @@ def emit_module(plan: Plan, spec: Specialization, options: Options) -> Module:
     text = "\n".join(lines) + "\n" + prelude(body) + body + _SUPPORT + host
     arguments = tuple((scope(("buffer", b.name), b.name), b.name) for b in plan.buffers if b.role not in MADE_HERE)
     return Module(f"{name.lower()}_triton", text, tuple(kernels), arguments)
+
+
+def _together(stage: Fused | JointChunk | Chunk, spec: Specialization) -> bool:
+    """Whether the parts of a stage have kernels together."""
+    match stage:
+        case Fused():
+            return fits(stage, spec)
+        case JointChunk():
+            return joins(stage)
+        case Chunk():
+            return False
 
 
 def _header(plan: Plan, spec: Specialization) -> str:

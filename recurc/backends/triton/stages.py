@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from recurc.backends.triton.chunk_lines import chunk_problems
+from recurc.backends.triton.chunk_vectors import emit_joint, matrix_of
 from recurc.backends.triton.convolution import emit_convolution
 from recurc.backends.triton.coupled import emit_chunk
 from recurc.backends.triton.frozen import emit_frozen
@@ -22,7 +23,7 @@ from recurc.backends.triton.scope import plain
 from recurc.backends.triton.values import Context
 from recurc.errors import UnsupportedError
 from recurc.ir import Equation
-from recurc.plan import Chunk, Convolution, Frozen, Fused, Loop, Map, Matmul, Newton, Role, Scan, Stage
+from recurc.plan import Chunk, Convolution, Frozen, Fused, JointChunk, Loop, Map, Matmul, Newton, Role, Scan, Stage
 from recurc.types import Kind
 
 MADE_HERE = (Role.ONCE, Role.SEQUENCE)  # buffers that no caller gives
@@ -75,6 +76,11 @@ def _emit(context: Context, stage: Stage, name: str, options: Options) -> tuple[
             return emit_frozen(context, stage, name, lambda inner, kernel: emit_stages(inner, kernel, inside))
         case Fused():
             return emit_fused(context, stage, name, options)
+        case JointChunk():
+            problems = chunk_problems(matrix_of(stage), context)
+            if problems:
+                raise UnsupportedError("the Triton backend does not do: " + "; ".join(problems))
+            return emit_joint(context, stage, name, options)
 
 
 def _made(context: Context, stage: Stage) -> list[Scratch]:
@@ -106,6 +112,8 @@ def _headline(stage: Stage) -> str:
             return f"{', '.join(c.name for c in carries)}: convolution over t"
         case Chunk(form=form):
             return f"{', '.join(form.states)}: chunks of steps by products of matrices"
+        case JointChunk(parts=parts):
+            return f"{', '.join(p.form.states[0] for p in parts)}: the same chunks of steps by products of matrices"
         case Frozen():
             return f"{', '.join(h for h, _ in stage.held)} frozen for chunks of {stage.spelled} steps"
         case Fused(carries=carries):
