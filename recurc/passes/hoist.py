@@ -47,11 +47,6 @@ class Hoisted:
     rewrite: Callable[[Expr], Expr] = field(default=lambda e: e)
 
 
-def worth_a_stage(product: Contract, shape: Shape) -> bool:
-    """Whether a product is large enough to be a stage of its own."""
-    return contract_flops(product, shape) >= _SMALLEST_MATMUL
-
-
 def hoist(rec: Recurrence, analysis: Analysis, dep: Dependence, shape: Shape, keep: Collection[str] = ()) -> Hoisted:
     """Take contractions and expressions of params out of the equations of `rec` (core form), except those in `keep`."""
     return _Hoister(rec, analysis, dep, shape, frozenset(keep)).run()
@@ -146,7 +141,7 @@ class _Hoister:
 
     def _leaves(self, node: Contract, consumer: int | None) -> bool:
         left, right = self.steady(node.left), self.steady(node.right)
-        if left == right or not worth_a_stage(node, self.shape):
+        if left == right or contract_flops(node, self.shape) < _SMALLEST_MATMUL:
             return False
         if set(node.left_axes) | set(node.right_axes) == set(node.out_axes):
             return False  # an outer product sums nothing: it belongs where it is used

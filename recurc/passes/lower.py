@@ -43,7 +43,7 @@ from recurc.passes.convolution import make_system, respond
 from recurc.passes.cost import Shape, function_depth
 from recurc.passes.dependence import Dependence, dependence, topological
 from recurc.passes.frozen import Chunks, chunks, inside
-from recurc.passes.hoist import Hoisted, hoist, worth_a_stage
+from recurc.passes.hoist import Hoisted, hoist
 from recurc.passes.low_rank import Restated, column, low_rank, restated
 from recurc.passes.named_sums import name_sums
 from recurc.passes.newton import Surroundings, newton
@@ -461,8 +461,7 @@ class _Lowering:
 
     def _newton(self, loop: Loop, cls: str) -> Newton:
         steady = {*self.hoisted.once, *(p.name for p in self.rec.params)}
-        around = Surroundings(self._taken(), steady, lambda product: worth_a_stage(product, self.shape))
-        stage, once = newton(loop, cls, around)
+        stage, once = newton(loop, cls, Surroundings(self._taken(), steady))
         self.hoisted.once |= once
         self.used_once |= dict.fromkeys(once)
         return stage

@@ -36,7 +36,6 @@ from recurc.facts import NONLINEAR, Group, Reason
 from recurc.ir import (
     Apply,
     Broadcast,
-    Contract,
     Equation,
     Expr,
     Gather,
@@ -164,12 +163,11 @@ def _jumps(node: Expr, moving: Sequence[bool]) -> str:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What `newton` has to know of where a loop stands: the names in use beside those of the loop, the buffers that are
-    the same at every step, and which products are worth a stage of their own."""
+    """What `newton` has to know of where a loop stands: the names in use beside those of the loop, and the buffers that
+    are the same at every step."""
 
     taken: Collection[str]
     steady: Collection[str]
-    worth: Callable[[Contract], bool]
 
 
 def newton(loop: Loop, cls: str, around: Surroundings) -> tuple[Newton, dict[str, Expr]]:
@@ -180,7 +178,7 @@ def newton(loop: Loop, cls: str, around: Surroundings) -> tuple[Newton, dict[str
     needed = _needed(loop.body, [c.name for c in carries])
     values = _renamed(needed, carries, "value", _guess_before)
     found = _linearised(values, carries, cls, _fresh(used), around.steady)
-    made = products(found.values, {*around.steady}, around.worth, _fresh(used))
+    made = products(found.values, {f"{c.name}'guess" for c in carries}, around.steady, _fresh(used))
     slopes = found.slopes
     defects = [
         Equation(f"{c.name}'defect", apply("sub", _read(c, "value"), _read(c, "guess")), _span_of(c.name, needed))

@@ -39,10 +39,12 @@ class Products:
 
 
 def products(
-    values: Sequence[Equation], steady: Collection[str], worth: Callable[[Contract], bool], unused: Callable[[str], str]
+    values: Sequence[Equation], guesses: Collection[str], steady: Collection[str], unused: Callable[[str], str]
 ) -> Products:
-    """The equations that are sums of products of `steady` buffers and what changes over time, and are `worth` it, as
-    stages: each with a map of its operand before it, by names that nobody has (`unused`)."""
+    """The equations that are sums of products of `steady` buffers and what depends on the `guesses` as stages, each
+    with a map of its operand before it, by names that nobody has (`unused`). Small ones too: a tile of a scan that held
+    a product for each of its steps would leave the registers."""
+    depends = set(guesses)
     kept: list[Equation] = []
     stages: list[Map | Matmul] = []
     operands: dict[Expr, Read] = {}
@@ -50,7 +52,9 @@ def products(
     weights: dict[Expr, Read] = {}
     for equation in values:
         expr = equation.expr
-        moving = _moving(expr, steady) if isinstance(expr, Contract) and worth(expr) else None
+        moving = _moving(expr, steady, depends) if isinstance(expr, Contract) else None
+        if any(r.name in depends for r in reads(expr)):
+            depends.add(equation.name)
         if not isinstance(expr, Contract) or moving is None:
             kept.append(equation)
             continue
@@ -71,14 +75,14 @@ def products(
     return Products(tuple(kept), tuple(stages), made, {read.name: expr for expr, read in weights.items()})
 
 
-def _moving(expr: Contract, steady: Collection[str]) -> Expr | None:
-    """The factor that changes over time, if the other is made of `steady` buffers and something is summed over.
+def _moving(expr: Contract, steady: Collection[str], depends: Collection[str]) -> Expr | None:
+    """The factor that `depends` on the guess, if the other is made of `steady` buffers and something is summed over.
     Neighbours stay where they are: a buffer would hold every value as often as there are taps."""
     if {*expr.left_axes, *expr.right_axes} == {*expr.out_axes}:
         return None
     for weight, moving in ((expr.left, expr.right), (expr.right, expr.left)):
         if any(True for _ in reads(weight)) and is_steady(weight, steady) and not isinstance(moving, Unfold):
-            return None if is_steady(moving, steady) else moving
+            return moving if any(r.name in depends for r in reads(moving)) else None
     return None
 
 

@@ -17,7 +17,6 @@ LENGTHS = (0, 1, 2, 3, 7, 64)
 SMALL = {"D": 3, "H": 5, "N": 2}
 SLOW = ("lstm_cifg_diagonal", "exponential", "own params", "ragged", "a state in f64")
 SLOW_FULL = ("gru_reset_before", "lstm_peephole", "separate", "heads", "meeting")
-LARGER = 17  # of H: products of a round are stages of their own
 
 
 def main(seed: int, everything: bool) -> None:
@@ -71,11 +70,6 @@ def cases(seed: int, everything: bool, rng: np.random.Generator) -> Iterator[tup
         for steps in LENGTHS if everything else rng.choice(LENGTHS[:-1], 1):
             run = partial(full.test_cells_that_forget_agree_with_the_definition, str(name), int(steps), "triton", seed)
             yield f"{name}, elements meet, T {steps}", run
-    tests.SIZES["H"] = LARGER
-    full.case.cache_clear()
-    for name in ("gru", "gru_reset_before", "after") if everything else ("elman",):
-        run = partial(full.test_cells_that_forget_agree_with_the_definition, name, 7, "triton", seed)
-        yield f"{name}, products as stages", run
     meeting: dict[str, Callable[[], None]] = {
         "each by itself, elements meet": lambda: full.test_each_sequence_converges_by_itself("triton", fresh()),
         "chaos, elements meet": lambda: full.test_chaos_is_given_up_and_comes_from_the_loop(
