@@ -28,6 +28,7 @@ from recurc.ir import (
     Recurrence,
     Reduce,
     children,
+    late_equations,
     reads,
     walk,
     with_children,
@@ -245,7 +246,7 @@ class _Reader(Values):
 
     def __init__(self, rec: Recurrence, members: tuple[str, ...], rows: Dims, columns: Dims | None = None) -> None:
         super().__init__(rec, members, rows, columns)
-        self.taken = used_names(rec)
+        self.taken, self.late = used_names(rec), late_equations(rec)
         self.queries: dict[tuple[Expr, str, int], str] = {}  # reads, by what they sum: the query, the state and its lag
         self.made: dict[str, Expr] = {}  # new equations
 
@@ -432,6 +433,10 @@ class _Reader(Values):
         found = [(m, convert(p, self.dtype)) for m, p in zip(self.members, row.probes, strict=True) if p is not None]
         if not found:
             raise _Whole(Reason(f"{self.who} is read as what it does not hold", expr.span))
+        if any(
+            isinstance(n, Final) or (isinstance(n, Read) and n.name in self.late) for _, q in found for n in walk(q)
+        ):
+            raise _Whole(Reason(f"{self.who} is read by what is known after the last step only", expr.span))
         read: Expr | None = None
         for member, query in found:
             dims = (*(d for d in query.dims if d not in self.dims), *whole)

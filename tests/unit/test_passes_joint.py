@@ -92,6 +92,7 @@ def test_a_vector_is_a_column_with_numbers_of_its_own(update: str, value: str | 
         ("z = tanh(z[t-1]) + k", "d = sum(q * z, K)", "the update of z is no decay"),
         ("z = a * z[t-1] + k", "z", "z is an output"),
         ("z = a * z[t-1] + k", "d = max(z, K)", "z is needed whole"),
+        ("z = a * z[t-1] + k", "d = sum(q * z[T] * z, K)", "z is read by what is known after the last step only"),
         ("z = a * z[t-1] + k", "d = q @ z as [G, K]", ""),
     ],
 )
@@ -109,6 +110,14 @@ def test_a_vector_is_no_column_for_a_reason(update: str, outputs: str, why: str)
     assert isinstance(matrix, LowRank), matrix
     found = column(core, "z", matrix)
     assert isinstance(found, Reason) and why in found.text
+
+
+def test_a_matrix_that_is_read_by_the_end_of_another_state_is_not_chunkwise() -> None:
+    core = core_form(
+        recurc.load(text=f"{HEAD}    S = a * S[t-1] + k * v\n    z = z[t-1] + k\n    output o = (q * z[T]) @ S\n").ir
+    )
+    found = low_rank(core, ("S",))
+    assert isinstance(found, Reason) and "S is read by what is known after the last step only" in found.text
 
 
 def test_an_analysis_says_what_a_vector_is_beside() -> None:
