@@ -49,21 +49,26 @@ class ChunkVectors(ChunkArrays):
 
     def _walk_vectors(self) -> None:
         """The steps of every vector."""
-        text = self.text
+        text, count = self.text, "high / LANES"
         for u, part in enumerate(self.vectors):
-            with text.braces("for (long i = 0; i < count; i++)"):
-                self._reads_of(u, part, now=False)
-                for n, write in enumerate(part.form.writes):
-                    times = f"given_{u}_{n}[i]" if isinstance(write.value, Read) else "1"
-                    by = {"rows": "decay + i * high, 0", "none": "decay + i, 1"}.get(self.along, "0, 0")
-                    text(f"rc_key_added(vector_{u}, {by}, line_{n} + i * high, {times}, {int(n == 0)}, high);")
-                self._reads_of(u, part, now=True)
+            with text.braces(""):
+                text(f"vec held[{count}];", f"memcpy(held, vector_{u}, sizeof held);")
+                with text.braces("for (long i = 0; i < count; i++)"):
+                    self._reads_of(part, now=False)
+                    if self.decays:
+                        by = "decay + i * high, 1" if self.along == "rows" else "decay + i, 0"
+                        text(f"rc_vector_decayed(held, {by}, {count});")
+                    for n, write in enumerate(part.form.writes):
+                        times = f"given_{u}_{n}[i]" if isinstance(write.value, Read) else "1"
+                        text(f"rc_key_added(held, line_{n} + i * high, {times}, {count});")
+                    self._reads_of(part, now=True)
+                text(f"memcpy(vector_{u}, held, sizeof held);")
 
-    def _reads_of(self, u: int, part: Chunk, now: bool) -> None:
+    def _reads_of(self, part: Chunk, now: bool) -> None:
         for read in part.readouts:
             if read.now == now:
                 query = f"{self.query_of[read.query]} + i * high"
-                self.text(f"seen_{self._seen(read.name)}[i] = rc_along({query}, vector_{u}, high);")
+                self.text(f"seen_{self._seen(read.name)}[i] = rc_along({query}, held, high / LANES);")
 
     def _copy_vectors(self, which: str) -> None:
         for u, part in enumerate(self.vectors):

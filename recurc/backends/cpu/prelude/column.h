@@ -1,21 +1,21 @@
-// Vectors beside the matrices of a chunk: sums along them, and their steps.
+// Vectors beside the matrices of a chunk: sums along them, and their steps. A vector that is at work is held in
+// registers, as `count` vectors of lanes.
 
-// left . right, of `width` numbers: a multiple of LANES.
-INLINE real rc_along(const real *left, const real *right, long width) {
+// row . vector
+INLINE real rc_along(const real *row, const vec *vector, const long count) {
     vec sum = {0};
-    for (long n = 0; n < width; n += LANES) sum += *(const vec *)(left + n) * *(const vec *)(right + n);
+    UNROLL for (long n = 0; n < count; n++) sum += *(const vec *)(row + n * LANES) * vector[n];
     real total = 0;
     UNROLL for (long n = 0; n < LANES; n++) total += sum[n];
     return total;
 }
 
-// A vector takes one step: it decays (`by`: of each number, or `alone` for all; null: not at all) and takes in a key
-// times a number.
-INLINE void rc_key_added(real *vector, const real *by, int alone, const real *key, real times, int decays, long width) {
-    for (long n = 0; n < width; n += LANES) {
-        vec old = *(const vec *)(vector + n);
-        if (decays && by && alone) old *= by[0];
-        if (decays && by && !alone) old *= *(const vec *)(by + n);
-        *(vec *)(vector + n) = old + times * *(const vec *)(key + n);
-    }
+// A vector decays, by one number or (`each`) each of its numbers by its own.
+INLINE void rc_vector_decayed(vec *vector, const real *by, const int each, const long count) {
+    UNROLL for (long n = 0; n < count; n++) vector[n] = each ? *(const vec *)(by + n * LANES) * vector[n] : by[0] * vector[n];
+}
+
+// A vector takes in a key times a number.
+INLINE void rc_key_added(vec *vector, const real *key, real times, const long count) {
+    UNROLL for (long n = 0; n < count; n++) vector[n] += times * *(const vec *)(key + n * LANES);
 }
