@@ -178,6 +178,7 @@ def test_a_merge_with_a_flipped_operator_loses_the_proof() -> None:
 
 def test_the_operator_of_a_part_is_proved_too() -> None:
     (group,) = analyze(zoo.load("mlstm").ir, prove=True).groups
-    rest, matrix = group.parts
-    assert (rest.states, rest.certificate.status) == (("m", "n"), "proved")
+    top, matrix, vector = group.parts
+    assert (top.states, top.certificate.status) == (("m",), "proved")
     assert (matrix.states, matrix.certificate.status) == (("S",), "not applicable")
+    assert (vector.states, vector.certificate.status) == (("n",), "not applicable")  # a column beside the matrix
