@@ -116,7 +116,7 @@ class _ModulePrinter(EntryPrinter):
     def file(self) -> str:
         texts = [t for s in self.stages for t in _texts(s)]
         chunks = [s.stage for s in self.stages if isinstance(s.stage, Chunk | JointChunk)]
-        if chunks:
+        if chunks or any("rc_product(" in t for t in texts):  # products with what is frozen are of that kind too
             parts = [p for s in chunks for p in (s.parts if isinstance(s, JointChunk) else (s,))]
             texts.insert(0, chunk_helpers(not all(p.form.columns for p in parts)))
         functions = "\n\n".join(texts)
