@@ -94,6 +94,8 @@ def several(result: Any, count: int) -> tuple[Any, ...]:
 
 def on_tensors(segments: Segments, initial: Arrays) -> tuple[list[Any], dict[str, Any]]:
     """Outputs in order and final states, as torch differentiates them: each segment is a checkpoint of torch's."""
+    if not torch_ops.is_compiling() and torch_ops.transform():
+        raise UnsupportedError('memory="minimal" is not there under transforms of torch.func: use "balanced"')
     again = torch_ops.checkpoint()
     made: list[Sequence[Any]] = []
     final: Any = dict(initial)

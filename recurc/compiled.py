@@ -76,7 +76,9 @@ class Compiled:
         self._last: Built | None = None
         self._fast: dict[Any, bound.BoundCall] = {}
         self._differentiated: Differentiated | None = None
-        self._inner: Compiled | None = None  # what runs a segment
+        self._inner: Compiled | None = None  # what runs a segment; made here, as torch.compile cannot make it
+        if options.memory == "minimal":
+            self._inner = Compiled(rec, replace(options, memory="fast"), self._defaults)
         self._operator_keys: dict[bool, tuple[str, tuple[str, ...]]] = {}
         self._result: Any = None
         if len(rec.outputs) > 1:
@@ -433,10 +435,11 @@ class Compiled:
 
     def _by_operator(self, given: tuple[Any, ...], return_final: bool) -> Any:
         """A call on tensors by the operator that torch knows."""
-        if self._options.memory == "minimal":
+        arrays, initial, reverse, lengths, cu_seqlens, steps = given
+        values = [*arrays.values(), *initial.values()]
+        if self._options.memory == "minimal" and torch_ops.wants_derivative(values):
             from recurc import checkpoints
 
-            arrays, initial, reverse, lengths, cu_seqlens, steps = given
             options = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
             outputs, finals = checkpoints.on_tensors(self._segments(arrays, options), initial)
             return self._pack(tuple(outputs), finals, return_final)
@@ -449,8 +452,7 @@ class Compiled:
         """A call of `memory="minimal"`, in segments of time."""
         from recurc.checkpoints import Segments
 
-        if self._inner is None:
-            self._inner = Compiled(self._rec, replace(self._options, memory="fast"), self._defaults)
+        assert self._inner is not None
         return Segments(self, self._inner, arrays, options.pop("reverse"), options)
 
     def operator_key(self, differentiable: bool) -> tuple[str, tuple[str, ...]]:

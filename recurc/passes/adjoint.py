@@ -50,6 +50,7 @@ from recurc.ir import (
 from recurc.ops import TypeProblem, convert
 from recurc.passes.bounds import bounds
 from recurc.passes.canonicalize import folded
+from recurc.passes.dependence import needed
 from recurc.passes.expand import expand, lag_name, shift_states
 from recurc.passes.resets import resets
 from recurc.passes.terms import fresh
@@ -221,7 +222,7 @@ class _Differentiation:
                 else:
                     self._inputs[name] = target
                 made.append(Equation(target, value))
-        kept = _needed([*early, *found.equations, *made], {e.name for e in made})
+        kept = needed([*early, *found.equations, *made], {e.name for e in made})
         outputs = tuple(self._inputs.values()) or tuple(e.name for e in made[:1])
         return self._of_step("adjoint", kept, states, outputs, sources)
 
@@ -260,7 +261,7 @@ class _Differentiation:
             else:
                 self.handed[read] = target
             made.append(Equation(target, value))
-        kept = _needed([*self.early, *equations, *found.equations, *made], {e.name for e in made})
+        kept = needed([*self.early, *equations, *found.equations, *made], {e.name for e in made})
         outputs = tuple(self.handed.values()) or tuple(e.name for e in made[:1])
         sources = [Input(n, *self.types[o]) for o, n in asked.items()]
         rec = self._of_step("late", kept, states, outputs, sources, tuple(finals.values()))
@@ -283,7 +284,7 @@ class _Differentiation:
         outputs = {name: self.fresh(f"d_{name}_first") for name in values}
         made = [Equation(outputs[name], value) for name, value in values.items()]
         sources = [Input(n, *self.types[s]) for s, n in given.items()]
-        kept = _needed([*found.equations, *made], set(outputs.values()))
+        kept = needed([*found.equations, *made], set(outputs.values()))
         return Part(self._of_step("start", kept, [], tuple(outputs.values()), sources), given, outputs)
 
     # --- their parts
@@ -336,16 +337,6 @@ class _Differentiation:
             equations=tuple(equations),
             outputs=outputs,
         )
-
-
-def _needed(equations: Sequence[Equation], wanted: set[str]) -> list[Equation]:
-    """Those that the `wanted` ones are made of, in order."""
-    kept: list[Equation] = []
-    for equation in reversed(equations):
-        if equation.name in wanted:
-            kept.append(equation)
-            wanted = wanted | {r.name for r in reads(equation.expr) if r.lag == 0}
-    return kept[::-1]
 
 
 def _zero(name: str, dims: Dims, dtype: DType) -> State:

@@ -7,7 +7,7 @@ the states of earlier components are known sequences there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -102,6 +102,17 @@ def _components(states: list[str], edges: list[tuple[str, str]]) -> tuple[tuple[
     first: dict[int, int] = {n: order[m[0]] for n, m in members.items()}
     ranked: Iterable[int] = nx.lexicographical_topological_sort(condensed, key=first.__getitem__)
     return tuple(tuple(members[n]) for n in ranked)
+
+
+def needed(equations: Sequence[Equation], names: Collection[str]) -> list[Equation]:
+    """The equations of these names, and those that they read at this step, directly or through others, in order."""
+    wanted = set(names)
+    kept: list[Equation] = []
+    for equation in reversed(equations):
+        if equation.name in wanted:
+            wanted |= {r.name for r in reads(equation.expr) if r.lag == 0}
+            kept.append(equation)
+    return kept[::-1]
 
 
 def topological(equations: Iterable[Equation]) -> tuple[Equation, ...]:

@@ -44,11 +44,11 @@ from recurc.ir import (
     Reduce,
     State,
     children,
-    reads,
     rewrite,
 )
 from recurc.ops import OPS, Affine, TypeProblem, apply, convert
 from recurc.passes.affine import Coef, Linear, zero
+from recurc.passes.dependence import needed
 from recurc.passes.monoid import affine_monoid, block_monoid
 from recurc.passes.newton_diagonal import Diagonal, Unused, diagonal
 from recurc.passes.newton_products import products
@@ -83,7 +83,7 @@ def refusal(rec: Recurrence, group: Group) -> Reason | None:
         return Reason(f"{names} differ in dims or type, so they form no small matrix for every element")
     if members[0].dtype not in (DType.REAL, DType.F32, DType.F64):
         return Reason(f"{names} is {members[0].dtype.value}: the method needs real numbers, at least f32")
-    equations = _needed(
+    equations = needed(
         [e for e in rec.equations if e.name in group.states or e.name not in states], [s.name for s in members]
     )
     rough = _discontinuity(equations, set(group.states))
@@ -175,13 +175,13 @@ def newton(loop: Loop, cls: str, around: Surroundings) -> tuple[Newton, dict[str
     reason; and by name what its rounds read that is to be computed once per call."""
     carries = loop.carries
     used = {*around.taken, *(e.name for e in loop.body), *(c.name for c in carries)}
-    needed = _needed(loop.body, [c.name for c in carries])
-    values = _renamed(needed, carries, "value", _guess_before)
+    equations = needed(loop.body, [c.name for c in carries])
+    values = _renamed(equations, carries, "value", _guess_before)
     found = _linearised(values, carries, cls, _fresh(used), around.steady)
     made = products(found.values, {f"{c.name}'guess" for c in carries}, around.steady, _fresh(used))
     slopes = found.slopes
     defects = [
-        Equation(f"{c.name}'defect", apply("sub", _read(c, "value"), _read(c, "guess")), _span_of(c.name, needed))
+        Equation(f"{c.name}'defect", apply("sub", _read(c, "value"), _read(c, "guess")), _span_of(c.name, equations))
         for c in carries
     ]
     updates = {c.name: State(f"{c.name}'update", c.dims, c.dtype, zero(c.dtype)) for c in carries}
@@ -214,7 +214,7 @@ def newton(loop: Loop, cls: str, around: Surroundings) -> tuple[Newton, dict[str
         first = [Equation(f"{c.name}'guess", Read(f"{c.name}@initial", 0, c.dims, c.dtype)) for c in carries]
         known = made.read_in(known, found.named, {f"{c.name}'value": c.name for c in carries})
     else:
-        first = _renamed(needed, carries, "guess", lambda c: Read(f"{c.name}@initial", 0, c.dims, c.dtype))
+        first = _renamed(equations, carries, "guess", lambda c: Read(f"{c.name}@initial", 0, c.dims, c.dtype))
     guess = Map(tuple(first), tuple(f"{c.name}'guess" for c in carries))
     stage = Newton(loop, guess, step, error.name, tuple(known), made.stages)
     return (replace(stage, most=MOST_ROUNDS, falls=FALLS) if cls == "NL-f" else stage), found.once | made.once
@@ -239,17 +239,6 @@ def _read(carry: Carry, kind: str) -> Read:
 
 def _guess_before(carry: Carry) -> Read:
     return Read(f"{carry.name}'guess", 1, carry.dims, carry.dtype)
-
-
-def _needed(equations: Sequence[Equation], roots: Sequence[str]) -> list[Equation]:
-    """The equations that the roots read at this step, directly or through others, in order."""
-    wanted = set(roots)
-    kept: list[Equation] = []
-    for equation in reversed(equations):
-        if equation.name in wanted:
-            wanted |= {r.name for r in reads(equation.expr) if r.lag == 0}
-            kept.append(equation)
-    return kept[::-1]
 
 
 def _renamed(

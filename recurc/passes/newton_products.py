@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recurc.ir import Contract, Equation, Expr, Read, Unfold, reads, rewrite
+from recurc.passes.dependence import needed
 from recurc.passes.newton_diagonal import is_steady
 from recurc.plan import Map, Matmul
 
@@ -66,7 +67,7 @@ def products(
         if moving not in operands:
             operand = Equation(unused(f"{equation.name}'in"), moving, equation.span)
             operands[moving] = _read(operand)
-            stages.append(Map((*_behind(moving, kept), operand), (operand.name,)))
+            stages.append(Map((*needed(kept, _now(moving)), operand), (operand.name,)))
         left, right = (operands[moving], weight) if expr.left is moving else (weight, operands[moving])
         target = Read(unused(f"{equation.name}'product"), 0, expr.dims, expr.dtype, expr.span)
         stages.append(Matmul(target.name, replace(expr, left=left, right=right)))
@@ -86,15 +87,8 @@ def _moving(expr: Contract, steady: Collection[str], depends: Collection[str]) -
     return None
 
 
-def _behind(expr: Expr, equations: Sequence[Equation]) -> tuple[Equation, ...]:
-    """The equations that an expression reads at this step, directly or through others, in order."""
-    wanted = {r.name for r in reads(expr) if r.lag == 0}
-    found: list[Equation] = []
-    for equation in reversed(equations):
-        if equation.name in wanted:
-            wanted |= {r.name for r in reads(equation.expr) if r.lag == 0}
-            found.append(equation)
-    return tuple(found[::-1])
+def _now(expr: Expr) -> set[str]:
+    return {r.name for r in reads(expr) if r.lag == 0}
 
 
 def _read(equation: Equation) -> Read:

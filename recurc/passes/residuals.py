@@ -1,7 +1,7 @@
 """Which values of a forward call its backward pass reads back, and which it computes anew.
 
-What states were before each step is always kept. A sum of products with weights (`W @ x + U @ h[t-1] + b`) is small and
-costs as much as the rest of the step together, so it is kept too; everything else is computed anew from these.
+What states were before each step is always kept. A sum of products with weights (`W @ x + U @ h[t-1] + b`) is smaller
+than the products it takes to compute it anew, so it is kept too; everything else is computed from these.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from recurc.ir import Apply, Contract, Equation, Expr, Input, Read, Recurrence, children, reads, rewrite
 from recurc.passes.adjoint import Adjoint
+from recurc.passes.dependence import needed
 from recurc.passes.terms import fresh
 from recurc.passes.verify import used_names
 
@@ -73,19 +74,14 @@ def _with(expr: Expr, old: Expr, new: Expr) -> Expr:
 
 def _reading(back: Recurrence, equations: Sequence[Equation], kept: Sequence[Read]) -> Recurrence:
     """The pass with these equations, and what they read."""
-    wanted = set(back.outputs) | {s.name for s in back.states}
-    needed: list[Equation] = []
-    for equation in reversed(equations):
-        if equation.name in wanted:
-            wanted |= {r.name for r in reads(equation.expr) if not r.lag}
-            needed.append(equation)
-    used = {r.name for e in needed for r in reads(e.expr)}
+    kept_equations = needed(equations, {*back.outputs, *(s.name for s in back.states)})
+    used = {r.name for e in kept_equations for r in reads(e.expr)}
     inputs = (*back.inputs, *(Input(r.name, r.dims, r.dtype) for r in kept))
     return replace(
         back,
         inputs=tuple(i for i in inputs if i.name in used),
         params=tuple(p for p in back.params if p.name in used),
-        equations=tuple(needed[::-1]),
+        equations=tuple(kept_equations),
     )
 
 

@@ -5,7 +5,6 @@ Torch is never imported by looking at an argument: a tensor can only exist once 
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -50,7 +49,13 @@ def library() -> Any:
 
 def checkpoint() -> Any:
     """torch's checkpoints: `checkpoint()(function, *args, use_reentrant=False)` computes anew what it does not keep."""
-    return importlib.import_module("torch.utils.checkpoint").checkpoint
+    return _torch().utils.checkpoint.checkpoint
+
+
+def wants_derivative(values: Sequence[Any]) -> bool:
+    """Whether autograd follows a call on these."""
+    torch = _torch()
+    return torch.is_grad_enabled() and any(isinstance(v, torch.Tensor) and v.requires_grad for v in values)
 
 
 def is_compiling() -> bool:

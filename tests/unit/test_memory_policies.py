@@ -117,3 +117,18 @@ def test_what_a_policy_cannot_do_is_said() -> None:
     text = "recurrence Mean(D):\n    input  x[D]\n    state  s[D] = 0\n\n    s = s[t-1] + x\n    output y = x - s[T]\n"
     with pytest.raises(UnsupportedError, match="final states"):
         recurc.load(text=text).compile(backend="numpy", memory="minimal").vjp(x=np.ones((4, 2)))
+
+
+def test_minimal_is_compiled_by_torch_and_refuses_transforms_in_words(session_seed: int) -> None:
+    torch.manual_seed(session_seed % 2**31)
+    rec = cases.load("min_gru")
+    f, plain = rec.compile(backend="cpu", memory="minimal"), rec.compile(backend="cpu")
+    params = {n: torch.as_tensor(p) for n, p in rec.init_params(0, D=3, H=2).items()}
+    x = torch.randn(4, STEPS, 3, requires_grad=True)
+    torch.compile(lambda a: f(x=a, **params).square().sum(), fullgraph=True)(x).backward()
+    assert x.grad is not None
+    (want,) = torch.autograd.grad(plain(x=x, **params).square().sum(), [x])
+    torch.testing.assert_close(x.grad, want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UnsupportedError, match=r"torch\.func"):
+        torch.func.grad(lambda a: f(x=a, **params).sum())(x.detach())
+    torch.testing.assert_close(torch.func.vmap(lambda a: f(x=a, **params))(x.detach()), plain(x=x.detach(), **params))
