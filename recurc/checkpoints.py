@@ -50,13 +50,19 @@ class Segments:
             if given is None:
                 raise ShapeError("without inputs a call needs `steps=`, how many there are")
             return given
-        name, rank = next(iter(self.rank.items()))
-        if name not in self.arrays:
-            raise ShapeError(f"missing input `{name}`")
-        shape = np.shape(self.arrays[name])
-        if len(shape) < rank + 1:
-            raise ShapeError(f"`{name}` should be (*batch, T, *dims) with {rank} dims, got {tuple(shape)}")
-        return int(shape[self.axis(len(shape), rank)])
+        found: dict[str, int] = {}
+        for name, rank in self.rank.items():
+            if name not in self.arrays:
+                raise ShapeError(f"missing input `{name}`")
+            shape = np.shape(self.arrays[name])
+            if len(shape) < rank + 1:
+                raise ShapeError(f"`{name}` should be (*batch, T, *dims) with {rank} dims, got {tuple(shape)}")
+            found[name] = int(shape[self.axis(len(shape), rank)])
+        first, steps = next(iter(found.items()))
+        for name, own in found.items():
+            if own != steps:
+                raise ShapeError(f"`{name}` should have T = {steps} steps as `{first}` has, got {own}")
+        return steps
 
     def axis(self, ndim: int, rank: int) -> int:
         """The time axis of an array of so many axes, `rank` of them dims."""
@@ -120,36 +126,43 @@ def vjp(segments: Segments, initial: Arrays) -> tuple[list[Any], dict[str, Any],
         made.append(several(out, len(segments.outputs)))
         starts.append(final)
     outputs = segments.joined(made)
-    return outputs, starts[-1], CheckpointedPullback(segments, tuple(starts[:-1]))
+    shapes = {n: tuple(v.shape) for n, v in zip(segments.outputs, outputs, strict=True)}
+    return outputs, starts[-1], CheckpointedPullback(segments, tuple(starts[:-1]), shapes)
 
 
 @dataclass(frozen=True)
 class CheckpointedPullback:
     """Takes the derivative of a loss by the results of a call back to its arguments, as `vjp.Pullback` does.
-    `starts`: the states before each segment, in the order in which they ran."""
+    `starts`: the states before each segment, in the order in which they ran; `shapes`: those of the outputs."""
 
     segments: Segments
     starts: tuple[dict[str, Any], ...]
+    shapes: Mapping[str, tuple[int, ...]]
 
     def __call__(self, outputs: Any = None, final: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The derivatives as `vjp.Pullback` gives them, from the same."""
         segments = self.segments
+        given = by_output(segments.inner.recurrence, outputs)
+        for name, value in given.items():
+            if value is not None and np.shape(value) != self.shapes[name]:
+                title = f"the derivative by output `{name}`"
+                raise ShapeError(f"{title} should have shape {self.shapes[name]}, got {np.shape(value)}")
         pieces: list[dict[str, Any]] = []
         found: dict[str, Any] = {}
         carry: Mapping[str, Any] = final or {}
         for start, span in reversed([*zip(self.starts, segments.spans, strict=True)]):
             arrays, options = segments.call(span)
             _, back = segments.inner.vjp(initial=start, **options, **arrays)
-            found = back(self._given(outputs, span), carry)
+            found = back(self._cut(given, span), carry)
             carry = found["initial"]
             pieces.append(found)
         if not segments.reverse:
             pieces.reverse()
         return self._joined(pieces) | {"initial": found["initial"]}
 
-    def _given(self, outputs: Any, span: tuple[int, int]) -> dict[str, Any]:
+    def _cut(self, given: Mapping[str, Any], span: tuple[int, int]) -> dict[str, Any]:
         """The derivatives by the outputs of a segment."""
-        ranks, given = self.segments.outputs, by_output(self.segments.inner.recurrence, outputs)
+        ranks = self.segments.outputs
         return {n: v if v is None else self.segments.cut(v, ranks[n], span) for n, v in given.items()}
 
     def _joined(self, pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

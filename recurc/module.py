@@ -45,6 +45,8 @@ class RecurrenceModule(torch.nn.Module):
             raise ShapeError("num_layers should be 1 or more, got 0")
         if not 0 <= self.dropout < 1:
             raise ShapeError(f"dropout should be a probability below 1, got {dropout}")
+        # `torch.compile` traces a call, and cannot trace how a recurrence makes these when it is first asked for them.
+        self._inputs, self._params, self._outputs = tuple(rec.inputs), tuple(rec.params), tuple(rec.outputs)
         first = with_defaults(rec.ir, check_sizes(rec.ir, sizes))
         need_sizes(rec.ir, first, "module()")
         self._check_stack()
@@ -117,16 +119,15 @@ class RecurrenceModule(torch.nn.Module):
         With several layers or both directions, final and initial states have one more axis in front, of length
         `num_layers * directions`: layer 0, layer 0 backwards, layer 1, ..., as in torch.nn; where the states of layers
         differ in size, they are tuples. `lengths`, `cu_seqlens` and `steps` are those of a compiled recurrence."""
-        rec = self.recurrence
-        if len(inputs) > len(rec.inputs):
-            raise ShapeError(f"{rec.name} has {len(rec.inputs)} inputs, got {len(inputs)}")
-        arrays = dict(zip(rec.inputs, inputs, strict=False)) | named
+        if len(inputs) > len(self._inputs):
+            raise ShapeError(f"{self.recurrence.name} has {len(self._inputs)} inputs, got {len(inputs)}")
+        arrays = dict(zip(self._inputs, inputs, strict=False)) | named
         finals: list[dict[str, Any]] = []
         out: Any = None
         for layer in range(self.num_layers):
             made: list[Any] = []
             for backwards in (False, True)[: 1 + self.bidirectional]:
-                params = {p: getattr(self, self._name(p, layer, backwards)) for p in rec.params}
+                params = {p: getattr(self, self._name(p, layer, backwards)) for p in self._params}
                 start = {} if initial is None else initial if self._single else {
                     s: v[len(finals)] for s, v in initial.items()
                 }  # fmt: skip
@@ -139,7 +140,7 @@ class RecurrenceModule(torch.nn.Module):
             out = self._joined(made)
             if layer + 1 < self.num_layers:
                 out = torch.nn.functional.dropout(out, self.dropout, self.training)
-                arrays = {next(iter(rec.inputs)): out}
+                arrays = {self._inputs[0]: out}
         if self._single:
             return out, finals[0]
         return out, {s: _stacked([f[s] for f in finals]) for s in finals[0]}
@@ -147,7 +148,7 @@ class RecurrenceModule(torch.nn.Module):
     def _joined(self, made: list[Any]) -> Any:
         if len(made) == 1:
             return made[0]
-        if len(self.recurrence.outputs) == 1:
+        if len(self._outputs) == 1:
             return torch.cat(made, -1)
         return type(made[0])(*(torch.cat(pair, -1) for pair in zip(*made, strict=True)))
 

@@ -8,16 +8,18 @@ is that pass, run by the same operator, which therefore has a derivative again.
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from recurc.arguments import Seen, Settled, settle
 from recurc.errors import CompilerBug, UnsupportedError
-from recurc.irtext import to_text
+from recurc.irtext import parse, to_text
+from recurc.options import Options
 from recurc.runtime import torch_ops
-from recurc.types import literal_size
+from recurc.types import DType, literal_size
 
 if TYPE_CHECKING:
     from recurc.compiled import Compiled
@@ -28,14 +30,29 @@ _DIFFERENTIATED: dict[str, Differentiated] = {}  # those whose `forward` a key m
 
 
 def key_of(compiled: Compiled, differentiated: Differentiated | None) -> str:
-    """The name by which the operator knows a compiled recurrence: equal ones have equal keys, in every process."""
+    """What the operator knows a compiled recurrence by: all that it was compiled from, as text. Equal ones have equal
+    keys, in every process: torch keeps graphs on disk, which a process runs that has never traced what is in them."""
     operator()
-    words = "\n".join((to_text(compiled.recurrence), repr(compiled.options)))
-    key = f"{compiled.recurrence.name}:{hashlib.sha256(words.encode()).hexdigest()[:32]}"
+    options = asdict(compiled.options)
+    dtype = compiled.options.dtype
+    key = json.dumps([to_text(compiled.recurrence), options | {"dtype": None if dtype is None else dtype.value}])
     _KNOWN.setdefault(key, compiled)
     if differentiated is not None:
         _DIFFERENTIATED.setdefault(key, differentiated)
     return key
+
+
+def _compiled(key: str) -> Compiled:
+    """The compiled recurrence of a key."""
+    found = _KNOWN.get(key)
+    if found is None:
+        from recurc.compiled import Compiled
+
+        text, options = json.loads(key)
+        dtype = options["dtype"]
+        found = Compiled(parse(text), Options(**options | {"dtype": None if dtype is None else DType(dtype)}))
+        found = _KNOWN.setdefault(key, found)
+    return found
 
 
 def call(
@@ -82,7 +99,7 @@ def _split(arrays: Sequence[Any], names: str) -> tuple[dict[str, Any], dict[str,
 def _run(
     arrays: list[Any], key: str, names: str, reverse: bool, steps: int, lengths: Any, cu_seqlens: Any
 ) -> list[Any]:
-    compiled = _KNOWN[key]
+    compiled = _compiled(key)
     given, initial = _split([a.detach() for a in arrays], names)
     options = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": None if steps < 0 else steps}
     with torch_ops.without_autocast():
@@ -105,7 +122,7 @@ def _shapes(
     arrays: list[Any], key: str, names: str, reverse: bool, steps: int, lengths: Any, cu_seqlens: Any
 ) -> list[Any]:
     """Empty tensors like the results."""
-    compiled, packed = _KNOWN[key], cu_seqlens is not None
+    compiled, packed = _compiled(key), cu_seqlens is not None
     settled = _settled(compiled, arrays, names, packed, steps)
     sizes = dict(settled.sizes)
 
@@ -123,7 +140,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Any]) -> None:
     arrays, key, names, reverse, steps, lengths, cu_seqlens = inputs
     differentiated = _DIFFERENTIATED.get(key)
     if differentiated is None:
-        raise CompilerBug(f"{key} was run for a derivative, but is no forward pass")
+        raise CompilerBug(f"{_compiled(key).recurrence.name} was run for a derivative, but is no forward pass")
     ctx.key, ctx.names, ctx.options = key, names, (reverse, steps)
     ctx.count = len(arrays)
     ctx.save_for_backward(*arrays, *output, lengths, cu_seqlens)
@@ -179,7 +196,7 @@ def _over_batches(
     """`vmap`: one batch dim more, in front of the others."""
     if cu_seqlens is not None:
         raise UnsupportedError("vmap over packed sequences is not supported yet: they have no batch dims")
-    compiled = _KNOWN[key]
+    compiled = _compiled(key)
     slots = compiled.slots(names.split(","))
     dims, moved = list(in_dims[0]), list[Any]()
     own = [len(slots[n].dims) + (slots[n].role == "input") for n in names.split(",")]

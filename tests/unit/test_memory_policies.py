@@ -132,3 +132,20 @@ def test_minimal_is_compiled_by_torch_and_refuses_transforms_in_words(session_se
     with pytest.raises(UnsupportedError, match=r"torch\.func"):
         torch.func.grad(lambda a: f(x=a, **params).sum())(x.detach())
     torch.testing.assert_close(torch.func.vmap(lambda a: f(x=a, **params))(x.detach()), plain(x=x.detach(), **params))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_shapes_that_do_not_fit_are_refused_by_every_policy(policy: str, rng: np.random.Generator) -> None:
+    text = "recurrence Two(D):\n    input x[D], z[D]\n    state h[D] = 0\n\n    h = h[t-1] * z + x\n    output h\n"
+    rec = recurc.load(text=text)
+    f = rec.compile(backend="numpy", memory=policy)
+    x, z = rng.standard_normal((2, STEPS, 3)), rng.standard_normal((2, STEPS + 9, 3))
+    with pytest.raises(recurc.ShapeError, match="`z`"):
+        f.vjp(x=x, z=z)
+    with pytest.raises(recurc.ShapeError, match="`z`"):
+        f.vjp(x=x)
+    y, back = f.vjp(x=x, z=z[:, :STEPS])
+    with pytest.raises(recurc.ShapeError, match="derivative by output `h`"):
+        back(np.ones((2, STEPS + 9, 3)))
+    with pytest.raises(recurc.ShapeError, match="there is no output `y`"):
+        back({"y": y})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import recurc
+from recurc import torch_function
 from recurc.errors import ShapeError, UnsupportedError
 
 torch = pytest.importorskip("torch")
@@ -79,3 +80,24 @@ def test_tracing(f: Call) -> None:
 def test_lengths_without_memory(f: Call) -> None:
     with pytest.raises(ShapeError, match="lengths should hold integers, got what NumPy cannot read"):
         f(x=X, alpha=0.5, lengths=torch.zeros(2, dtype=torch.int64, device="meta"))
+
+
+def test_a_graph_that_torch_kept_on_disk_runs_where_it_was_never_traced(
+    monkeypatch: pytest.MonkeyPatch, session_seed: int
+) -> None:
+    """The key of an operator's call is all there is then: of the forward pass as of the backward pass."""
+    torch.manual_seed(session_seed % 2**31)
+    rec = recurc.zoo.load("lstm")
+    layer = rec.module(D=3, H=4, backend="numpy")
+    x = torch.randn(2, 5, 3, requires_grad=True)
+    torch.compile(lambda a: layer(a)[0].sum(), fullgraph=True, backend="aot_eager")(x).backward()
+    asked: list[str] = []
+    known = torch_function._KNOWN
+    for key, compiled in list(known.items()):
+        if compiled.recurrence.name.startswith("LSTM"):
+            monkeypatch.delitem(known, key)
+            again = torch_function._compiled(key)
+            assert again is not compiled
+            assert (again.recurrence, again.options) == (compiled.recurrence, compiled.options)
+            asked.append(compiled.recurrence.name)
+    assert {"LSTM", "LSTM_adjoint"} <= set(asked)
