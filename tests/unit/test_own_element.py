@@ -27,7 +27,7 @@ EXACT = {
     "norm": "h[H]: h[t-1] / (1 + norm(h[t-1], H)) + mean(h[t-1] ** 2, H) * x",
     "largest": "h[H]: x * max(sin(h[t-1]), H) - min(h[t-1], H)",
     "product": "h[H]: x * prod(1 + 0.3 * h[t-1], H)",
-    "score": "h[H]: x * tanh(sum(x * h[t-1], H))",
+    "score": "h[H]: x * tanh(0.1 * sum(x * h[t-1], H))",
     "renamed": "h[H]: tanh(C @ (h[t-1] as [N2]) + x)",
     "heads": "h[N, H]: tanh(G @ h[t-1] + x)",
     "picked": "h[N, H]: h[t-1] * tanh(x) + sum(h[t-1], N)",
