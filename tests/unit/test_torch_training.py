@@ -11,6 +11,7 @@ import pytest
 
 import recurc
 from recurc.errors import ShapeError, UnsupportedError
+from recurc.vjp import Pullback
 from tests.zoo import cases
 from tests.zoo.oracle import ORACLES
 
@@ -54,6 +55,30 @@ def test_first_and_second_derivatives_are_those_of_differences(name: str, sessio
     function, values = as_function(f, given)
     assert torch.autograd.gradcheck(function, values, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, values, fast_mode=True)
+
+
+def test_a_gradient_takes_the_pass_without_derivatives_by_what_was_saved(
+    session_seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+    derivatives = Pullback.derivatives
+
+    def seen(self: Pullback, adj: Any, given: Any, ends: Any) -> Any:
+        taken.append(adj is self.of.adjoint)
+        return derivatives(self, adj, given, ends)
+
+    monkeypatch.setattr(Pullback, "derivatives", seen)
+    rec, given = arguments("lstm", session_seed)
+    f, x = rec.compile(backend="numpy"), given["x"]
+    torch.autograd.grad(f(**given).sin().sum(), list(given.values()))
+    y, final = f(**given, return_final=True)
+    torch.autograd.grad(y.sum() + final["c"].sin().sum(), list(given.values()))
+    torch.autograd.grad(f(**given, return_final=True)[1]["h"].sum(), list(given.values()))
+    torch.func.grad(lambda v: f(**{**given, "x": v}).sin().sum())(x)
+    assert taken == [True] * 4
+    (first,) = torch.autograd.grad(f(**given).sin().sum(), [x], create_graph=True)
+    torch.autograd.grad(first.square().sum(), [x])
+    assert taken[4:] == [True, True, False]  # the pass, its own, and that of what it had saved
 
 
 @pytest.mark.parametrize("options", [{"reverse": True}, {"lengths": [3, 1]}, {"lengths": [1, 2], "reverse": True}])
