@@ -476,6 +476,11 @@ class Compiled:
     def options(self) -> Options:
         return self._options
 
+    def schedules(self, batch: Sequence[int], steps: int, on_device: bool) -> tuple[str, ...]:
+        """Those of the groups of states in a call on float32 of that batch and T; all dims have sizes."""
+        settled = Settled(tuple(sorted(self.sizes.items())), tuple(batch), steps, self._options.dtype or DType.F32)
+        return self._builder.schedules(settled, on_device)
+
     @property
     def final_names(self) -> tuple[str, ...]:
         """What a call with `return_final` returns values of."""

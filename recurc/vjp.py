@@ -7,6 +7,7 @@ gave: arrays that sequences share get the sum over these.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,8 +20,9 @@ from recurc.backends.reference import value_types
 from recurc.compiled import Compiled
 from recurc.errors import ShapeError, UnsupportedError
 from recurc.options import Options
-from recurc.passes import core_form
+from recurc.passes import core_form, matrix_backward
 from recurc.passes.adjoint import Adjoint, Part, adjoint, differentiable
+from recurc.passes.matrix_adjoint import MatrixAdjoint, Sweep
 from recurc.passes.residuals import keep_sums
 from recurc.passes.stabilize import stabilized_states
 from recurc.passes.totals import Total, totals
@@ -28,18 +30,25 @@ from recurc.runtime import torch_ops
 from recurc.runtime.notice import notice
 from recurc.runtime.results import result_type
 from recurc.runtime.totals import total
+from recurc.sweeps import by_matrix
 
 Arrays = Mapping[str, Any]
 
 
 class Differentiated:
-    """A compiled recurrence with its backward pass, each a `Compiled` of its own."""
+    """A compiled recurrence with its backward pass, each a `Compiled` of its own. With `whole` the pass is one
+    recurrence, and keeps the states before each step, even where that of a matrix memory would do without."""
 
-    def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays) -> None:
+    adjoint: Adjoint | MatrixAdjoint
+
+    def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays, whole: bool = False) -> None:
         self.rec, self.options, self.defaults = rec, options, dict(defaults)
-        self._plain = adjoint(rec)
-        kept = keep_sums(rec, self._plain) if options.memory == "fast" else (rec, self._plain)
-        self._source, self.adjoint = kept
+        keep = options.memory == "fast"
+        found = None if whole else matrix_backward(rec, keep)
+        if found is None:
+            self._plain = adjoint(rec)
+            self._source, found = keep_sums(rec, self._plain) if keep else (rec, self._plain)
+        self.adjoint = found
         sums = stabilized_states(core_form(rec))
         if sums:
             notice(
@@ -48,15 +57,19 @@ class Differentiated:
             )
         self.forward = Compiled(self.adjoint.forward, options, defaults)
         self._parts: dict[tuple[object, ...], Compiled] = {}
+        self._sweeps: dict[tuple[object, ...], tuple[Sweep, ...]] = {}
         self._loops: dict[int, tuple[ir.Recurrence, tuple[Total, ...]]] = {}
         self.result: Any = result_type(rec.name, rec.outputs) if len(rec.outputs) > 1 else None
         self.types = {n: dims for n, (dims, _) in value_types(rec).items()} | {p.name: p.dims for p in rec.params}
-        names = {state: own for own, state in self.adjoint.states.items()}
-        self.carried = {names[s.name]: s.dims for s in self.adjoint.back.states if s.name in names}
+        self.carried = self.adjoint.carried
 
     @cached_property
-    def again(self) -> Adjoint:
-        """The backward pass where derivatives by what was saved come in as well: of a derivative, that is."""
+    def again(self) -> Adjoint | Differentiated:
+        """The backward pass where derivatives by what was saved come in as well: of a derivative, that is. Where that
+        does without the states before each step, it is that of a call which keeps them."""
+        if isinstance(self.adjoint, MatrixAdjoint):
+            options = replace(self.options, memory="balanced")
+            return Differentiated(self.adjoint.forward, options, self.defaults, whole=True)
         return adjoint(self._source, self._plain)
 
     def loop(self, rec: ir.Recurrence) -> tuple[ir.Recurrence, tuple[Total, ...]]:
@@ -73,6 +86,17 @@ class Differentiated:
         if key not in self._parts:
             self._parts[key] = Compiled(rec, replace(self.options, schedule="auto", sizes=dict(sizes)))
         return self._parts[key]
+
+    def sweeps(self, adj: MatrixAdjoint, of: Pullback) -> tuple[Sweep, ...]:
+        """How the derivative by the matrix is found in a call: by one sweep, or two where the first runs in chunks."""
+        steps, batch = of.extent
+        value = next(iter(of.outputs.values()))
+        on_device = torch_ops.is_tensor(value) and value.device.type != "cpu"
+        key = (id(adj), *sorted(of.sizes.items()), on_device, steps.bit_length(), math.prod(batch).bit_length())
+        if key not in self._sweeps:
+            chosen = self.part(adj.sides[0].rec, of.sizes).schedules(batch, steps, on_device)
+            self._sweeps[key] = adj.sides if "chunkwise" in chosen else (adj.back,)
+        return self._sweeps[key]
 
     def __call__(self, arrays: Arrays, initial: Arrays, return_final: bool, **options: Any) -> tuple[Any, Pullback]:
         """The result of a call, and what takes derivatives by it back to the arguments."""
@@ -110,34 +134,49 @@ class Pullback:
         Raises `ShapeError` for what does not fit."""
         return self.derivatives(self.of.adjoint, self._cotangents(outputs), self._ends(final or {}))
 
-    def derivatives(self, adj: Adjoint, given: Arrays, ends: dict[str, Any]) -> dict[str, Any]:
+    def derivatives(self, adj: Adjoint | MatrixAdjoint, given: Arrays, ends: dict[str, Any]) -> dict[str, Any]:
         """By the pass `adj`: `given` by its inputs, `ends` by state."""
-        found = _Sums(self)
+        found = Sums(self)
+        if isinstance(adj, MatrixAdjoint):
+            first = by_matrix(self, adj, given, ends, found)
+        else:
+            first, _ = self.by(adj, given, ends, found)
+        starts = self._first(first)
+        gradients = {n: found.of(n) for n in self._wanted()}
+        return gradients | {"initial": {n: found.start(n, v) for n, v in starts.items() if n in self.initial}}
+
+    def by(
+        self, adj: Adjoint, given: Arrays, ends: dict[str, Any], found: Sums
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The derivatives by the states before the first step, by state, and those by inputs of the pass that are no
+        arguments of the call; those by arguments are added to `found`."""
         handed = {} if adj.late is None else self._late(adj.late, given, ends, found)
         known = {**self.arrays, **self.outputs, **self.saved, **given, **handed}
         loop, sums = self.of.loop(adj.back)
-        results, carried = self._run(loop, known, {adj.states[n]: v for n, v in ends.items()})
+        results, carried = self.run(loop, known, {adj.states[n]: v for n, v in ends.items()})
         params = {state: name for name, state in adj.params.items()}
         known |= results
         for of in sums:
             made = self._total(of, known, params.get(of.name))
             (carried if of.over_time else results)[of.name] = made
+        inner: dict[str, Any] = {}
         for name, output in adj.inputs.items():
-            found.add(name, results[output], over_time=True)
+            if name in self.arrays:
+                found.add(name, results[output], over_time=True)
+            else:
+                inner[name] = results[output]
         for name, state in adj.params.items():
             found.add(name, carried[state], over_time=False)
         first = {name: carried[state] for name, state in adj.states.items()}
-        starts = self._first(first)
         if adj.start is not None:
             self._start(adj.start, first, found)
-        gradients = {n: found.of(n) for n in self._wanted()}
-        return gradients | {"initial": {n: found.start(n, v) for n, v in starts.items() if n in self.initial}}
+        return first, inner
 
     # --- what is given
 
     def has_end(self, name: str) -> bool:
         """Whether there are derivatives by the final state `name`."""
-        return name in self.of.adjoint.states or f"{name}@lag0" in self.of.adjoint.states
+        return name in self.of.carried or f"{name}@lag0" in self.of.carried
 
     def of_derivative(self, outputs: Sequence[Any], saved: Sequence[Any], final: Mapping[str, Any]) -> dict[str, Any]:
         """The derivatives as a call gives them, where there are also some by what was `saved`, as in a second
@@ -146,6 +185,9 @@ class Pullback:
         if all(d is None for d in saved):
             return self.derivatives(self.of.adjoint, given, self._ends(final))
         adj = self.of.again
+        if isinstance(adj, Differentiated):
+            _, back = adj(self.arrays, self.initial, True, **self.options)
+            return back.of_derivative((*outputs, *saved), [None] * len(adj.adjoint.saved), final)
         for name, value in zip(self.of.adjoint.saved, saved, strict=True):
             if name in adj.cotangents:
                 given[adj.cotangents[name]] = _fitted(value, self.saved[name], f"the derivative by `{name}`")
@@ -162,7 +204,7 @@ class Pullback:
 
     def _ends(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """By state, of those that have derivatives; zeros are left out."""
-        states = self.of.adjoint.states
+        states = self.of.carried
         found: dict[str, Any] = {}
         for name, value in given.items():
             inner = name if name in states else f"{name}@lag0"
@@ -179,8 +221,12 @@ class Pullback:
 
     # --- the parts
 
-    def _run(self, rec: ir.Recurrence, known: Arrays, initial: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
-        options = {**self.options, "reverse": not self.options["reverse"], "steps": None if rec.inputs else self._steps}
+    def run(
+        self, rec: ir.Recurrence, known: Arrays, initial: Arrays, backwards: bool = True
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The outputs and final states of a part of the pass, by name; `backwards`: against the time of the call."""
+        reverse = self.options["reverse"] != backwards
+        options = {**self.options, "reverse": reverse, "steps": None if rec.inputs else self._steps}
         arrays = {v.name: known[v.name] for v in (*rec.inputs, *rec.params)}
         compiled = self.of.part(rec, self.sizes)
         results, finals = compiled(initial=initial, return_final=True, **options, **arrays)
@@ -190,7 +236,7 @@ class Pullback:
         """What the loop leaves to a library. If it is the derivative by `param`, one for each sequence only where these
         have params of their own."""
         time_first = self.of.options.layout == "TB"
-        steps, batch = self._extent
+        steps, batch = self.extent
         rank = {n: len(dims) for n, dims in self.of.types.items()}
         shape = () if param is None else _shape(self.arrays[param])
         apart = param is None or any(n != 1 for n in shape[: len(shape) - rank[param]])
@@ -205,16 +251,16 @@ class Pullback:
 
     @property
     def _steps(self) -> int:
-        return self._extent[0]
+        return self.extent[0]
 
     @property
-    def _extent(self) -> tuple[int, tuple[int, ...]]:
+    def extent(self) -> tuple[int, tuple[int, ...]]:
         """T and the batch dims."""
         name, value = next(iter(self.outputs.items()))
         lead = tuple(int(n) for n in value.shape[: value.ndim - len(self.of.types[name])])
         return (lead[0], lead[1:]) if self.of.options.layout == "TB" else (lead[-1], lead[:-1])
 
-    def _late(self, part: Part, given: Arrays, ends: dict[str, Any], found: _Sums) -> dict[str, Any]:
+    def _late(self, part: Part, given: Arrays, ends: dict[str, Any], found: Sums) -> dict[str, Any]:
         """The derivatives by values of each step; those by final states are added to `ends`."""
         if self.options.get("cu_seqlens") is not None:
             raise UnsupportedError(
@@ -222,7 +268,7 @@ class Pullback:
                 "supported yet"
             )
         finals = {name: self.finals[state] for state, name in part.given.items()}
-        results, carried = self._run(part.rec, {**self.arrays, **self.saved, **given, **finals}, {})
+        results, carried = self.run(part.rec, {**self.arrays, **self.saved, **given, **finals}, {})
         for name, state in part.found.items():
             if name in part.given:
                 ends[name] = ends[name] + carried[state] if name in ends else carried[state]
@@ -240,7 +286,7 @@ class Pullback:
             found[key] = found[key] + value if key in found else value
         return found
 
-    def _start(self, part: Part, first: Mapping[str, Any], found: _Sums) -> None:
+    def _start(self, part: Part, first: Mapping[str, Any], found: Sums) -> None:
         """Adds what initial values that were computed from params hand to these. `first`: the derivatives by the states
         of the backward pass before the first step."""
         given: dict[str, Any] = {}
@@ -269,7 +315,7 @@ def by_output(rec: ir.Recurrence, given: Any) -> Mapping[str, Any]:
     return by_name
 
 
-class _Sums:
+class Sums:
     """The derivatives by arguments so far, in the shapes of these."""
 
     def __init__(self, pullback: Pullback) -> None:

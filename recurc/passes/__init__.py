@@ -19,6 +19,7 @@ from recurc.passes.fuse import fuse, side_by_side
 from recurc.passes.low_rank import with_products
 from recurc.passes.lower import lower
 from recurc.passes.manager import Pass, Record, run_passes
+from recurc.passes.matrix_adjoint import MatrixAdjoint, matrix_adjoint
 from recurc.passes.resets import RESETS
 from recurc.passes.schedule import choose, stage_costs
 from recurc.passes.stabilize import STABILIZE
@@ -56,6 +57,15 @@ def _analysis(core: Recurrence, prove: bool) -> Analysis:
     from recurc.passes.certify import certify  # brings SymPy, which nobody else needs
 
     return certify(core, analysis)
+
+
+def matrix_backward(rec: Recurrence, keep: bool) -> MatrixAdjoint | None:
+    """The backward pass of `rec` without the value of its matrix memory at every step, if it is one that needs none;
+    `keep`: what is costly to make again is saved. Raises `UnsupportedError` for an operation without a derivative."""
+    core = core_form(rec)
+    if [s.name for s in core.states] != [s.name for s in rec.states]:  # the caller gives and takes those of `rec`
+        return None
+    return matrix_adjoint(core, _analysis(core, False), keep)
 
 
 def make_plan(

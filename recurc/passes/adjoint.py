@@ -23,7 +23,7 @@ imaginary part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recurc import build
@@ -87,25 +87,32 @@ class Adjoint:
     late: Part | None = None
     start: Part | None = None
 
+    @property
+    def carried(self) -> dict[str, Dims]:
+        """The dims of every state that has a derivative."""
+        dims = {s.name: s.dims for s in self.back.states}
+        return {name: dims[own] for name, own in self.states.items()}
+
 
 def differentiable(dtype: DType) -> bool:
     return dtype.kind in (Kind.REAL, Kind.COMPLEX)
 
 
-def adjoint(rec: Recurrence, first: Adjoint | None = None) -> Adjoint:
+def adjoint(rec: Recurrence, first: Adjoint | None = None, taken: Collection[str] = ()) -> Adjoint:
     """The backward pass of `rec`, a recurrence as the front end gives it. With `first`, that pass, one for second
     derivatives: what `first` saves depends on the arguments too, so it counts as further outputs, and the cotangents
-    have names for it. Raises `UnsupportedError` for an operation that has no derivative."""
+    have names for it. `taken` are names that new values must not have. Raises `UnsupportedError` for an operation that
+    has no derivative."""
     try:
-        return _Differentiation(rec, first).run()
+        return _Differentiation(rec, first, taken).run()
     except TypeProblem as problem:
         raise UnsupportedError(f"the adjoint of {rec.name}: {problem}") from problem
 
 
 class _Differentiation:
-    def __init__(self, rec: Recurrence, first: Adjoint | None) -> None:
+    def __init__(self, rec: Recurrence, first: Adjoint | None, taken: Collection[str]) -> None:
         self.source = rec
-        self.taken = used_names(rec)
+        self.taken = used_names(rec).union(taken)
         self.core = self._prepared(rec)
         self.taken |= used_names(self.core)
         self.states = {s.name: s for s in self.core.states}

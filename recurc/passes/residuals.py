@@ -7,7 +7,7 @@ than the products it takes to compute it anew, so it is kept too; everything els
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from recurc.ir import Apply, Contract, Equation, Expr, Input, Read, Recurrence, children, reads, rewrite
@@ -22,14 +22,15 @@ def segment_steps(steps: int) -> int:
     return max(1, math.isqrt(max(steps - 1, 0)) + 1)
 
 
-def keep_sums(rec: Recurrence, adj: Adjoint) -> tuple[Recurrence, Adjoint]:
+def keep_sums(rec: Recurrence, adj: Adjoint, names: Collection[str] = ()) -> tuple[Recurrence, Adjoint]:
     """`rec`, whose backward pass is `adj`, with sums of products with weights among its outputs, and the pass that
-    reads them instead of computing them. What the two do not write alike is computed anew."""
+    reads them instead of computing them. What the two do not write alike is computed anew. `names` are names that new
+    values must not have."""
     before = {e.name: e.expr for e in adj.forward.equations if e.name in adj.saved}
     equations = {e.name: e for e in rec.equations}
     states, steady = {s.name for s in rec.states}, {p.name for p in rec.params}
     homes = {node: e.name for e in reversed(rec.equations) for node in _sums(e.expr, steady)}
-    taken = used_names(adj.forward) | used_names(adj.back)
+    taken = used_names(adj.forward) | used_names(adj.back) | {*names}
     made: dict[str, list[Equation]] = {}  # sums that get a name, before the equation they stand in
     kept: dict[Expr, Read] = {}
     back: list[Equation] = []

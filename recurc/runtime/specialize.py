@@ -134,13 +134,13 @@ class Builder:
 
     def build(self, settled: Settled, on_device: bool) -> Built:
         """The kernel for a call; `BackendError` or `UnsupportedError` if no candidate can run it."""
-        batch = int(np.prod(settled.batch, dtype=np.int64))
+        batch = _batch(settled)
         key = (settled.sizes, settled.real, on_device, batch.bit_length(), settled.steps.bit_length())
         found = self._built.get(key)
         if found is None:
             check_renames(self._rec, dict(settled.sizes))
             found = choose.first_able(
-                self._backend, on_device, lambda name: self._attempt(name, settled, max(batch, 1)), self.announced
+                self._backend, on_device, lambda name: self._attempt(name, settled, batch), self.announced
             )
             self._built[key] = found
         return found
@@ -180,16 +180,14 @@ class Builder:
 
         return make_plan(self._rec, sizes, batch, steps, real, target, self._schedule, without=without)
 
-    def _attempt(self, name: str, settled: Settled, batch: int) -> Built:
-        backend = choose.backend(name)
-        reason = backend.unavailable()
-        if reason is not None:
-            raise BackendError(f"the `{name}` backend cannot run here: {reason}")
-        spec = Specialization(settled.sizes, settled.real)
-        if name == "reference":
-            return self._reference(spec)
-        from recurc.runtime.pieces import build_pieces, needs_library
+    def schedules(self, settled: Settled, on_device: bool) -> tuple[str, ...]:
+        """The schedules of the groups of states in a call, without building it; none for the reference."""
+        name = choose.candidates(self._backend, on_device)[0]
+        return () if name == "reference" else self._able(name, settled, _batch(settled))[0].schedules
 
+    def _able(self, name: str, settled: Settled, batch: int) -> tuple[Plan, Plan]:
+        """A plan that the backend `name` is able to run, and the form of it that reaches the backend."""
+        backend, spec = choose.backend(name), Specialization(settled.sizes, settled.real)
         target, steps = choose.target_for(name, self._device), max(settled.steps, 1)
         try:
             plan, real, limits = choose.able_plan(
@@ -203,6 +201,20 @@ class Builder:
             raise UnsupportedError(f"the `{name}` backend cannot run {self._rec.name}: {reason}") from reason
         if limits:
             raise UnsupportedError(f"the `{name}` backend cannot run {self._rec.name}: {'; '.join(limits)}")
+        return plan, real
+
+    def _attempt(self, name: str, settled: Settled, batch: int) -> Built:
+        backend = choose.backend(name)
+        reason = backend.unavailable()
+        if reason is not None:
+            raise BackendError(f"the `{name}` backend cannot run here: {reason}")
+        spec = Specialization(settled.sizes, settled.real)
+        if name == "reference":
+            return self._reference(spec)
+        from recurc.runtime.pieces import build_pieces, needs_library
+
+        plan, real = self._able(name, settled, batch)
+        target, steps = choose.target_for(name, self._device), max(settled.steps, 1)
         twin = next((b for b in self._built.values() if _same(b, name, plan, spec)), None)
         make = build_pieces if name == "cpu" and needs_library(plan) else type(backend).build
         kernel = twin.kernel if twin is not None else make(backend, real, spec)
@@ -254,6 +266,11 @@ class Builder:
 
     def _param_dtype(self, name: str) -> DType:
         return next(p.dtype for p in self._rec.params if p.name == name)
+
+
+def _batch(settled: Settled) -> int:
+    """How many sequences a plan is made for: at least one."""
+    return max(int(np.prod(settled.batch, dtype=np.int64)), 1)
 
 
 def _same(built: Built, name: str, plan: Plan, spec: Specialization) -> bool:
