@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, Any]
 
 
-def by_matrix(of: Pullback, adj: MatrixAdjoint, given: Arrays, ends: Arrays, found: Sums) -> dict[str, Any]:
-    """The derivatives by the states before the first step, `(*batch, *dims)` by name; those by arguments are added to
-    `found`. `given`: those by outputs, by the names of `adj.cotangents`; `ends`: those by final states."""
+def by_matrix(
+    of: Pullback, adj: MatrixAdjoint, given: Arrays, ends: Arrays, found: Sums
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `Pullback.by`. `given`: the derivatives by outputs, by the names of `adj.cotangents`; `ends`: those by final
+    states, `(*batch, *dims)`."""
     known = {**of.arrays, **of.outputs, **of.saved}
     if adj.making is not None:
         starts = {s.name: of.initial[s.name] for s in adj.making.states if s.name in of.initial}
         known |= of.run(adj.making, known, starts, backwards=False)[0]
-    front = {} if adj.front is None else adj.front.states
-    first: dict[str, Any] = {}
+    first, inner = dict[str, Any](), dict[str, Any]()
+    front = {} if adj.front is None else adj.front.carried
     if adj.rear is not None:
-        own = {n: v for n, v in ends.items() if n in adj.rear.states and n not in front}
+        own = {n: v for n, v in ends.items() if n in adj.rear.carried and n not in front}
         first, inner = of.by(adj.rear, given, own, found)
-        known |= {adj.reads[name]: value for name, value in inner.items()}
+        known |= {own: inner.pop(name) for name, own in adj.reads.items()}
     end = ends.get(adj.state)
     for sweep in of.of.sweeps(adj, of):
         results, carried = of.run(sweep.rec, known, {} if end is None else {sweep.carried: end})
@@ -42,14 +44,17 @@ def by_matrix(of: Pullback, adj: MatrixAdjoint, given: Arrays, ends: Arrays, fou
         sums = {} if end is None else {adj.decays.carried: _inner(of.finals[adj.state] * end, adj)}
         known |= of.run(adj.decays.rec, known, sums)[0]
     made = {name: reduce(add, (known[n] for n in parts)) for name, parts in adj.derivatives.items()}
-    for name in made.keys() & of.arrays.keys():
-        found.add(name, made[name], over_time=True)
     if adj.front is not None:
-        handed = {adj.front.cotangents[name]: value for name, value in made.items() if name in adj.front.cotangents}
-        starts, _ = of.by(adj.front, handed, {n: v for n, v in ends.items() if n in front}, found)
-        for name, value in starts.items():
-            first[name] = first[name] + value if name in first else value
-    return first
+        handed = {own: made.pop(name) for name, own in adj.front.cotangents.items()}
+        starts, more = of.by(adj.front, handed, {n: v for n, v in ends.items() if n in front}, found)
+        first, inner = _plus(first, starts), _plus(inner, more)
+    for name in made.keys() & of.arrays.keys():
+        found.add(name, made.pop(name), over_time=True)
+    return first, _plus(inner, made)
+
+
+def _plus(left: Arrays, right: Arrays) -> dict[str, Any]:
+    return {**left, **{n: left[n] + v if n in left else v for n, v in right.items()}}
 
 
 def _inner(product: Any, adj: MatrixAdjoint) -> Any:

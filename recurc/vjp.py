@@ -137,19 +137,18 @@ class Pullback:
     def derivatives(self, adj: Adjoint | MatrixAdjoint, given: Arrays, ends: dict[str, Any]) -> dict[str, Any]:
         """By the pass `adj`: `given` by its inputs, `ends` by state."""
         found = Sums(self)
-        if isinstance(adj, MatrixAdjoint):
-            first = by_matrix(self, adj, given, ends, found)
-        else:
-            first, _ = self.by(adj, given, ends, found)
+        first, _ = self.by(adj, given, ends, found)
         starts = self._first(first)
         gradients = {n: found.of(n) for n in self._wanted()}
         return gradients | {"initial": {n: found.start(n, v) for n, v in starts.items() if n in self.initial}}
 
     def by(
-        self, adj: Adjoint, given: Arrays, ends: dict[str, Any], found: Sums
+        self, adj: Adjoint | MatrixAdjoint, given: Arrays, ends: dict[str, Any], found: Sums
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The derivatives by the states before the first step, by state, and those by inputs of the pass that are no
         arguments of the call; those by arguments are added to `found`."""
+        if isinstance(adj, MatrixAdjoint):
+            return by_matrix(self, adj, given, ends, found)
         handed = {} if adj.late is None else self._late(adj.late, given, ends, found)
         known = {**self.arrays, **self.outputs, **self.saved, **given, **handed}
         loop, sums = self.of.loop(adj.back)

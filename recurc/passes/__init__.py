@@ -65,7 +65,7 @@ def matrix_backward(rec: Recurrence, keep: bool) -> MatrixAdjoint | None:
     core = core_form(rec)
     if [s.name for s in core.states] != [s.name for s in rec.states]:  # the caller gives and takes those of `rec`
         return None
-    return matrix_adjoint(core, _analysis(core, False), keep)
+    return matrix_adjoint(core, lambda rec: _analysis(rec, False), keep)
 
 
 def make_plan(

@@ -88,6 +88,11 @@ class Adjoint:
     start: Part | None = None
 
     @property
+    def given(self) -> frozenset[str]:
+        """The values of the recurrence that the pass reads, and names of its own."""
+        return frozenset(i.name for i in self.back.inputs)
+
+    @property
     def carried(self) -> dict[str, Dims]:
         """The dims of every state that has a derivative."""
         dims = {s.name: s.dims for s in self.back.states}

@@ -27,7 +27,7 @@ The sum E is one of differences. It errs by as many roundings as there are steps
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
@@ -83,8 +83,8 @@ class MatrixAdjoint:
     forward: Recurrence
     saved: tuple[str, ...]
     state: str
-    rear: Adjoint | None
-    front: Adjoint | None
+    rear: Adjoint | MatrixAdjoint | None
+    front: Adjoint | MatrixAdjoint | None
     making: Recurrence | None
     back: Sweep
     sides: tuple[Sweep, Sweep]
@@ -92,6 +92,21 @@ class MatrixAdjoint:
     decays: Sweep | None
     reads: Mapping[str, str]  # the derivatives by reads of the matrix, as the sweeps call them
     derivatives: Mapping[str, tuple[str, ...]]  # operand, or logarithm of one -> outputs of sweeps to add up
+
+    @cached_property
+    def inputs(self) -> frozenset[str]:
+        """The inputs that have a derivative."""
+        parts = [frozenset(p.inputs) for p in (self.rear, self.front) if p is not None]
+        own = {i.name for i in self.forward.inputs} & self.derivatives.keys()
+        return frozenset(own).union(*parts) - self.reads.keys()
+
+    @cached_property
+    def given(self) -> frozenset[str]:
+        """The values of the recurrence that the pass reads, and names of its own."""
+        recs = [s.rec for s in (self.back, *self.sides, self.again, self.decays) if s is not None]
+        recs += [] if self.making is None else [self.making]
+        parts = [p.given for p in (self.rear, self.front) if p is not None]
+        return frozenset(i.name for rec in recs for i in rec.inputs).union(*parts)
 
     @property
     def carried(self) -> dict[str, Dims]:
@@ -106,19 +121,23 @@ class MatrixAdjoint:
         return {} if self.rear is None else dict(self.rear.cotangents)
 
 
-def matrix_adjoint(core: Recurrence, analysis: Analysis, keep: bool) -> MatrixAdjoint | None:
-    """The backward pass of `core` (in core form, with that analysis), if its state is one matrix memory beside states
-    that the passes before and behind it can carry; None if it is not. `keep`: the operands, and sums with weights, are
-    saved, not made again. Raises `UnsupportedError` for an operation that has no derivative."""
-    forms = [f for f in _forms(analysis) if f.columns]
-    if len(forms) != 1 or len(forms[0].states) > 1 or late_equations(core) or any(i.before for i in core.inputs):
+def matrix_adjoint(
+    core: Recurrence, analyze: Callable[[Recurrence], Analysis], keep: bool, taken: Collection[str] = ()
+) -> MatrixAdjoint | None:
+    """The backward pass of `core` (in core form), if one of its states is a matrix memory and the others can be carried
+    by the passes before and behind it, which may be such passes too; None if not. `keep`: the operands, and sums with
+    weights, are saved, not made again. `taken` are names that new values must not have. Raises `UnsupportedError` for
+    an operation that has no derivative."""
+    if late_equations(core) or any(isinstance(n, Final) for e in core.equations for n in walk(e.expr)):
         return None
-    if any(isinstance(n, Final) for e in core.equations for n in walk(e.expr)):
-        return None
-    state = next(s for s in core.states if s.name == forms[0].states[0])
-    if any(reads(state.initial)) or state.bound is not None:
-        return None
-    return _Matrix(core, forms[0], state, keep).run()
+    states = {s.name: s for s in core.states}
+    for form in _forms(analyze(core)):
+        state = states[form.states[0]]
+        if form.columns and len(form.states) == 1 and not any(reads(state.initial)):
+            found = _Matrix(core, form, state, analyze, keep, taken).run()
+            if found is not None:
+                return found
+    return None
 
 
 def _forms(analysis: Analysis) -> list[LowRank]:
@@ -154,10 +173,14 @@ class _Write:
 
 
 class _Matrix:
-    def __init__(self, core: Recurrence, form: LowRank, state: State, keep: bool) -> None:
+    def __init__(
+        self, core: Recurrence, form: LowRank, state: State, analyze: Callable[[Recurrence], Analysis], keep: bool,
+        taken: Collection[str],
+    ) -> None:  # fmt: skip
         found = restated(core, form)
-        self.core, self.form, self.state, self.keep = found.rec, found.form, state, keep
-        self.taken = used_names(self.core)
+        self.core, self.form, self.state, self.keep, self.analyze = found.rec, found.form, state, keep, analyze
+        self.taken = used_names(self.core).union(taken)
+        self.own = frozenset(self.taken)  # what both parts keep of a state has one name
         self.equations = {e.name: e for e in self.core.equations}
         self.types: dict[str, tuple[Dims, DType]] = {
             v.name: (v.dims, v.dtype) for v in (*self.core.inputs, *self.core.params)
@@ -175,7 +198,7 @@ class _Matrix:
         if log is None and self._decays_vary:
             return None
         rear = self._rear()
-        self.reads = tuple(self._read(n) for n in self.names if rear is not None and n in rear[1].inputs)
+        self.reads = tuple(self._read(n) for n in self.names if rear is not None and n in rear.inputs)
         self.writes = tuple(self._write(n, w) for n, w in enumerate(self.form.writes))
         back = self._back(keys=True, rows=True)
         sides = (self._back(keys=False, rows=True), self._back(keys=True, rows=False))
@@ -242,25 +265,28 @@ class _Matrix:
     def _of_initials(self, reached: Collection[str]) -> set[str]:
         return {r.name for s in self.core.states if s.name in reached for r in reads(s.initial)}
 
-    def _adjoint(self, rec: Recurrence) -> tuple[Recurrence, Adjoint] | None:
-        """The backward pass of a part, and the part as what it saves has it."""
+    def _adjoint(self, rec: Recurrence) -> Adjoint | MatrixAdjoint | None:
+        """The backward pass of a part."""
         if not any(v.dtype.kind in (Kind.REAL, Kind.COMPLEX) for v in (*rec.inputs, *rec.params, *rec.states)):
             return None
-        found = adjoint(rec, taken=self.taken)
-        if not self.keep:
-            return rec, found
-        kept = keep_sums(rec, found, self.taken)
-        self.taken |= {e.name for e in kept[0].equations}
-        return kept
+        inner = matrix_adjoint(rec, self.analyze, self.keep, self.taken)
+        if inner is not None:
+            self.taken |= used_names(inner.forward)
+            return inner
+        found = adjoint(rec, taken=self.own)
+        if self.keep:
+            _, found = keep_sums(rec, found, self.taken)
+            self.taken |= used_names(found.forward)
+        return found
 
-    def _rear(self) -> tuple[Recurrence, Adjoint] | None:
+    def _rear(self) -> Adjoint | MatrixAdjoint | None:
         """What makes the outputs of the reads; with it goes every state that no operand is made of."""
         before = self._reached(self.operands)
         later = {s.name for s in self.core.states if s.name not in before and s != self.state}
         behind = self._reached({*self.core.outputs, *later}, self.names)
         return self._adjoint(self._part("rear", behind, self.core.outputs))
 
-    def _front(self, log: Equation | None) -> tuple[Recurrence, Adjoint] | None:
+    def _front(self, log: Equation | None) -> Adjoint | MatrixAdjoint | None:
         """What makes the operands; those that are inputs need nothing made."""
         inputs, params = {i.name for i in self.core.inputs}, {p.name for p in self.core.params}
         more = [] if log is None else [log]
@@ -460,18 +486,15 @@ class _Matrix:
     # --- all together
 
     def _together(
-        self, rear: tuple[Recurrence, Adjoint] | None, front: tuple[Recurrence, Adjoint] | None, back: Sweep,
+        self, rear: Adjoint | MatrixAdjoint | None, front: Adjoint | MatrixAdjoint | None, back: Sweep,
         sides: tuple[Sweep, Sweep], again: Sweep | None, decays: Sweep | None,
     ) -> MatrixAdjoint:  # fmt: skip
         parts = [p for p in (rear, front) if p is not None]
         equations = dict(self.equations) | {e.name: e for e in self.made}
-        for source, found in parts:
-            equations |= {e.name: e for e in source.equations}
-            equations |= {e.name: e for e in found.forward.equations if e.name in found.saved}
+        for part in parts:
+            equations |= {e.name: e for e in part.forward.equations}
         sweeps = [s.rec for s in (back, *sides, again, decays) if s is not None]
-        wanted = {n for _, found in parts for n in found.saved} | {
-            i.name for rec in (*sweeps, *(found.back for _, found in parts)) for i in rec.inputs
-        }
+        wanted = {i.name for rec in sweeps for i in rec.inputs}.union(*(p.given for p in parts))
         operands = [n for n in self.outputs if n in self.equations]
         kept = wanted if self.keep else wanted - {n for n in operands if n in self.equations}
         shown = {*self.core.outputs, *(i.name for i in self.core.inputs)}
@@ -481,8 +504,8 @@ class _Matrix:
             forward=forward,
             saved=saved,
             state=self.state.name,
-            rear=rear and rear[1],
-            front=front and front[1],
+            rear=rear,
+            front=front,
             making=self._making(wanted - kept),
             back=back,
             sides=sides,
