@@ -12,7 +12,8 @@ from recurc.errors import UnsupportedError
 from recurc.facts import CLASSES, Group, LowRank
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Apply, Const, Expr, Read, Recurrence, children, late_equations, walk, with_children
-from recurc.passes.adjoint import Adjoint, adjoint
+from recurc.passes import matrix_backward
+from recurc.passes.adjoint import adjoint
 from recurc.passes.residuals import keep_sums, segment_steps
 from recurc.plan import (
     Candidate,
@@ -354,18 +355,21 @@ def residuals(plan: Plan, case: Case) -> dict[str, int] | None:
     """What a call that is differentiated keeps of each sequence, beside arguments and results, in bytes: by the
     policies "fast" and "balanced" per step, by "minimal" for all T steps. None if there is no derivative."""
     rec = case.source or plan.recurrence
+
+    def per_step(keep: bool) -> int:
+        found = matrix_backward(rec, keep)
+        if found is None:
+            whole = adjoint(rec)
+            found = keep_sums(rec, whole)[1] if keep else whole
+        known = {e.name: (e.expr.dims, e.expr.dtype) for e in found.forward.equations}
+        return sum(case.bytes(*known[name]) for name in found.saved)
+
     try:
-        balanced = adjoint(rec)
+        fast, balanced, segment = per_step(True), per_step(False), segment_steps(case.steps)
     except UnsupportedError:
         return None
-
-    def per_step(adj: Adjoint) -> int:
-        known = {e.name: (e.expr.dims, e.expr.dtype) for e in adj.forward.equations}
-        return sum(case.bytes(*known[name]) for name in adj.saved)
-
-    fast, segment = per_step(keep_sums(rec, balanced)[1]), segment_steps(case.steps)
     between = sum(case.bytes(s.dims, s.dtype) for s in rec.states) * math.ceil(case.steps / segment)
-    return {"fast": fast, "balanced": per_step(balanced), "minimal": between + fast * min(segment, case.steps)}
+    return {"fast": fast, "balanced": balanced, "minimal": between + fast * min(segment, case.steps)}
 
 
 def _memory(plan: Plan, case: Case, width: int) -> str:

@@ -221,11 +221,12 @@ class Pullback:
     # --- the parts
 
     def run(
-        self, rec: ir.Recurrence, known: Arrays, initial: Arrays, backwards: bool = True
+        self, rec: ir.Recurrence, known: Arrays, initial: Arrays, backwards: bool = True, **changed: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The outputs and final states of a part of the pass, by name; `backwards`: against the time of the call."""
+        """The outputs and final states of a part of the pass, by name; `backwards`: against the time of the call, whose
+        options are those of the part but for those that are `changed`."""
         reverse = self.options["reverse"] != backwards
-        options = {**self.options, "reverse": reverse, "steps": None if rec.inputs else self._steps}
+        options = {**self.options, "reverse": reverse, "steps": None if rec.inputs else self._steps, **changed}
         arrays = {v.name: known[v.name] for v in (*rec.inputs, *rec.params)}
         compiled = self.of.part(rec, self.sizes)
         results, finals = compiled(initial=initial, return_final=True, **options, **arrays)
