@@ -28,7 +28,8 @@ def by_matrix(
     states, `(*batch, *dims)`."""
     known = {**of.arrays, **of.outputs, **of.saved}
     if adj.making is not None:
-        starts = {s.name: of.initial[s.name] for s in adj.making.states if s.name in of.initial}
+        begun = {s.name for s in adj.making.states} | {i.name for i in adj.making.inputs if i.before is not None}
+        starts = {n: v for n, v in of.initial.items() if n in begun}
         known |= of.run(adj.making, known, starts, backwards=False)[0]
     first, inner = dict[str, Any](), dict[str, Any]()
     front = {} if adj.front is None else adj.front.carried

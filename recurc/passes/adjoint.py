@@ -58,6 +58,10 @@ from recurc.passes.verify import used_names
 from recurc.types import Dims, DType, Kind
 
 
+class NothingToDeriveError(UnsupportedError):
+    """Results that depend on no real or complex number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A recurrence of a backward pass, by the names of the recurrence it belongs to. `given`: its inputs and params
@@ -177,7 +181,9 @@ class _Differentiation:
         late = self._late()
         back = self._back()
         if not (self._states or self._inputs or self._params):
-            raise UnsupportedError(f"the adjoint of {self.source.name}: it has no real or complex numbers to derive by")
+            raise NothingToDeriveError(
+                f"the adjoint of {self.source.name}: it has no real or complex numbers to derive by"
+            )
         start = self._start()
         forward = self._forward()
         saved = forward.outputs[len(self.source.outputs) :]

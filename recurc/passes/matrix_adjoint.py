@@ -51,7 +51,7 @@ from recurc.ir import (
     walk,
 )
 from recurc.ops import apply, convert
-from recurc.passes.adjoint import Adjoint, adjoint
+from recurc.passes.adjoint import Adjoint, NothingToDeriveError, adjoint
 from recurc.passes.affine import is_number, sum_over
 from recurc.passes.dependence import needed, topological
 from recurc.passes.low_rank import restated
@@ -267,13 +267,14 @@ class _Matrix:
 
     def _adjoint(self, rec: Recurrence) -> Adjoint | MatrixAdjoint | None:
         """The backward pass of a part."""
-        if not any(v.dtype.kind in (Kind.REAL, Kind.COMPLEX) for v in (*rec.inputs, *rec.params, *rec.states)):
-            return None
         inner = matrix_adjoint(rec, self.analyze, self.keep, self.taken)
         if inner is not None:
             self.taken |= used_names(inner.forward)
             return inner
-        found = adjoint(rec, taken=self.own)
+        try:
+            found = adjoint(rec, taken=self.own)
+        except NothingToDeriveError:
+            return None
         if self.keep:
             _, found = keep_sums(rec, found, self.taken)
             self.taken |= used_names(found.forward)
