@@ -18,17 +18,17 @@ from recurc.arguments import with_defaults
 from recurc.compiled import Compiled
 from recurc.errors import UnsupportedError
 from recurc.passes.complex_parts import split_complex
+from recurc.passes.matrix_adjoint import MatrixAdjoint, Sweep
 from recurc.plan import Plan
 from recurc.types import DType
+from recurc.vjp import Differentiated
 from tests.gpu.zoo_cases import IN_F32, WORDS
 from tests.numerics import gradients, rounding, test_gradients, test_schedules
 from tests.zoo import cases
 from tests.zoo.oracle import ORACLES
 
-# Beside "forward", the recurrence itself with what it saves, by how their names end: the backward pass, what goes
-# before it and what comes after it.
-SUFFIXES = {"adjoint": "back", "late": "late", "start": "start"}
-PARTS = ("forward", *SUFFIXES.values())
+# What parts are called: "forward" is the recurrence itself with what it saves; the others by how their names end.
+WORDS_OF_PARTS = {"": "forward", "adjoint": "back"}
 # Covariances: scans of these filters are of symmetric matrices, which `gradients.case` moves off.
 _FILTERS = ("kalman_filter", "kalman_filter_missing", "kalman_filter_update_first", "recursive_least_squares")
 SYMMETRIC = {(name, matrix) for name in _FILTERS for matrix in "PQR"}
@@ -72,7 +72,7 @@ class Run:
 @lru_cache(maxsize=4)
 def heard(name: str, steps: int, seed: int, reverse: bool) -> dict[str, tuple[recurc.Recurrence, dict[str, Any]]]:
     """A call with random values, initial states and derivatives by outputs and final states, that is differentiated by
-    the definition: what it ran, by part, and on what."""
+    the definition: what it ran, by part, and on what. The matrix of a memory is swept over in every way there is."""
     rec, rng = cases.load(name).ir, cases.generator(seed, name, steps)
     case = gradients.case(name, rng, steps, reverse=reverse)
 
@@ -80,15 +80,21 @@ def heard(name: str, steps: int, seed: int, reverse: bool) -> dict[str, tuple[re
         return {n: (a + a.swapaxes(-1, -2)) / 2 if (name, n) in SYMMETRIC else a for n, a in arrays.items()}
 
     case = replace(case, arrays=even(case.arrays), initial=even(case.initial))
-    words = {rec.name: "forward"} | {f"{rec.name}_{kind}": word for kind, word in SUFFIXES.items()}
     found: dict[str, tuple[recurc.Recurrence, dict[str, Any]]] = {}
     plain = Compiled.__call__
 
     def listened(compiled: Compiled, **given: Any) -> Any:
-        found[words[compiled.recurrence.name]] = recurc.Recurrence(compiled.recurrence), given
+        part = compiled.recurrence.name.removeprefix(rec.name).removeprefix("_")
+        found[WORDS_OF_PARTS.get(part, part)] = recurc.Recurrence(compiled.recurrence), given
         return plain(compiled, **given)
 
-    with mock.patch.object(Compiled, "__call__", listened):
+    def every_way(_: Differentiated, adj: MatrixAdjoint, of: object) -> tuple[Sweep, ...]:
+        return (adj.back, *adj.sides)
+
+    with (
+        mock.patch.object(Compiled, "__call__", listened),
+        mock.patch.object(Differentiated, "sweeps", every_way),
+    ):
         case.found("reference")
     return found
 
@@ -141,10 +147,10 @@ def sizes_of(name: str, rec: ir.Recurrence) -> dict[str, int]:
 
 
 def agree(name: str, part: str, backend: str, seed: int) -> None:
-    """A part, if there is one, by every legal schedule against the definition, by the bound of the schedules; the seed
+    """A part by every legal schedule against the definition, by the bound of the schedules; the seed
     says whether time runs backwards. Asserts that what is refused is known."""
     reverse = bool(cases.generator(seed, name).integers(2))
-    for schedule in schedules(name, part) if part in parts(name) else ():
+    for schedule in schedules(name, part):
         run = run_of(name, part, steps_of(name, part, schedule), seed, reverse)
         reals = REALS.get((name, part, schedule, backend), ("f64", "f32"))
         refused = expected(name, part, schedule, backend)

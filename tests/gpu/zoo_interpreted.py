@@ -1,5 +1,5 @@
 """Runs systems of the zoo in Triton's interpreter, in a process of its own: `python -m tests.gpu.zoo_interpreted SEED
-SYSTEM:SCHEDULE...`; with `SYSTEM:PART` for a part of a call that is differentiated, by every schedule of it (see
+SYSTEM:SCHEDULE...`; with `SYSTEM:call/PART` for a part of a call that is differentiated, by every schedule of it (see
 `adjoint_cases`), or for "derivatives", which are taken by such calls. Prints one JSON object per word.
 
 TRITON_INTERPRET must be set before Triton is imported, hence the process."""
@@ -27,8 +27,8 @@ def main(seed: int, words: list[str]) -> None:
         try:
             if what == "derivatives":
                 adjoint_cases.derivatives_agree(name, "triton", seed)
-            elif what in adjoint_cases.PARTS:
-                adjoint_cases.agree(name, what, "triton", seed)
+            elif what.startswith("call/"):
+                adjoint_cases.agree(name, what.removeprefix("call/"), "triton", seed)
             else:
                 zoo_cases.agree(name, what, "triton", seed)
         except UnsupportedError as limit:

@@ -18,7 +18,7 @@ from recurc import ir
 from recurc.backends.cuda.compile import missing_compiler
 from recurc.runtime import choose
 from recurc.types import DType
-from tests.gpu.adjoint_cases import PARTS, agree, derivatives_agree, expected, parts, plan_of, schedules
+from tests.gpu.adjoint_cases import agree, derivatives_agree, expected, parts, plan_of, schedules
 from tests.gpu.cuda_shim import has_compiler
 from tests.gpu.cuda_stand_in import OnCpu
 from tests.gpu.interpreted import interpreted
@@ -29,14 +29,14 @@ from tests.zoo.oracle import ORACLES
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:.*without a running maximum:RuntimeWarning")
-SMALL = 150  # nodes of a backward pass that is soon done; half of them are smaller
+SMALL = 150  # nodes of the parts of a call that is soon done; half of them are smaller
 runs_on_the_cpu = pytest.mark.skipif(not has_compiler(), reason="g++ is not on PATH")
 compiles_cuda = pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or "")
 
 
 def some(rng: np.random.Generator, count: int) -> list[str]:
     def small(name: str) -> bool:
-        return sum(1 for e in parts(name)["back"].ir.equations for _ in ir.walk(e.expr)) <= SMALL
+        return sum(1 for part in parts(name).values() for e in part.ir.equations for _ in ir.walk(e.expr)) <= SMALL
 
     return list(islice((str(n) for n in rng.permutation(NAMES) if small(str(n))), count))
 
@@ -54,7 +54,7 @@ def on_cpu(seed: int, monkeypatch: pytest.MonkeyPatch) -> OnCpu:
 @runs_on_the_cpu
 def test_parts_of_some_agree_as_cuda(on_cpu: OnCpu, rng: np.random.Generator, seed: int) -> None:
     for name in some(rng, 1):
-        for part in PARTS:
+        for part in parts(name):
             agree(name, part, "cuda", seed)
     assert any(kernel.calls for kernel in on_cpu.kernels.values())
 
@@ -68,13 +68,11 @@ def test_derivatives_of_some_are_right_as_cuda(on_cpu: OnCpu, rng: np.random.Gen
 
 @runs_on_the_cpu
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [*PARTS, "derivatives"])
 @pytest.mark.parametrize("name", NAMES)
-def test_parts_of_all_agree_as_cuda(name: str, part: str, on_cpu: OnCpu, seed: int) -> None:
-    if part == "derivatives":
-        derivatives_agree(name, "cuda", seed)
-    else:
+def test_parts_of_all_agree_as_cuda(name: str, on_cpu: OnCpu, seed: int) -> None:
+    for part in parts(name):
         agree(name, part, "cuda", seed)
+    derivatives_agree(name, "cuda", seed)
 
 
 def compile_parts(name: str, backend: str, reals: Sequence[DType], folder: Path) -> None:
@@ -117,13 +115,13 @@ def right_in_the_interpreter(words: list[str], seed: int, cache: Path) -> None:
 
 def test_some_are_right_as_triton(rng: np.random.Generator, seed: int, tmp_path: Path) -> None:
     one, other = some(rng, 2)
-    right_in_the_interpreter([*(f"{one}:{part}" for part in PARTS), f"{other}:derivatives"], seed, tmp_path)
+    right_in_the_interpreter([*(f"{one}:call/{part}" for part in parts(one)), f"{other}:derivatives"], seed, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_all_are_right_as_triton(name: str, seed: int, tmp_path: Path) -> None:
-    right_in_the_interpreter([f"{name}:{what}" for what in (*PARTS, "derivatives")], seed, tmp_path)
+    right_in_the_interpreter([*(f"{name}:call/{part}" for part in parts(name)), f"{name}:derivatives"], seed, tmp_path)
 
 
 @pytest.fixture
