@@ -312,6 +312,40 @@ def test_every_way_to_share_out_the_work(name: str, rng: np.random.Generator, mo
             compare(got, want, bound(DType.F32, steps))
 
 
+@pytest.mark.parametrize("size", [16, 21, 32, 35, 48, 80])
+def test_tiles_of_two_vectors(size: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products with one sum per row take two vectors of outputs at a time: an odd or a broken one may be left over, at
+    the end or where a thread's share ends."""
+    rec = core_form(
+        load_text("""recurrence Two(H):
+    input x[H]
+    param U[H, H], P[2, H, H]
+    state h[H] = 0.1
+    a, b = P @ h[t-1]
+    r = sigmoid(U @ h[t-1])
+    h = tanh(x + U @ (r * h[t-1]) + U.T @ (a * b))
+    output h
+""")[0]
+    )
+    spec, steps = Specialization((("H", size),), DType.F32), 3
+    plan = make_plan(rec, {"H": size}, 40, steps, DType.F32, targets.named("cpu"))
+    kernel = BACKEND.build(plan, spec)
+    assert "const long width" in next(iter(kernel.source.values())) or size == 16
+    for batch in (1, 2, 5, 9, 12, 13, 40):
+        arrays = {
+            "x": rng.standard_normal((batch, steps, size)), "U": rng.standard_normal((1, size, size)) / size**0.5,
+            "P": rng.standard_normal((1, 2, size, size)) / size**0.5, "h@initial": rng.standard_normal((batch, size)),
+        }  # fmt: skip
+        given = {n: a.astype(np.float32) for n, a in arrays.items()}
+        want = reference.run(rec, {n: a.astype(np.float64) for n, a in given.items()}, batch, steps)
+        for threads in (1, 2, 3):
+            monkeypatch.setattr("recurc.backends.cpu.kernel.thread_count", lambda n=threads: n)
+            monkeypatch.setattr("recurc.backends.cpu.kernel.useful_threads", lambda *_, n=threads: n)
+            got = results(plan, spec, batch, steps, np.float32)
+            kernel({**given, **got}, batch, steps)
+            compare(got, want, 4 * bound(DType.F32, steps))
+
+
 def test_results_larger_than_the_caches_are_whole(rng: np.random.Generator) -> None:
     """Outputs that are written around the caches arrive complete."""
     sizes, batch, steps = {"D": 512}, 2, 4500

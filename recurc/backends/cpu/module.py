@@ -24,6 +24,8 @@ from recurc.backends.cpu.stages import absorb, as_input, kind_of
 from recurc.backends.emit.text import Text, commented, wrapped_names
 from recurc.plan import Chunk, Frozen, Fused, JointChunk, Map, Matmul, Newton, Plan, Scan, Stage, taken_apart
 
+_APART = "#define APART(n) ((n) | LANES)  // an odd number of vectors: rows side by side share no place of a cache\n"
+
 
 @dataclass
 class Module:
@@ -136,6 +138,7 @@ class _ModulePrinter(EntryPrinter):
             + f"\ntypedef {STORED[self.real]} real;\ntypedef v{real} vec;\n"
             + f"#define LANES RC_LANES_v{real}\n"
             + "#define PADDED(n) (((n) + LANES - 1) / LANES * LANES)  // local arrays hold whole vectors\n"
+            + (_APART if "APART(" in code else "")
             + "INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }"
         )
         if "one_row(" in code:

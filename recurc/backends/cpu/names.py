@@ -18,13 +18,13 @@ RESERVED = frozenset(
         "batch", "steps", "t", "b", "t0", "t1", "b0", "b1", "q", "q0", "nb", "lanes", "lane", "each", "real", "vec",
         "LANES", "call",
         "self", "thread", "threads", "rows", "row", "I", "panel", "swap", "team", "from", "to", "lane0", "lane1",
-        "origin", "bounds", "count", "chunk", "whole", "by_batch", "AT", "ROW", "ALIGNED", "INLINE", "PADDED",
+        "origin", "bounds", "count", "chunk", "whole", "by_batch", "AT", "ROW", "ALIGNED", "INLINE", "PADDED", "APART",
         "UNROLL", "ONE_BY_ONE", "PREFETCH_L1", "PREFETCH_L2", "NAN", "INFINITY", "memcpy", "memset", "linux", "unix",
         "i386", "sinf", "cosf",
         "atan2f", "erff", "powf", "fmod", "fmodf", "rint", "rintf", "int8_t", "int32_t", "int64_t", "uint8_t",
         "NULL", "EOF", "BUFSIZ", "DOMAIN", "SING", "OVERFLOW", "UNDERFLOW", "PLOSS", "TLOSS", "MAXFLOAT", "HUGE",
         "NFDBITS", "WCONTINUED", "WEXITED", "WNOHANG", "WNOWAIT", "WSTOPPED", "WUNTRACED", "math_errhandling",
-        "alloca", "offsetof", "sched_priority", "signgam", "one_row", "STEPS", "MOST",
+        "width", "shift", "alloca", "offsetof", "sched_priority", "signgam", "one_row", "STEPS", "MOST",
     }
 )  # fmt: skip
 STORED = {DType.BOOL: "uint8_t", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}

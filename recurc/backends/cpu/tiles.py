@@ -40,7 +40,7 @@ def layout(body: Body) -> list[str]:
     """Room for the states of all sequences."""
     lines: list[str] = []
     for name, array, copies in _rows_arrays(body):
-        count = body.array_count(array)
+        count = _apart(body, array)
         room = f"rc_take(base, &used, {copies} * batch * ({count}) * (int64_t)sizeof(real))"
         lines.append(f"call->{name} = (rc_array){{{room}, {count}, 0, 0}};")
     return lines
@@ -59,6 +59,13 @@ def _rows_arrays(body: Body) -> list[tuple[str, Array, int]]:
     return out
 
 
+def _apart(body: Body, array: Array) -> str:
+    """How far the rows of such an array lie from each other. A tile reads many of them at the same place, and rows
+    that are a power of two apart would drive each other out of the first-level cache."""
+    count = body.array_count(array)
+    return f"APART({count})" if array.has_lane and array.dims else count
+
+
 # --- tiles --------------------------------------------------------------------------------------------------------
 
 
@@ -66,13 +73,22 @@ def _registers(body: Body) -> int:
     return 32 if body.lanes * body.program.real.itemsize == 64 else 16
 
 
+def vectors_per_tile(body: Body, nest: int) -> int:
+    """How many vectors of outputs a tile takes. Where its rows have one sum each, a number that is read for one vector
+    would be multiplied once, and a processor reads no faster than it multiplies: so it serves two."""
+    lane = body.program.lane
+    if lane is None or nest not in body.program.weights or len(_sums(body, nest)) > 1:
+        return 1
+    return min(2, -(-body.spell.extent(dim_of(lane)) // body.lanes)) or 1
+
+
 def rows_per_tile(body: Body, nest: int) -> int:
     """Rows whose sums fit the vector registers beside the panel vectors."""
-    registers = _registers(body)
+    registers, vectors = _registers(body), vectors_per_tile(body, nest)
     groups = body.program.weights.get(nest, ())
     sums = len({name for w in groups for name in w.into}) or 4
     params = max((len(w.params) for w in groups), default=2)
-    return max(1, min(12, (registers - params - 2) // sums))
+    return max(1, min(12, (registers - (params if vectors == 1 else vectors) - 2) // (vectors * sums)))
 
 
 def tile_sizes(body: Body, nest: int) -> tuple[int, ...]:
@@ -92,12 +108,15 @@ def _certain(body: Body, nest: int, rows: int) -> int:
 
 def _parameters(body: Body, nest: int, types: bool, rows: int = 0) -> str:
     """Where a tile is in the stage and, where that matters, how many rows it has (`nb`), which ones share its panel
-    (`b0` to `b1`) and how many lanes of its vector count. `rows`: of the products of a tile for up to so many."""
+    (`b0` to `b1`) and how many lanes of its vector (`lanes`) or its vectors (`width`) count. `rows`: of the products of
+    a tile for up to so many."""
     variables = [body.spell.var(v) for v in body.program.nests[nest].vars]
     most = rows or (rows_per_tile(body, nest) if nest in body.program.weights else 1)
     shared = ["b0", "b1"] if body.program.stage.carries and most > 1 else []
     count = ["nb"] if not rows or rows > _certain(body, nest, rows) else []
     lanes = ["lanes"] if body.ragged and (not rows or _meets_parts(body, rows)) else []
+    if vectors_per_tile(body, nest) > 1 and rows != 1:
+        lanes = ["width"]
     words = ["call", *count, "b", "t", *variables, *shared, *lanes]
     if not types:
         return ", ".join(words)
@@ -122,7 +141,7 @@ def _row_pointers(body: Body, text: Text, names: set[str], old: set[str], states
         if carry.name not in old | states:
             continue
         array = body.carry_array(carry.name, False)
-        rows, count = spell(f"{carry.name}@rows"), body.array_count(array)
+        rows, count = spell(f"{carry.name}@rows"), _apart(body, array)
         base = f"(real *)call->{rows}.data"
         if carry.name in body.program.doubled:
             if carry.name in old:
@@ -170,13 +189,16 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
     text, spell = Text(), body.spell
     body.nest = number
     sums = _sums(body, number)
-    text(f"// {', '.join(sums)} of one vector of outputs for {f'up to {rows} rows' if rows > 1 else 'a row'}.")
     out = ", ".join(f"vec *{name}__out" for name in sums)
     where, strands = _parameters(body, number, True, rows), _strands(body, number, rows)
+    vectors = vectors_per_tile(body, number) if rows > 1 else 1
+    outputs = "one vector" if vectors == 1 else f"{vectors} vectors"
+    text(f"// {', '.join(sums)} of {outputs} of outputs for {f'up to {rows} rows' if rows > 1 else 'a row'}.")
     with text.braces(f"INLINE void {function}_products{number}_{rows}({where}, {out})"):
         for name in sums:
-            parts = (f"{_strand(name, k)}__{q} = {{0}}" for q in range(rows) for k in range(strands[name]))
-            text("vec " + ", ".join(parts) + ";")
+            for vector in range(vectors):
+                own = [_strand(_of_vector(name, vector), k) for k in range(strands[name])]
+                text("vec " + ", ".join(f"{part}__{q} = {{0}}" for q in range(rows) for part in own) + ";")
         certain = _certain(body, number, rows)
         for q in range(certain, rows):
             text(f"const long row__{q} = {q} < nb ? {q} : nb - 1;")
@@ -187,11 +209,28 @@ def _products_function(body: Body, function: str, number: int, rows: int) -> str
             place = panel_place(body, weights)
             text(f"const vec *{panel} = (const vec *)call->{field(body, number, group)}.data + {place};")
             places = [str(q) if q < certain else f"row__{q}" for q in range(rows)]
-            _product_loop(body, weights, panel, places, strands, text)
+            for vector in range(1, vectors):  # where there is no such vector any more, one before it is made again
+                last = _of_vector(panel, vector - 1)
+                there = f"{last} + {_panel_size(body, weights)}"
+                text(f"const vec *{_of_vector(panel, vector)} = width > {vector} * LANES ? {there} : {last};")
+            _product_loop(body, weights, panel, places, strands, vectors, text)
+        most = rows_per_tile(body, number)
         for name in sums:
-            found = (" + ".join(f"{_strand(name, k)}__{q}" for k in range(strands[name])) for q in range(rows))
-            text(" ".join(f"{name}__out[{q}] = {total};" for q, total in enumerate(found)))
+            for vector in range(vectors):
+                own = [_strand(_of_vector(name, vector), k) for k in range(strands[name])]
+                found = (" + ".join(f"{part}__{q}" for part in own) for q in range(rows))
+                text(" ".join(f"{name}__out[{vector * most + q}] = {total};" for q, total in enumerate(found)))
     return str(text)
+
+
+def _of_vector(name: str, vector: int) -> str:
+    """What belongs to a further vector of outputs of a tile."""
+    return f"{name}__next{vector}" if vector else name
+
+
+def _panel_size(body: Body, weights: Weights) -> str:
+    count = len(weights.params)
+    return f"{body.spell.size(dim_of(weights.over))}{f' * {count}' if count > 1 else ''}"
 
 
 def _strands(body: Body, number: int, rows: int) -> dict[str, int]:
@@ -200,8 +239,9 @@ def _strands(body: Body, number: int, rows: int) -> dict[str, int]:
     sums = _sums(body, number)
     groups = body.program.weights[number]
     terms = {name: max(sum(body.local(body.made[i][1]) == name for i in w.into) for w in groups) for name in sums}
-    room = (_registers(body) - max(len(w.params) for w in groups) - 2) // (rows * len(sums))
-    wanted = -(-_IN_FLIGHT // (rows * len(sums)))
+    each = rows * len(sums) * (vectors_per_tile(body, number) if rows > 1 else 1)
+    room = (_registers(body) - max(len(w.params) for w in groups) - 2) // each
+    wanted = -(-_IN_FLIGHT // each)
     return {name: max(1, min(terms[name], wanted, room)) for name in sums}
 
 
@@ -237,7 +277,7 @@ _DECLARED = re.compile(r"\*?(\w+) = ")
 
 
 def _product_loop(
-    body: Body, weights: Weights, panel: str, rows: list[str], strands: Mapping[str, int], text: Text
+    body: Body, weights: Weights, panel: str, rows: list[str], strands: Mapping[str, int], vectors: int, text: Text
 ) -> None:
     """The sums of `rows`, counted from the first of the tile. A panel is larger than the first cache and all of them
     than the second, so its vectors are asked for some iterations ahead, and of the panel that comes next every tile
@@ -245,42 +285,53 @@ def _product_loop(
     spell = body.spell
     over, count = spell.var(weights.over), len(weights.params)
     names, old, states = _reads_of(body, [factor for _, factor in weights.factors])
-    pointers, inner = Text(), Text()
+    pointers = Text()
     _row_pointers(body, pointers, names, old, states, writes=False)
-    vectors = [spell(f"{load.name}@{k}") for k, load in enumerate(weights.params)]
+    loaded = [spell(f"{load.name}@{k}") for k, load in enumerate(weights.params)]
     known: dict[Node, str] = {}
     terms: dict[str, int] = {}  # of each sum so far
+    inner: dict[int, Text] = {}  # by the param whose vectors it needs; all in one where these are loaded together
+    added: set[str] = set()
     for into, (which, factor) in zip(weights.into, weights.factors, strict=True):
+        lines = inner.setdefault(which if vectors > 1 else 0, Text())
         if factor not in known:
             name = f"{factor.name}@each" if isinstance(factor, Load) else f"{into}@factor"
             if spell(name) in known.values():  # another element of the same value, or the same one a step before
                 name = f"{name}@{len(known)}"
             known[factor] = spell(name)
-            inner(f"const real {known[factor]} = {body.printer(factor)};")
+            lines(f"const real {known[factor]} = {body.printer(factor)};")
         name = body.local(body.made[into][1])
         terms[name] = terms.get(name, -1) + 1
-        inner(f"{_strand(name, terms[name] % strands[name])} += {vectors[which]} * {known[factor]};")
-    own = {found[1] for line in pointers.lines if (found := _DECLARED.search(line))}
-    own |= {*known.values(), *(_strand(name, k) for name in terms for k in range(strands[name]))}
+        for vector in range(vectors):
+            target = _strand(_of_vector(name, vector), terms[name] % strands[name])
+            added.add(target)
+            lines(f"{target} += {_of_vector(loaded[which], vector)} * {known[factor]};")
+    own = {found[1] for line in pointers.lines if (found := _DECLARED.search(line))} | {*known.values()} | added
     for q, row in enumerate(rows):
         text(*(_of_row(line, q, own, row) for line in pointers.lines))
     ahead = spell(f"ahead@{weights.over}")
     if body.program.stage.carries and len(rows) > 1:
-        size = spell.size(dim_of(weights.over)) + (f" * {count}" if count > 1 else "")
+        size = _panel_size(body, weights) + (f" * {vectors}" if vectors > 1 else "")
         text(f"const vec *{ahead} = {panel} + {size} * (b - b0 + b1 - b0) / (b1 - b0);")
-    step = f"{panel} += {count}" if count > 1 else f"{panel}++"
+    panels = [_of_vector(panel, vector) for vector in range(vectors)]
+    step = ", ".join(f"{p} += {count}" if count > 1 else f"{p}++" for p in panels)
     text("ONE_BY_ONE")
     with text.braces(f"for (long {over} = 0; {over} < {spell.size(dim_of(weights.over))}; {over}++, {step})"):
-        text("const vec " + ", ".join(f"{v} = {panel}[{k}]" for k, v in enumerate(vectors)) + ";")
+        if vectors == 1:
+            text("const vec " + ", ".join(f"{v} = {panel}[{k}]" for k, v in enumerate(loaded)) + ";")
         if len(rows) == 1:  # nothing but the panel is read, in order: the processor sees it coming
-            text(*(_of_row(line, 0, own) for line in inner.lines))
+            text(*(_of_row(line, 0, own) for line in inner[0].lines))
             return
         per_line = max(1, LINE_BYTES // (body.lanes * body.program.real.itemsize))
-        text(*(f"PREFETCH_L1({panel} + {k + _AHEAD * per_line});" for k in range(0, count, per_line)))
+        text(*(f"PREFETCH_L1({p} + {k + _AHEAD * per_line});" for p in panels for k in range(0, count, per_line)))
         if body.program.stage.carries:
-            text(f"PREFETCH_L2({ahead}++);")
-        for q in range(len(rows)):
-            text(*(_of_row(line, q, own) for line in inner.lines))
+            text(*[f"PREFETCH_L2({ahead}++);"] * max(1, count * vectors // (3 * per_line)))
+        for which, lines in inner.items():
+            if vectors > 1:
+                whole = (f"{_of_vector(loaded[which], v)} = {p}[{which}]" for v, p in enumerate(panels))
+                text("const vec " + ", ".join(whole) + ";")
+            for q in range(len(rows)):
+                text(*(_of_row(line, q, own) for line in lines.lines))
 
 
 def _of_row(line: str, q: int, own: set[str], row: str = "") -> str:
@@ -293,31 +344,61 @@ def _of_row(line: str, q: int, own: set[str], row: str = "") -> str:
 def _rows_function(body: Body, function: str, number: int) -> str:
     """One tile: its sums, then the elementwise rest of the nest row by row."""
     text = Text()
-    nest, rows, sums = body.program.nests[number], rows_per_tile(body, number), _sums(body, number)
+    rows, sums, vectors = rows_per_tile(body, number), _sums(body, number), vectors_per_tile(body, number)
     body.nest = number
     with text.braces(f"static void {function}_rows{number}({_parameters(body, number, True)})"):
-        if sums:
+        if not sums:
+            _rest(body, number, text)
+        elif vectors == 1:
             text("vec " + ", ".join(f"{name}[{rows}]" for name in sums) + ";")
-            for count in tile_sizes(body, number):
-                where = _parameters(body, number, False, count)
-                start = "" if count == 1 else "else "
-                if count < rows:
-                    start += f"if (nb {'==' if count == 1 else '<='} {count}) "
-                text(f"{start}{function}_products{number}_{count}({', '.join([where, *sums])});")
-        with text.braces("for (long q = 0; q < nb; q++)"):
-            folds = {s.name for w in body.program.weights.get(number, ()) for s in w.folds}
-            names, old, states = _reads_of(body, [s.value for s in nest.stmts if s.name not in folds])
-            for stmt in nest.stmts:
-                if body.is_carry(stmt):
-                    states.add(body.program.elements[stmt.name][0])
-                elif body.needs_array(stmt):
-                    states.add(stmt.name)
-            written = {body.program.elements[s.name][0] for s in nest.stmts} & set(body.program.stage.writes)
-            _row_pointers(body, text, names | written, old, states, writes=True)
-            body.rows = True
-            body.iteration(nest, text)
-            body.rows = False
+            _sums_by_size(body, function, number, sums, text)
+            _rest(body, number, text)
+        else:
+            lane = body.spell.var(body.program.lane or "")
+            text("vec " + ", ".join(f"{name}__all[{vectors * rows}]" for name in sums) + ";")
+            _sums_by_size(body, function, number, [f"{name}__all" for name in sums], text)
+            with text.braces(f"for (long shift = 0; shift < width; shift += LANES, {lane} += LANES)"):
+                text(*(f"const vec *{name} = {name}__all + shift / LANES * {rows};" for name in sums))
+                if body.ragged:
+                    text("const long lanes = rc_lanes(width - shift);")
+                _rest(body, number, text)
     return str(text)
+
+
+def _sums_by_size(body: Body, function: str, number: int, out: list[str], text: Text) -> None:
+    """Calls the products of the tile size that fits `nb`."""
+    most, vectors = rows_per_tile(body, number), vectors_per_tile(body, number)
+    lane = body.spell.var(body.program.lane or "")
+    for count in tile_sizes(body, number):
+        words = _parameters(body, number, False, count).split(", ")
+        start = "" if count == 1 else "else "
+        if count < most:
+            start += f"if (nb {'==' if count == 1 else '<='} {count}) "
+        targets = out
+        if count == 1 and vectors > 1:  # of a single row one vector after the other
+            start += "for (long shift = 0; shift < width; shift += LANES) "
+            replaced = {lane: f"{lane} + shift", "lanes": "rc_lanes(width - shift)"}
+            words = [replaced.get(w, w) for w in words]
+            targets = [f"{name} + shift / LANES * {most}" for name in out]
+        text(f"{start}{function}_products{number}_{count}({', '.join([*words, *targets])});")
+
+
+def _rest(body: Body, number: int, text: Text) -> None:
+    """What a nest does with the sums of a vector of outputs, row by row."""
+    nest = body.program.nests[number]
+    with text.braces("for (long q = 0; q < nb; q++)"):
+        folds = {s.name for w in body.program.weights.get(number, ()) for s in w.folds}
+        names, old, states = _reads_of(body, [s.value for s in nest.stmts if s.name not in folds])
+        for stmt in nest.stmts:
+            if body.is_carry(stmt):
+                states.add(body.program.elements[stmt.name][0])
+            elif body.needs_array(stmt):
+                states.add(stmt.name)
+        written = {body.program.elements[s.name][0] for s in nest.stmts} & set(body.program.stage.writes)
+        _row_pointers(body, text, names | written, old, states, writes=True)
+        body.rows = True
+        body.iteration(nest, text)
+        body.rows = False
 
 
 # --- the stage ----------------------------------------------------------------------------------------------------
@@ -336,15 +417,28 @@ def _driver(body: Body, function: str, why: str) -> str:
 
 def _tiled_loops(body: Body, function: str, number: int, head: str, row: str, text: Text) -> None:
     nest = body.program.nests[number]
-    rows = rows_per_tile(body, number)
     inner = Text()
     first, last = ("b0", "b1") if row == "b" else ("t0", "t1")
+    if number not in body.program.weights:  # no panel for rows to share: one after the other, as they lie in memory
+        inner(f"{function}_rows{number}({_parameters(body, number, False).replace('nb', '1', 1)});")
+        with text.braces(f"for (long {row} = {first}; {row} < {last}; {row}++)"):
+            body.loops(nest.vars, inner, text)
+        return
+    rows = rows_per_tile(body, number)
     with inner.braces(head) if head else inner.braces(""):
         inner(f"const long rows = rc_even({last} - {first}, {rows});")
         with inner.braces(f"for (long {row} = {first}; {row} < {last}; {row} += rows)"):
             inner(f"const long nb = {row} + rows < {last} ? rows : {last} - {row};")
             inner(f"{function}_rows{number}({_parameters(body, number, False)});")
-    body.loops(nest.vars, inner, text)
+    vectors = vectors_per_tile(body, number)
+    if vectors == 1:
+        body.loops(nest.vars, inner, text)
+        return
+    lane, wide = body.spell.var(nest.vars[-1]), Text()
+    with wide.braces(f"for (long {lane} = lane0; {lane} < lane1; {lane} += {vectors} * LANES)"):
+        wide(f"const long width = lane1 - {lane} < {vectors} * LANES ? lane1 - {lane} : {vectors} * LANES;")
+        wide.block(inner)
+    body.loops(nest.vars[:-1], wide, text)
 
 
 def _loop_driver(body: Body, function: str, text: Text) -> None:
@@ -363,7 +457,7 @@ def _loop_driver(body: Body, function: str, text: Text) -> None:
             with text.braces(f"for (long b = b0; call->{field}.data && b < b1; b++)"):
                 text(f"real *{field} = (real *)call->{field}.data + b * call->{field}.batch;")
                 which = f"(({'t1' if save else 't0'} & 1) * call->batch + b)" if carry.name in program.doubled else "b"
-                count = body.array_count(array)
+                count = _apart(body, array)
                 text(f"real *{array.name} = (real *)call->{spell(f'{carry.name}@rows')}.data + {which} * ({count});")
                 copy_state(body, carry.name, text, save)
         if not save:

@@ -117,6 +117,7 @@ typedef float real;
 typedef vf32 vec;
 #define LANES RC_LANES_vf32
 #define PADDED(n) (((n) + LANES - 1) / LANES * LANES)  // local arrays hold whole vectors
+#define APART(n) ((n) | LANES)  // an odd number of vectors: rows side by side share no place of a cache
 INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }
 
 // a full vector from anywhere
@@ -433,7 +434,7 @@ INLINE void gru_loop_products0_1(const struct call *call, long b, long t, long i
     vec hr_hz_hn_2_sum__0 = {0};
     if (one_row(call)) {
         {
-            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
             hr_hz_hn_0_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H, h__0, H, lanes);
             hr_hz_hn_1_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 3600, h__0, H, lanes);
             hr_hz_hn_2_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 7200, h__0, H, lanes);
@@ -444,7 +445,7 @@ INLINE void gru_loop_products0_1(const struct call *call, long b, long t, long i
         return;
     }
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
@@ -465,9 +466,9 @@ INLINE void gru_loop_products0_3(const struct call *call, long nb, long b, long 
     vec hr_hz_hn_2_sum__0 = {0}, hr_hz_hn_2_sum__1 = {0}, hr_hz_hn_2_sum__2 = {0};
     const long row__2 = 2 < nb ? 2 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__2)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__2)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
@@ -502,12 +503,12 @@ INLINE void gru_loop_products0_6(const struct call *call, long nb, long b, long 
     const long row__4 = 4 < nb ? 4 : nb - 1;
     const long row__5 = 5 < nb ? 5 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (APART(PADDED(H)));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (APART(PADDED(H)));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__4)) * (APART(PADDED(H)));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
@@ -554,15 +555,15 @@ INLINE void gru_loop_products0_9(const struct call *call, long nb, long b, long 
     const long row__7 = 7 < nb ? 7 : nb - 1;
     const long row__8 = 8 < nb ? 8 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->gru_loop_packed0a.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (PADDED(H));
-    const real *h__6 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 6)) * (PADDED(H));
-    const real *h__7 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__7)) * (PADDED(H));
-    const real *h__8 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__8)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (APART(PADDED(H)));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (APART(PADDED(H)));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (APART(PADDED(H)));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 5)) * (APART(PADDED(H)));
+    const real *h__6 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 6)) * (APART(PADDED(H)));
+    const real *h__7 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__7)) * (APART(PADDED(H)));
+    const real *h__8 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__8)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
@@ -624,8 +625,8 @@ static void gru_loop_rows0(const struct call *call, long nb, long b, long t, lon
         const float *d_b = ROW(call->d, float, (b + q));
         const float *Wx_t = AT(call->Wx, float, (b + q), t);
         float *h_t = AT(call->h, float, (b + q), t);
-        const real *h = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + q)) * (PADDED(H));
-        real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (PADDED(H));
+        const real *h = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + q)) * (APART(PADDED(H)));
+        real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (APART(PADDED(H)));
         const vec ar_az_an_0 = rc_load_part_vf32(Wx_t + iH_, lanes) + rc_load_part_vf32(b_b + iH_, lanes);
         const vec ar_az_an_1 = rc_load_part_vf32(Wx_t + iH_ + 60, lanes) + rc_load_part_vf32(b_b + iH_ + 60, lanes);
         const vec ar_az_an_2 = rc_load_part_vf32(Wx_t + iH_ + 120, lanes) + rc_load_part_vf32(b_b + iH_ + 120, lanes);
@@ -646,7 +647,7 @@ static void gru_loop_rows0(const struct call *call, long nb, long b, long t, lon
 static void gru_loop(const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team) {
     for (long b = b0; call->h_in.data && b < b1; b++) {
         real *h_in = (real *)call->h_in.data + b * call->h_in.batch;
-        real *h = (real *)call->h_rows.data + ((t0 & 1) * call->batch + b) * (PADDED(H));
+        real *h = (real *)call->h_rows.data + ((t0 & 1) * call->batch + b) * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             const long lanes = rc_lanes(lane1 - iH_);
             rc_store_vf32(h + iH_, rc_load_part_vf32(h_in + iH_, lanes));
@@ -668,7 +669,7 @@ static void gru_loop(const struct call *call, long b0, long b1, long t0, long t1
     }
     for (long b = b0; call->h_out.data && b < b1; b++) {
         real *h_out = (real *)call->h_out.data + b * call->h_out.batch;
-        real *h = (real *)call->h_rows.data + ((t1 & 1) * call->batch + b) * (PADDED(H));
+        real *h = (real *)call->h_rows.data + ((t1 & 1) * call->batch + b) * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             const long lanes = rc_lanes(lane1 - iH_);
             rc_store_part_vf32(h_out + iH_, rc_load_vf32(h + iH_), lanes);
@@ -708,7 +709,7 @@ INLINE void gru_loop_whole_products0_1(const struct call *call, long b, long t, 
             ar_az_an_2_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 7680, x_t__0, D, lanes);
         }
         {
-            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
             ar_az_an_0_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H, h__0, H, lanes);
             ar_az_an_1_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 3600, h__0, H, lanes);
             hr_hz_hn_2_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 7200, h__0, H, lanes);
@@ -730,7 +731,7 @@ INLINE void gru_loop_whole_products0_1(const struct call *call, long b, long t, 
         ar_az_an_2_sum__0 += W_2_ * x_each__0;
     }
     const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2];
@@ -772,8 +773,8 @@ INLINE void gru_loop_whole_products0_2(const struct call *call, long b, long t, 
         ar_az_an_2_sum__1 += W_2_ * x_each__1;
     }
     const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
@@ -835,10 +836,10 @@ INLINE void gru_loop_whole_products0_4(const struct call *call, long nb, long b,
         ar_az_an_2_sum__3 += W_2_ * x_each__3;
     }
     const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (APART(PADDED(H)));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
@@ -918,12 +919,12 @@ INLINE void gru_loop_whole_products0_6(const struct call *call, long nb, long b,
         ar_az_an_2_sum__5 += W_2_ * x_each__5;
     }
     const vec *panel_H_1 = (const vec *)call->gru_loop_whole_packed0b.data + iH_ / LANES * (H * 3);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (APART(PADDED(H)));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (APART(PADDED(H)));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (APART(PADDED(H)));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 3 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 3) {
@@ -973,8 +974,8 @@ static void gru_loop_whole_rows0(const struct call *call, long nb, long b, long 
         const float *b_b = ROW(call->b_2, float, (b + q));
         const float *d_b = ROW(call->d, float, (b + q));
         float *h_t = AT(call->h, float, (b + q), t);
-        const real *h = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + q)) * (PADDED(H));
-        real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (PADDED(H));
+        const real *h = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + q)) * (APART(PADDED(H)));
+        real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (APART(PADDED(H)));
         const vec r = rc_sigmoid_vf32(((ar_az_an_0_sum[q] + rc_load_part_vf32(b_b + iH_, lanes)) + rc_load_part_vf32(d_b + iH_, lanes)));
         const vec z = rc_sigmoid_vf32(((ar_az_an_1_sum[q] + rc_load_part_vf32(b_b + iH_ + 60, lanes)) + rc_load_part_vf32(d_b + iH_ + 60, lanes)));
         const vec n = rc_tanh_vf32(((ar_az_an_2_sum[q] + rc_load_part_vf32(b_b + iH_ + 120, lanes)) + (r * (hr_hz_hn_2_sum[q] + rc_load_part_vf32(d_b + iH_ + 120, lanes)))));
@@ -990,7 +991,7 @@ static void gru_loop_whole_rows0(const struct call *call, long nb, long b, long 
 static void gru_loop_whole(const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team) {
     for (long b = b0; call->h_in.data && b < b1; b++) {
         real *h_in = (real *)call->h_in.data + b * call->h_in.batch;
-        real *h = (real *)call->h_rows.data + ((t0 & 1) * call->batch + b) * (PADDED(H));
+        real *h = (real *)call->h_rows.data + ((t0 & 1) * call->batch + b) * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             const long lanes = rc_lanes(lane1 - iH_);
             rc_store_vf32(h + iH_, rc_load_part_vf32(h_in + iH_, lanes));
@@ -1012,7 +1013,7 @@ static void gru_loop_whole(const struct call *call, long b0, long b1, long t0, l
     }
     for (long b = b0; call->h_out.data && b < b1; b++) {
         real *h_out = (real *)call->h_out.data + b * call->h_out.batch;
-        real *h = (real *)call->h_rows.data + ((t1 & 1) * call->batch + b) * (PADDED(H));
+        real *h = (real *)call->h_rows.data + ((t1 & 1) * call->batch + b) * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             const long lanes = rc_lanes(lane1 - iH_);
             rc_store_part_vf32(h_out + iH_, rc_load_vf32(h + iH_), lanes);
@@ -1052,7 +1053,7 @@ static int64_t lay_out(struct call *call, int64_t batch, int64_t steps, int thre
     call->Wx = (rc_array){rc_take(base, &used, batch * chunk * 3 * H * (int64_t)sizeof(float)), chunk * 3 * H, 3 * H, 0};
     call->gru_matmul_packed0a = (rc_array){rc_take(base, &used, (int64_t)3 * PADDED(H) * D * (int64_t)sizeof(real)), 0, 0, 0};
     call->gru_loop_packed0a = (rc_array){rc_take(base, &used, (int64_t)3 * PADDED(H) * H * (int64_t)sizeof(real)), 0, 0, 0};
-    call->h_rows = (rc_array){rc_take(base, &used, 2 * batch * (PADDED(H)) * (int64_t)sizeof(real)), PADDED(H), 0, 0};
+    call->h_rows = (rc_array){rc_take(base, &used, 2 * batch * (APART(PADDED(H))) * (int64_t)sizeof(real)), APART(PADDED(H)), 0, 0};
     call->gru_loop_whole_packed0a = (rc_array){rc_take(base, &used, (int64_t)3 * PADDED(H) * D * (int64_t)sizeof(real)), 0, 0, 0};
     call->gru_loop_whole_packed0b = (rc_array){rc_take(base, &used, (int64_t)3 * PADDED(H) * H * (int64_t)sizeof(real)), 0, 0, 0};
     (void)call, (void)batch, (void)steps, (void)threads, (void)base;

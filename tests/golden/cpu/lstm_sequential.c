@@ -118,6 +118,7 @@ typedef float real;
 typedef vf32 vec;
 #define LANES RC_LANES_vf32
 #define PADDED(n) (((n) + LANES - 1) / LANES * LANES)  // local arrays hold whole vectors
+#define APART(n) ((n) | LANES)  // an odd number of vectors: rows side by side share no place of a cache
 INLINE long rc_lanes(long left) { return left < LANES ? left : LANES; }
 
 // a full vector from anywhere
@@ -420,7 +421,7 @@ INLINE void lstm_loop_products0_1(const struct call *call, long b, long t, long 
     vec i_f_g_o_3_sum__0 = {0};
     if (one_row(call)) {
         {
-            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
             i_f_g_o_0_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H, h__0, H, LANES);
             i_f_g_o_1_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 65536, h__0, H, LANES);
             i_f_g_o_2_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 131072, h__0, H, LANES);
@@ -433,7 +434,7 @@ INLINE void lstm_loop_products0_1(const struct call *call, long b, long t, long 
         return;
     }
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
@@ -456,8 +457,8 @@ INLINE void lstm_loop_products0_2(const struct call *call, long b, long t, long 
     vec i_f_g_o_2_sum__0 = {0}, i_f_g_o_2_sum__1 = {0};
     vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0};
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
@@ -492,10 +493,10 @@ INLINE void lstm_loop_products0_4(const struct call *call, long nb, long b, long
     vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0};
     const long row__3 = 3 < nb ? 3 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (APART(PADDED(H)));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
@@ -540,12 +541,12 @@ INLINE void lstm_loop_products0_6(const struct call *call, long nb, long b, long
     vec i_f_g_o_3_sum__0 = {0}, i_f_g_o_3_sum__1 = {0}, i_f_g_o_3_sum__2 = {0}, i_f_g_o_3_sum__3 = {0}, i_f_g_o_3_sum__4 = {0}, i_f_g_o_3_sum__5 = {0};
     const long row__5 = 5 < nb ? 5 : nb - 1;
     const vec *panel_H_1 = (const vec *)call->lstm_loop_packed0a.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (APART(PADDED(H)));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (APART(PADDED(H)));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (APART(PADDED(H)));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
@@ -602,8 +603,8 @@ static void lstm_loop_rows0(const struct call *call, long nb, long b, long t, lo
         const float *b_b = ROW(call->b_2, float, (b + q));
         const float *Wx_t = AT(call->Wx, float, (b + q), t);
         float *h_t = AT(call->h, float, (b + q), t);
-        real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (PADDED(H));
-        real *c = (real *)call->c_rows.data + (b + q) * (PADDED(H));
+        real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (APART(PADDED(H)));
+        real *c = (real *)call->c_rows.data + (b + q) * (APART(PADDED(H)));
         const vec c_new = (rc_sigmoid_vf32(((rc_load_vf32(Wx_t + iH_ + 256) + i_f_g_o_1_sum[q]) + rc_load_vf32(b_b + iH_ + 256))) * rc_load_vf32(c + iH_)) + (rc_sigmoid_vf32(((rc_load_vf32(Wx_t + iH_) + i_f_g_o_0_sum[q]) + rc_load_vf32(b_b + iH_))) * rc_tanh_vf32(((rc_load_vf32(Wx_t + iH_ + 512) + i_f_g_o_2_sum[q]) + rc_load_vf32(b_b + iH_ + 512))));
         const vec h_new = rc_sigmoid_vf32(((rc_load_vf32(Wx_t + iH_ + 768) + i_f_g_o_3_sum[q]) + rc_load_vf32(b_b + iH_ + 768))) * rc_tanh_vf32(c_new);
         rc_store_vf32(c + iH_, c_new);
@@ -617,14 +618,14 @@ static void lstm_loop_rows0(const struct call *call, long nb, long b, long t, lo
 static void lstm_loop(const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team) {
     for (long b = b0; call->h_in.data && b < b1; b++) {
         real *h_in = (real *)call->h_in.data + b * call->h_in.batch;
-        real *h = (real *)call->h_rows.data + ((t0 & 1) * call->batch + b) * (PADDED(H));
+        real *h = (real *)call->h_rows.data + ((t0 & 1) * call->batch + b) * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             rc_store_vf32(h + iH_, rc_load_vf32(h_in + iH_));
         }
     }
     for (long b = b0; call->c_in.data && b < b1; b++) {
         real *c_in = (real *)call->c_in.data + b * call->c_in.batch;
-        real *c = (real *)call->c_rows.data + b * (PADDED(H));
+        real *c = (real *)call->c_rows.data + b * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             rc_store_vf32(c + iH_, rc_load_vf32(c_in + iH_));
         }
@@ -644,14 +645,14 @@ static void lstm_loop(const struct call *call, long b0, long b1, long t0, long t
     }
     for (long b = b0; call->h_out.data && b < b1; b++) {
         real *h_out = (real *)call->h_out.data + b * call->h_out.batch;
-        real *h = (real *)call->h_rows.data + ((t1 & 1) * call->batch + b) * (PADDED(H));
+        real *h = (real *)call->h_rows.data + ((t1 & 1) * call->batch + b) * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             rc_store_vf32(h_out + iH_, rc_load_vf32(h + iH_));
         }
     }
     for (long b = b0; call->c_out.data && b < b1; b++) {
         real *c_out = (real *)call->c_out.data + b * call->c_out.batch;
-        real *c = (real *)call->c_rows.data + b * (PADDED(H));
+        real *c = (real *)call->c_rows.data + b * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             rc_store_vf32(c_out + iH_, rc_load_vf32(c + iH_));
         }
@@ -691,7 +692,7 @@ INLINE void lstm_loop_whole_products0_1(const struct call *call, long b, long t,
             i_f_g_o_3_sum__0 += rc_dots_vf32((const float *)call->W.data + iH_ * D + 196608, x_t__0, D, LANES);
         }
         {
-            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+            const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
             i_f_g_o_0_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H, h__0, H, LANES);
             i_f_g_o_1_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 65536, h__0, H, LANES);
             i_f_g_o_2_sum__0 += rc_dots_vf32((const float *)call->U.data + iH_ * H + 131072, h__0, H, LANES);
@@ -715,7 +716,7 @@ INLINE void lstm_loop_whole_products0_1(const struct call *call, long b, long t,
         i_f_g_o_3_sum__0 += W_3_ * x_each__0;
     }
     const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
         const vec U_0_ = panel_H_1[0], U_1_ = panel_H_1[1], U_2_ = panel_H_1[2], U_3_ = panel_H_1[3];
@@ -761,8 +762,8 @@ INLINE void lstm_loop_whole_products0_2(const struct call *call, long b, long t,
         i_f_g_o_3_sum__1 += W_3_ * x_each__1;
     }
     const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
@@ -832,10 +833,10 @@ INLINE void lstm_loop_whole_products0_4(const struct call *call, long nb, long b
         i_f_g_o_3_sum__3 += W_3_ * x_each__3;
     }
     const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (APART(PADDED(H)));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__3)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
@@ -927,12 +928,12 @@ INLINE void lstm_loop_whole_products0_6(const struct call *call, long nb, long b
         i_f_g_o_3_sum__5 += W_3_ * x_each__5;
     }
     const vec *panel_H_1 = (const vec *)call->lstm_loop_whole_packed0b.data + iH_ / LANES * (H * 4);
-    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (PADDED(H));
-    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (PADDED(H));
-    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (PADDED(H));
-    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (PADDED(H));
-    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (PADDED(H));
-    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (PADDED(H));
+    const real *h__0 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 0)) * (APART(PADDED(H)));
+    const real *h__1 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 1)) * (APART(PADDED(H)));
+    const real *h__2 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 2)) * (APART(PADDED(H)));
+    const real *h__3 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 3)) * (APART(PADDED(H)));
+    const real *h__4 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + 4)) * (APART(PADDED(H)));
+    const real *h__5 = (real *)call->h_rows.data + ((t & 1) * call->batch + (b + row__5)) * (APART(PADDED(H)));
     const vec *ahead_H_1 = panel_H_1 + H * 4 * (b - b0 + b1 - b0) / (b1 - b0);
     ONE_BY_ONE
     for (long kH_ = 0; kH_ < H; kH_++, panel_H_1 += 4) {
@@ -988,8 +989,8 @@ static void lstm_loop_whole_rows0(const struct call *call, long nb, long b, long
     for (long q = 0; q < nb; q++) {
         const float *b_b = ROW(call->b_2, float, (b + q));
         float *h_t = AT(call->h, float, (b + q), t);
-        real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (PADDED(H));
-        real *c = (real *)call->c_rows.data + (b + q) * (PADDED(H));
+        real *h_next = (real *)call->h_rows.data + (((t + 1) & 1) * call->batch + (b + q)) * (APART(PADDED(H)));
+        real *c = (real *)call->c_rows.data + (b + q) * (APART(PADDED(H)));
         const vec c_new = (rc_sigmoid_vf32((i_f_g_o_1_sum[q] + rc_load_vf32(b_b + iH_ + 256))) * rc_load_vf32(c + iH_)) + (rc_sigmoid_vf32((i_f_g_o_0_sum[q] + rc_load_vf32(b_b + iH_))) * rc_tanh_vf32((i_f_g_o_2_sum[q] + rc_load_vf32(b_b + iH_ + 512))));
         const vec h_new = rc_sigmoid_vf32((i_f_g_o_3_sum[q] + rc_load_vf32(b_b + iH_ + 768))) * rc_tanh_vf32(c_new);
         rc_store_vf32(c + iH_, c_new);
@@ -1004,14 +1005,14 @@ static void lstm_loop_whole_rows0(const struct call *call, long nb, long b, long
 static void lstm_loop_whole(const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team) {
     for (long b = b0; call->h_in.data && b < b1; b++) {
         real *h_in = (real *)call->h_in.data + b * call->h_in.batch;
-        real *h = (real *)call->h_rows.data + ((t0 & 1) * call->batch + b) * (PADDED(H));
+        real *h = (real *)call->h_rows.data + ((t0 & 1) * call->batch + b) * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             rc_store_vf32(h + iH_, rc_load_vf32(h_in + iH_));
         }
     }
     for (long b = b0; call->c_in.data && b < b1; b++) {
         real *c_in = (real *)call->c_in.data + b * call->c_in.batch;
-        real *c = (real *)call->c_rows.data + b * (PADDED(H));
+        real *c = (real *)call->c_rows.data + b * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             rc_store_vf32(c + iH_, rc_load_vf32(c_in + iH_));
         }
@@ -1031,14 +1032,14 @@ static void lstm_loop_whole(const struct call *call, long b0, long b1, long t0, 
     }
     for (long b = b0; call->h_out.data && b < b1; b++) {
         real *h_out = (real *)call->h_out.data + b * call->h_out.batch;
-        real *h = (real *)call->h_rows.data + ((t1 & 1) * call->batch + b) * (PADDED(H));
+        real *h = (real *)call->h_rows.data + ((t1 & 1) * call->batch + b) * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             rc_store_vf32(h_out + iH_, rc_load_vf32(h + iH_));
         }
     }
     for (long b = b0; call->c_out.data && b < b1; b++) {
         real *c_out = (real *)call->c_out.data + b * call->c_out.batch;
-        real *c = (real *)call->c_rows.data + b * (PADDED(H));
+        real *c = (real *)call->c_rows.data + b * (APART(PADDED(H)));
         for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
             rc_store_vf32(c_out + iH_, rc_load_vf32(c + iH_));
         }
@@ -1077,8 +1078,8 @@ static int64_t lay_out(struct call *call, int64_t batch, int64_t steps, int thre
     call->Wx = (rc_array){rc_take(base, &used, batch * chunk * 4 * H * (int64_t)sizeof(float)), chunk * 4 * H, 4 * H, 0};
     call->lstm_matmul_packed0a = (rc_array){rc_take(base, &used, (int64_t)4 * PADDED(H) * D * (int64_t)sizeof(real)), 0, 0, 0};
     call->lstm_loop_packed0a = (rc_array){rc_take(base, &used, (int64_t)4 * PADDED(H) * H * (int64_t)sizeof(real)), 0, 0, 0};
-    call->h_rows = (rc_array){rc_take(base, &used, 2 * batch * (PADDED(H)) * (int64_t)sizeof(real)), PADDED(H), 0, 0};
-    call->c_rows = (rc_array){rc_take(base, &used, 1 * batch * (PADDED(H)) * (int64_t)sizeof(real)), PADDED(H), 0, 0};
+    call->h_rows = (rc_array){rc_take(base, &used, 2 * batch * (APART(PADDED(H))) * (int64_t)sizeof(real)), APART(PADDED(H)), 0, 0};
+    call->c_rows = (rc_array){rc_take(base, &used, 1 * batch * (APART(PADDED(H))) * (int64_t)sizeof(real)), APART(PADDED(H)), 0, 0};
     call->lstm_loop_whole_packed0a = (rc_array){rc_take(base, &used, (int64_t)4 * PADDED(H) * D * (int64_t)sizeof(real)), 0, 0, 0};
     call->lstm_loop_whole_packed0b = (rc_array){rc_take(base, &used, (int64_t)4 * PADDED(H) * H * (int64_t)sizeof(real)), 0, 0, 0};
     (void)call, (void)batch, (void)steps, (void)threads, (void)base;
