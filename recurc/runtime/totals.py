@@ -59,6 +59,15 @@ class _Operand:
         turned = self.array.permute(places) if torch_ops.is_tensor(self.array) else self.array.transpose(places)
         return turned.reshape(shape)
 
+    def matrices(self, shared: tuple[_Labels, ...], rows: _Labels, columns: _Labels) -> Any:
+        """The array with these groups of axes. What lies side by side stays so, by a view that is turned, as far as
+        possible without a copy: a library takes matrices either way, and a copy that turns them costs more than their
+        product."""
+        if self.labels[-1] not in rows:
+            return self.ordered(*shared, rows, columns)
+        turned = self.ordered(*shared, columns, rows)
+        return turned.mT if torch_ops.is_tensor(turned) else turned.swapaxes(-1, -2)
+
     def size(self, label: int) -> int:
         return int(self.array.shape[self.labels.index(label)])
 
@@ -96,7 +105,7 @@ def _product(left: _Operand, right: _Operand, out: _Labels) -> Any:
     columns = tuple(label for label in out if label in right.labels and label not in shared)
     summed = tuple(label for label in left.labels if label in right.labels and label not in shared)
     groups = (shared,) if shared else ()
-    made = left.ordered(*groups, rows, summed) @ right.ordered(*groups, summed, columns)
+    made = left.matrices(groups, rows, summed) @ right.matrices(groups, summed, columns)
     axes = (*shared, *rows, *columns)
     shape = [(left if label in left.labels else right).size(label) for label in axes]
     return _Operand(made.reshape(shape), axes).ordered(*((label,) for label in out))
