@@ -8,6 +8,7 @@ follows at once. With few sequences the threads split the outputs and wait for e
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -22,6 +23,7 @@ from recurc.backends.emit.text import Text
 LINE_BYTES = 64  # of a cache
 _IN_FLIGHT = 8  # additions a processor works on at a time
 _AHEAD = 32  # lines of a panel between the one asked for and the one in use
+_BLOCK_BYTES = 512 * 1024  # of a second cache, for the rows that go through a product together
 SIGNATURE = "const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team"
 
 
@@ -418,7 +420,7 @@ def _driver(body: Body, function: str, why: str) -> str:
 def _tiled_loops(body: Body, function: str, number: int, head: str, row: str, text: Text) -> None:
     nest = body.program.nests[number]
     inner = Text()
-    first, last = ("b0", "b1") if row == "b" else ("t0", "t1")
+    first, last = ("b0", "b1") if row == "b" else ("t_block", "t_end")
     if number not in body.program.weights:  # no panel for rows to share: one after the other, as they lie in memory
         inner(f"{function}_rows{number}({_parameters(body, number, False).replace('nb', '1', 1)});")
         with text.braces(f"for (long {row} = {first}; {row} < {last}; {row}++)"):
@@ -465,6 +467,23 @@ def _loop_driver(body: Body, function: str, text: Text) -> None:
 
 
 def _map_driver(body: Body, function: str, text: Text) -> None:
+    """Some rows at a time go through all outputs: what is read of them and what is made stays in the second cache."""
     text("(void)team;")
     for number in range(len(body.program.nests)):
-        _tiled_loops(body, function, number, "for (long b = b0; b < b1; b++)", "t", text)
+        most = _rows_per_block(body, number)
+        text(f"const long sequences = rc_fitting({most}, t1 - t0);")
+        with text.braces("for (long b_block = b0; b_block < b1; b_block += sequences)"):
+            text("const long b_end = b_block + sequences < b1 ? b_block + sequences : b1;")
+            with text.braces(f"for (long t_block = t0; t_block < t1; t_block += {most})"):
+                text(f"const long t_end = t_block + {most} < t1 ? t_block + {most} : t1;")
+                _tiled_loops(body, function, number, "for (long b = b_block; b < b_end; b++)", "t", text)
+
+
+def _rows_per_block(body: Body, number: int) -> int:
+    """A whole number of tiles: enough for the panels to be read seldom, few enough for the second cache."""
+    spell, spec = body.spell, body.spell.spec
+    names = {load.name for stmt in body.program.nests[number].stmts for load in loads(stmt.value)}
+    timed = [spell.buffers[n] for n in (names | {*body.program.stage.writes}) & spell.buffers.keys()]
+    row = sum(math.prod(spec.size(d) for d in b.dims) for b in timed if b.has_time) * body.program.real.itemsize
+    tile = rows_per_tile(body, number)
+    return tile * max(4, min(40, _BLOCK_BYTES // (tile * max(row, 1))))

@@ -67,6 +67,11 @@ INLINE long rc_even(long rows, long most) {
     return tiles ? (rows + tiles - 1) / tiles : 1;
 }
 
+// How many things of a size there is room for, at least one.
+INLINE long rc_fitting(long room, long size) {
+    return size > 0 && size < room ? room / size : 1;
+}
+
 // Room in the workspace; `base` is NULL when only the size is asked for.
 INLINE char *rc_take(char *base, int64_t *used, int64_t bytes) {
     char *here = base ? base + *used : 0;
@@ -404,13 +409,20 @@ static void gru_matmul_rows0(const struct call *call, long nb, long b, long t, l
 // SIMD lanes along H; several rows share each packed matrix product.
 static void gru_matmul(const struct call *call, long b0, long b1, long t0, long t1, long lane0, long lane1, rc_team *team) {
     (void)team;
-    for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
-        const long lanes = rc_lanes(lane1 - iH_);
-        for (long b = b0; b < b1; b++) {
-            const long rows = rc_even(t1 - t0, 9);
-            for (long t = t0; t < t1; t += rows) {
-                const long nb = t + rows < t1 ? rows : t1 - t;
-                gru_matmul_rows0(call, nb, b, t, iH_, lanes);
+    const long sequences = rc_fitting(360, t1 - t0);
+    for (long b_block = b0; b_block < b1; b_block += sequences) {
+        const long b_end = b_block + sequences < b1 ? b_block + sequences : b1;
+        for (long t_block = t0; t_block < t1; t_block += 360) {
+            const long t_end = t_block + 360 < t1 ? t_block + 360 : t1;
+            for (long iH_ = lane0; iH_ < lane1; iH_ += LANES) {
+                const long lanes = rc_lanes(lane1 - iH_);
+                for (long b = b_block; b < b_end; b++) {
+                    const long rows = rc_even(t_end - t_block, 9);
+                    for (long t = t_block; t < t_end; t += rows) {
+                        const long nb = t + rows < t_end ? rows : t_end - t;
+                        gru_matmul_rows0(call, nb, b, t, iH_, lanes);
+                    }
+                }
             }
         }
     }

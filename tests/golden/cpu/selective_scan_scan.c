@@ -69,6 +69,11 @@ INLINE long rc_even(long rows, long most) {
     return tiles ? (rows + tiles - 1) / tiles : 1;
 }
 
+// How many things of a size there is room for, at least one.
+INLINE long rc_fitting(long room, long size) {
+    return size > 0 && size < room ? room / size : 1;
+}
+
 // Room in the workspace; `base` is NULL when only the size is asked for.
 INLINE char *rc_take(char *base, int64_t *used, int64_t bytes) {
     char *here = base ? base + *used : 0;
