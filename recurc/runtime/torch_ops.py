@@ -87,6 +87,14 @@ def is_transforming() -> bool:
     return inside._functorch.peek_interpreter_stack() is not None or inside._is_any_autocast_enabled()
 
 
+def may_overwrite(array: Any) -> bool:
+    """Whether what was made for oneself alone is a tensor that can be changed in place, unseen by autograd,
+    transforms and tracing."""
+    if not is_tensor(array) or is_compiling() or is_transforming():
+        return False
+    return type(array) is _torch().Tensor and not array.requires_grad and array.is_contiguous()
+
+
 def transform() -> str:
     """The innermost transform of `torch.func` at work: "Grad", "Vmap", "Jvp", "Functionalize"; "" without one."""
     found = _torch()._C._functorch.peek_interpreter_stack()

@@ -25,7 +25,10 @@ def total(of: Total, values: Mapping[str, Any], batch: Sequence[int], time_first
     kept = (over if apart else ()) if of.over_time else (_TIME, *over) if time_first else (*over, _TIME)
     found: Any = None
     for term in of.terms:
-        part = _of_term(term, [_Operand.of(f, values[f.name], batch, time_first) for f in term.factors], kept)
+        factors = [_Operand.of(f, values[f.name], batch, time_first) for f in term.factors]
+        if found is not None and _added(found, term, factors, kept):
+            continue
+        part = _of_term(term, factors, kept)
         found = part if found is None else found + part
     return found
 
@@ -92,18 +95,37 @@ def _of_term(term: Term, factors: Sequence[_Operand], kept: _Labels) -> Any:
     return found.astype(like) if wide else found
 
 
+def _added(found: Any, term: Term, factors: Sequence[_Operand], kept: _Labels) -> bool:
+    """Adds a further product where the sum so far lies, if a library can and nobody watches."""
+    if len(factors) != 2 or term.number != 1 or not torch_ops.may_overwrite(found):
+        return False
+    left, right = factors
+    out = (*kept, *term.out)
+    shared, rows, columns, summed = _roles(left, right, out)
+    if shared or out != (*rows, *columns):
+        return False
+    matrix = found.view(math.prod(map(left.size, rows)), math.prod(map(right.size, columns)))
+    matrix.addmm_(left.matrices((), rows, summed), right.matrices((), summed, columns))
+    return True
+
+
 def _sum(value: _Operand, out: _Labels) -> Any:
     over = tuple(i for i, label in enumerate(value.labels) if label not in out)
     left = _Operand(value.array.sum(over), tuple(label for label in value.labels if label in out))
     return left.ordered(*((label,) for label in out))
 
 
-def _product(left: _Operand, right: _Operand, out: _Labels) -> Any:
-    """One product of matrices, for each place along what both have and the result keeps."""
+def _roles(left: _Operand, right: _Operand, out: _Labels) -> tuple[_Labels, _Labels, _Labels, _Labels]:
+    """Labels that both have and the result keeps, those of the rows and of the columns, and what is summed."""
     shared = tuple(label for label in out if label in left.labels and label in right.labels)
     rows = tuple(label for label in out if label in left.labels and label not in shared)
     columns = tuple(label for label in out if label in right.labels and label not in shared)
-    summed = tuple(label for label in left.labels if label in right.labels and label not in shared)
+    return shared, rows, columns, tuple(n for n in left.labels if n in right.labels and n not in shared)
+
+
+def _product(left: _Operand, right: _Operand, out: _Labels) -> Any:
+    """One product of matrices, for each place along what both have and the result keeps."""
+    shared, rows, columns, summed = _roles(left, right, out)
     groups = (shared,) if shared else ()
     made = left.matrices(groups, rows, summed) @ right.matrices(groups, summed, columns)
     axes = (*shared, *rows, *columns)

@@ -134,6 +134,44 @@ def test_sequences_may_have_weights_of_their_own(rng: np.random.Generator) -> No
     np.testing.assert_allclose(found["U"], 0, atol=1e-11)
 
 
+@pytest.mark.parametrize("layout", ["BT", "TB"])
+def test_several_products_add_up_in_tensors_as_in_arrays(layout: str, rng: np.random.Generator) -> None:
+    """Derivatives of weights with heads, and of an input that two weights read: what a library adds in place, and takes
+    turned as it lies, is the definition's sum, and nothing that the caller holds changes."""
+    torch = pytest.importorskip("torch")
+    text = (
+        "recurrence Heads(D, N, P):\n    input x[D], y[N, P]\n    param A[3, N, P, D], B[2, D, D], R[3, N, P, P]\n"
+        "    state h[N, P] = 0\n\n    a, b, c = A @ x + R @ h[t-1]\n    u, v = B @ x\n"
+        "    h = tanh(a) * h[t-1] + b * c * y + sum(u * v, D)\n    output h\n"
+    )
+    f = recurc.load(text=text).compile(backend="numpy", layout=layout)
+    steps, batch, d, n, p = 6, 3, 4, 2, 5
+    lead = (batch, steps) if layout == "BT" else (steps, batch)
+    arrays = {
+        "x": rng.standard_normal((*lead, d)), "y": rng.standard_normal((*lead, n, p)) / 4,
+        "A": rng.standard_normal((3, n, p, d)) / 4, "B": rng.standard_normal((2, d, d)) / 4,
+        "R": rng.standard_normal((3, n, p, p)) / 4,
+    }  # fmt: skip
+    made, back = f.vjp(**arrays)
+    given = rng.standard_normal(made.shape)
+    want = back(given)
+    tensors = {name: torch.from_numpy(a.copy()) for name, a in arrays.items()}
+    _, back = f.vjp(**tensors)
+    for _turn in range(2):
+        found = back(torch.from_numpy(given))
+        for name, array in arrays.items():
+            np.testing.assert_allclose(found[name].numpy(), want[name], rtol=1e-12, atol=1e-12)
+            np.testing.assert_array_equal(tensors[name].numpy(), array)
+    leaves = {name: t.clone().requires_grad_() for name, t in tensors.items()}
+    by_autograd = torch.autograd.grad((f(**leaves) * torch.from_numpy(given)).sum(), list(leaves.values()))
+    for name, gradient in zip(leaves, by_autograd, strict=True):
+        np.testing.assert_allclose(gradient.numpy(), want[name], rtol=1e-12, atol=1e-12)
+    step = {name: 1e-6 * rng.standard_normal(a.shape) for name, a in arrays.items()}
+    above, below = (f(**{name: a + sign * step[name] for name, a in arrays.items()}) for sign in (1, -1))
+    slope = sum(float((want[name] * s).sum()) for name, s in step.items())
+    assert abs(float(((above - below) * given).sum()) / 2 - slope) < 1e-7 * (abs(slope) + 1e-6)
+
+
 @pytest.mark.parametrize("real", ["float16", "bfloat16"])
 def test_half_precision_adds_up_in_single(real: str, rng: np.random.Generator) -> None:
     """A thousand equal terms: added up in half precision they would stop growing."""

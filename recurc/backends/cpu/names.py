@@ -24,7 +24,8 @@ RESERVED = frozenset(
         "atan2f", "erff", "powf", "fmod", "fmodf", "rint", "rintf", "int8_t", "int32_t", "int64_t", "uint8_t",
         "NULL", "EOF", "BUFSIZ", "DOMAIN", "SING", "OVERFLOW", "UNDERFLOW", "PLOSS", "TLOSS", "MAXFLOAT", "HUGE",
         "NFDBITS", "WCONTINUED", "WEXITED", "WNOHANG", "WNOWAIT", "WSTOPPED", "WUNTRACED", "math_errhandling",
-        "width", "shift", "sequences", "b_block", "b_end", "t_block", "t_end", "alloca", "offsetof", "sched_priority", "signgam", "one_row", "STEPS", "MOST",
+        "width", "shift", "sequences", "b_block", "b_end", "t_block", "t_end",
+        "alloca", "offsetof", "sched_priority", "signgam", "one_row", "STEPS", "MOST",
     }
 )  # fmt: skip
 STORED = {DType.BOOL: "uint8_t", DType.I32: "int32_t", DType.I64: "int64_t", DType.F32: "float", DType.F64: "double"}
