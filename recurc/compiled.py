@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -35,7 +35,8 @@ from recurc.backends.reference import value_types
 from recurc.errors import RecurcError, ShapeError, UnsupportedError
 from recurc.options import CALL_OPTIONS, Options
 from recurc.passes import resume
-from recurc.runtime import bound, torch_ops
+from recurc.passes.with_maxima import WithMaxima, with_maxima
+from recurc.runtime import bound, ends, torch_ops
 from recurc.runtime.host import HostKit, published
 from recurc.runtime.kit import Kit
 from recurc.runtime.memory import enough
@@ -46,10 +47,12 @@ from recurc.types import Dims, DType, literal_size
 
 if TYPE_CHECKING:
     from recurc.checkpoints import CheckpointedPullback, Segments
+    from recurc.in_range import InRange
     from recurc.plan import Plan
     from recurc.vjp import Differentiated, Pullback
 
 _Prepare = Callable[[str, "_Argument"], Any]
+OperatorKey = tuple[str, tuple[str, ...], tuple[ends.GaugeEnds, ...], tuple[ends.TopEnds, ...]]
 _MOST_SIGNATURES = 256  # fast ways kept per compiled recurrence
 
 
@@ -78,8 +81,8 @@ class Compiled:
         self._differentiated: Differentiated | None = None
         self._inner: Compiled | None = None  # what runs a segment; made here, as torch.compile cannot make it
         if options.memory == "minimal":
-            self._inner = Compiled(rec, replace(options, memory="fast"), self._defaults)
-        self._operator_keys: dict[bool, tuple[str, tuple[str, ...]]] = {}
+            self._inner = Compiled(self._in_range.rec, replace(options, memory="fast"), self._defaults)
+        self._operator_keys: dict[bool, OperatorKey] = {}
         self._result: Any = None
         if len(rec.outputs) > 1:
             self._result = result_type(rec.name, rec.outputs)
@@ -158,7 +161,7 @@ class Compiled:
         cu_seqlens: Any = None,
         steps: int | None = None,
         **arrays: Any,
-    ) -> tuple[Any, Pullback | CheckpointedPullback]:
+    ) -> tuple[Any, Pullback | CheckpointedPullback | InRange]:
         """Runs all T steps, as a call does, and keeps what derivatives take: the result of the call, and a function
         that makes derivatives of a loss by the results into those by the arguments (reverse mode; `Pullback`):
 
@@ -168,14 +171,20 @@ class Compiled:
         Raises `UnsupportedError` for a recurrence that has no derivative, and what a call raises."""
         self._check_named(positional)
         options: dict[str, Any] = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
+        tops = self._tops()
+        start = ends.begun(tops, initial or {})
         if self._options.memory != "minimal":
-            return self.differentiated(arrays, initial or {}, return_final, **options)
-        from recurc import checkpoints
+            (result, finals), pullback = self.differentiated(arrays, start, True, **options)
+        else:
+            from recurc import checkpoints
 
-        outputs, finals, pullback = checkpoints.vjp(
-            self._segments({**self._defaults, **arrays}, options), initial or {}
-        )
-        return self._pack(tuple(outputs), finals, return_final), pullback
+            outputs, finals, pullback = checkpoints.vjp(self._segments({**self._defaults, **arrays}, options), start)
+            result = self._pack(tuple(outputs), finals, False)
+        if tops:
+            from recurc.in_range import InRange
+
+            return ((result, ends.whole(tops, finals)) if return_final else result), InRange(pullback, tops, finals)
+        return ((result, finals) if return_final else result), pullback
 
     def _check_named(self, positional: Sequence[Any]) -> None:
         if positional:
@@ -430,8 +439,19 @@ class Compiled:
         if self._differentiated is None:
             from recurc.vjp import Differentiated
 
-            self._differentiated = Differentiated(self._rec, self._options, self._defaults)
+            self._differentiated = Differentiated(self._in_range.rec, self._options, self._defaults)
         return self._differentiated
+
+    @cached_property
+    def _in_range(self) -> WithMaxima:
+        """What is differentiated: this recurrence with its sums of exponentials beside running maxima."""
+        return with_maxima(self._rec)
+
+    def _tops(self) -> tuple[ends.TopEnds, ...]:
+        """The states that it holds beside maxima."""
+        return ends.top_ends(self._in_range)
+
+    cast(Any, _tops)._dynamo_marked_constant = True
 
     def _by_operator(self, given: tuple[Any, ...], return_final: bool) -> Any:
         """A call on tensors by the operator that torch knows."""
@@ -441,11 +461,12 @@ class Compiled:
             from recurc import checkpoints
 
             options = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
-            outputs, finals = checkpoints.on_tensors(self._segments(arrays, options), initial)
-            return self._pack(tuple(outputs), finals, return_final)
+            tops = self._tops()
+            outputs, finals = checkpoints.on_tensors(self._segments(arrays, options), ends.begun(tops, initial))
+            return self._pack(tuple(outputs), ends.whole(tops, finals) if return_final else {}, return_final)
         from recurc import torch_function
 
-        outputs, finals = torch_function.call(self, *given)
+        outputs, finals = torch_function.call(self, *given, return_final=return_final)
         return self._pack(tuple(outputs[: len(self._rec.outputs)]), finals, return_final)
 
     def _segments(self, arrays: Mapping[str, Any], options: dict[str, Any]) -> Segments:
@@ -455,15 +476,16 @@ class Compiled:
         assert self._inner is not None
         return Segments(self, self._inner, arrays, options.pop("reverse"), options)
 
-    def operator_key(self, differentiable: bool) -> tuple[str, tuple[str, ...]]:
-        """What the operator knows it by, and the names of the final states; `differentiable`: with what its backward
-        pass reads."""
+    def operator_key(self, differentiable: bool) -> OperatorKey:
+        """What the operator knows it by, the names of the final states, and what becomes of states at both ends of a
+        call; `differentiable`: with what its backward pass reads."""
         if differentiable not in self._operator_keys:
             from recurc import torch_function
 
             whole = self.differentiated if differentiable else None
-            key = torch_function.key_of(self if whole is None else whole.forward, whole)
-            self._operator_keys[differentiable] = key, self.final_names
+            run = self if whole is None else whole.forward
+            found = () if whole is None else whole.gauges, () if whole is None else self._tops()
+            self._operator_keys[differentiable] = torch_function.key_of(run, whole), run.final_names, *found
         return self._operator_keys[differentiable]
 
     cast(Any, operator_key)._dynamo_marked_constant = True  # torch.compile takes its result and does not look inside

@@ -13,8 +13,9 @@ from recurc.facts import CLASSES, Group, LowRank
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Apply, Const, Expr, Read, Recurrence, children, late_equations, walk, with_children
 from recurc.passes import matrix_backward
-from recurc.passes.adjoint import adjoint
-from recurc.passes.residuals import keep_sums, segment_steps
+from recurc.passes.backward import backward
+from recurc.passes.residuals import segment_steps
+from recurc.passes.with_maxima import with_maxima
 from recurc.plan import (
     Candidate,
     Chunk,
@@ -355,20 +356,18 @@ def residuals(plan: Plan, case: Case) -> dict[str, int] | None:
     """What a call that is differentiated keeps of each sequence, beside arguments and results, in bytes: by the
     policies "fast" and "balanced" per step, by "minimal" for all T steps. None if there is no derivative."""
     rec = case.source or plan.recurrence
+    ours = with_maxima(rec).rec
 
-    def per_step(keep: bool) -> int:
-        found = matrix_backward(rec, keep)
-        if found is None:
-            whole = adjoint(rec)
-            found = keep_sums(rec, whole)[1] if keep else whole
+    def per_step(memory: str) -> int:
+        found = matrix_backward(ours, memory == "fast") or backward(ours, memory).whole
         known = {e.name: (e.expr.dims, e.expr.dtype) for e in found.forward.equations}
         return sum(case.bytes(*known[name]) for name in found.saved)
 
     try:
-        fast, balanced, segment = per_step(True), per_step(False), segment_steps(case.steps)
+        fast, balanced, segment = per_step("fast"), per_step("balanced"), segment_steps(case.steps)
     except UnsupportedError:
         return None
-    between = sum(case.bytes(s.dims, s.dtype) for s in rec.states) * math.ceil(case.steps / segment)
+    between = sum(case.bytes(s.dims, s.dtype) for s in ours.states) * math.ceil(case.steps / segment)
     return {"fast": fast, "balanced": balanced, "minimal": between + fast * min(segment, case.steps)}
 
 

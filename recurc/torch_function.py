@@ -18,7 +18,7 @@ from recurc.arguments import Seen, Settled, settle
 from recurc.errors import CompilerBug, UnsupportedError
 from recurc.irtext import parse, to_text
 from recurc.options import Options
-from recurc.runtime import torch_ops
+from recurc.runtime import ends, torch_ops
 from recurc.types import DType, literal_size
 
 if TYPE_CHECKING:
@@ -57,17 +57,19 @@ def _compiled(key: str) -> Compiled:
 
 def call(
     compiled: Compiled, arrays: Mapping[str, Any], initial: Mapping[str, Any], reverse: bool, lengths: Any,
-    cu_seqlens: Any, steps: int | None,
+    cu_seqlens: Any, steps: int | None, return_final: bool,
 ) -> tuple[list[Any], dict[str, Any]]:  # fmt: skip
-    """Outputs in order and final states by name, by the operator."""
+    """Outputs in order and final states by name, by the operator; without `return_final` these may be anything."""
     import torch
 
-    values = dict(arrays) | {f"{n}@initial": v for n, v in initial.items()}
-    names = list(values)
-    kinds = [v.dtype for v in values.values() if isinstance(v, torch.Tensor) and v.dtype.is_floating_point]
-    tensors = [_tensor(v, kinds[0] if kinds else None) for v in values.values()]
-    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    key, finals = compiled.operator_key(wanted)
+    kinds = [v.dtype for v in (*arrays.values(), *initial.values()) if isinstance(v, torch.Tensor)]
+    kind = next((k for k in kinds if k.is_floating_point), None)
+    given, first = ({n: _tensor(v, kind) for n, v in own.items()} for own in (arrays, initial))
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (*given.values(), *first.values()))
+    key, finals, gauges, tops = compiled.operator_key(wanted)
+    first = ends.begun(tops, ends.moved_starts(gauges, first))
+    values = given | {f"{n}@initial": v for n, v in first.items()}
+    names, tensors = list(values), list(values.values())
     if torch.is_autocast_enabled(tensors[0].device.type):
         narrow = torch.get_autocast_dtype(tensors[0].device.type)
         tensors = [t.to(narrow) if t.dtype.is_floating_point and t.dtype != torch.float64 else t for t in tensors]
@@ -77,7 +79,8 @@ def call(
     options = (key, ",".join(names), reverse, -1 if steps is None else steps, counts[0], counts[1])
     made = _again(options, tensors)
     own = made[: len(compiled.recurrence.outputs)]
-    return own, dict(zip(finals, made[len(made) - len(finals) :], strict=True))
+    last = dict(zip(finals, made[len(made) - len(finals) :], strict=True))
+    return own, ends.whole(tops, ends.moved_finals(gauges, last)) if return_final else last
 
 
 def _tensor(value: Any, kind: Any) -> Any:
@@ -169,8 +172,8 @@ def _derivative(ctx: Any, grads: list[Any]) -> tuple[Any, ...]:
         {d: int(n) for d, n in _settled(compiled, arrays, ctx.names, cu_seqlens is not None, steps).sizes},
         {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": None if steps < 0 else steps},
     )
-    ends = {n: g for n, g in zip(finals, grads[len(names) :], strict=True) if g is not None and pullback.has_end(n)}
-    found = pullback.of_derivative(grads[: len(own)], grads[len(own) : len(names)], ends)
+    last = {n: g for n, g in zip(finals, grads[len(names) :], strict=True) if g is not None and pullback.has_end(n)}
+    found = pullback.of_derivative(grads[: len(own)], grads[len(own) : len(names)], last)
     starts = found.pop("initial")
     by_name = found | {f"{n}@initial": g for n, g in starts.items()}
     return [by_name.get(n) for n in ctx.names.split(",")], None, None, None, None, None, None

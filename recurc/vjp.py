@@ -20,14 +20,13 @@ from recurc.backends.reference import value_types
 from recurc.compiled import Compiled
 from recurc.errors import ShapeError, UnsupportedError
 from recurc.options import Options
-from recurc.passes import core_form, matrix_backward
-from recurc.passes.adjoint import Adjoint, Part, adjoint, differentiable
+from recurc.passes import matrix_backward
+from recurc.passes.adjoint import Adjoint, Part, differentiable
+from recurc.passes.backward import backward
 from recurc.passes.matrix_adjoint import MatrixAdjoint, Sweep
-from recurc.passes.residuals import keep_sums
-from recurc.passes.stabilize import stabilized_states
 from recurc.passes.totals import Total, totals
 from recurc.runtime import torch_ops
-from recurc.runtime.notice import notice
+from recurc.runtime.ends import GaugeEnds, gauge_ends, of_finals, of_starts
 from recurc.runtime.results import result_type
 from recurc.runtime.totals import total
 from recurc.sweeps import by_matrix
@@ -40,21 +39,19 @@ class Differentiated:
     recurrence, and keeps the states before each step, even where that of a matrix memory would do without."""
 
     adjoint: Adjoint | MatrixAdjoint
+    light: Adjoint | MatrixAdjoint  # for calls whose gauges have no derivatives by their final values
 
     def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays, whole: bool = False) -> None:
         self.rec, self.options, self.defaults = rec, options, dict(defaults)
-        keep = options.memory == "fast"
-        found = None if whole else matrix_backward(rec, keep)
-        if found is None:
-            self._plain = adjoint(rec)
-            self._source, found = keep_sums(rec, self._plain) if keep else (rec, self._plain)
-        self.adjoint = found
-        sums = stabilized_states(core_form(rec))
-        if sums:
-            notice(
-                f"{rec.name}: a call that is differentiated takes the sums of exponentials {', '.join(sums)} as they "
-                "are written, without a running maximum: large scores leave the range of numbers, in its result too"
-            )
+        found = None if whole else matrix_backward(rec, options.memory == "fast")
+        self._made = None if found is not None else backward(rec, options.memory, whole)
+        self.gauges: tuple[GaugeEnds, ...] = ()
+        if self._made is None:
+            assert found is not None
+            self.adjoint = self.light = found
+        else:
+            self.adjoint, self.light = self._made.whole, self._made.adjoint
+            self.gauges = gauge_ends(rec, self._made.gauges)
         self.forward = Compiled(self.adjoint.forward, options, defaults)
         self._parts: dict[tuple[object, ...], Compiled] = {}
         self._sweeps: dict[tuple[object, ...], tuple[Sweep, ...]] = {}
@@ -67,10 +64,10 @@ class Differentiated:
     def again(self) -> Adjoint | Differentiated:
         """The backward pass where derivatives by what was saved come in as well: of a derivative, that is. Where that
         does without the states before each step, it is that of a call which keeps them."""
-        if isinstance(self.adjoint, MatrixAdjoint):
+        if self._made is None:
             options = replace(self.options, memory="balanced")
             return Differentiated(self.adjoint.forward, options, self.defaults, whole=True)
-        return adjoint(self._source, self._plain)
+        return self._made.again()
 
     def loop(self, rec: ir.Recurrence) -> tuple[ir.Recurrence, tuple[Total, ...]]:
         """A backward pass without the sums over time that are products of matrices, and those. `rec` and what it is
@@ -132,13 +129,19 @@ class Pullback:
         in order or by name; None for zeros. `final`: those by final states, `(*batch, *dims)` by name; states that it
         lacks have zeros. For complex values they are those by the real part plus i times those by the imaginary part.
         Raises `ShapeError` for what does not fit."""
-        return self.derivatives(self.of.adjoint, self._cotangents(outputs), self._ends(final or {}))
+        ends = of_finals(self.of.gauges, self._ends(final or {}), self.finals)
+        return self.derivatives(self.of.adjoint, self._cotangents(outputs), ends, self.of.gauges)
 
-    def derivatives(self, adj: Adjoint | MatrixAdjoint, given: Arrays, ends: dict[str, Any]) -> dict[str, Any]:
-        """By the pass `adj`: `given` by its inputs, `ends` by state."""
+    def derivatives(
+        self, adj: Adjoint | MatrixAdjoint, given: Arrays, ends: dict[str, Any], gauges: Sequence[GaugeEnds] = ()
+    ) -> dict[str, Any]:
+        """By the pass `adj`: `given` by its inputs, `ends` by state. `gauges`: those of whose initial values there are
+        derivatives, as the caller knows them, to be made of those that the pass finds."""
+        if adj is self.of.adjoint and not any(name in ends for name, _ in self.of.gauges):
+            adj = self.of.light
         found = Sums(self)
         first, _ = self.by(adj, given, ends, found)
-        starts = self._first(first)
+        starts = self._first(of_starts(gauges, first, self.initial))
         gradients = {n: found.of(n) for n in self._wanted()}
         return gradients | {"initial": {n: found.start(n, v) for n, v in starts.items() if n in self.initial}}
 

@@ -1,7 +1,8 @@
 """Which values of a forward call its backward pass reads back, and which it computes anew.
 
-What states were before each step is always kept. A sum of products with weights (`W @ x + U @ h[t-1] + b`) is smaller
-than the products it takes to compute it anew, so it is kept too; everything else is computed from these.
+What states were before each step is kept. A sum of products with weights (`W @ x + U @ h[t-1] + b`) is smaller than
+the products it takes to compute it anew, so it is kept too; everything else is computed from these. Outputs are there
+in any case: where one of them spares a state, as the quotient of two sums does, it is read instead.
 """
 
 from __future__ import annotations
@@ -62,6 +63,38 @@ def keep_sums(rec: Recurrence, adj: Adjoint, names: Collection[str] = ()) -> tup
     return source, replace(
         adj, forward=forward, back=_reading(adj.back, back, [*kept.values()]), saved=(*new, *adj.saved)
     )
+
+
+def read_outputs(rec: Recurrence, adj: Adjoint) -> Adjoint:
+    """`adj`, a backward pass of `rec`, that reads outputs instead of computing them, if it then needs less of what the
+    forward pass has to save; else `adj` itself."""
+    before = {
+        e.expr: Read(e.name, 0, e.expr.dims, e.expr.dtype)
+        for e in adj.forward.equations
+        if e.name in adj.previous.values()
+    }
+    there = {*(s.name for s in rec.states), *(i.name for i in adj.back.inputs)}
+    kept = {
+        rewrite(e.expr, lambda n: before.get(n, n)): Read(e.name, 0, e.expr.dims, e.expr.dtype)
+        for e in rec.equations
+        if e.name in rec.outputs and e.name not in there and children(e.expr)
+    }
+    names = {read.name for read in kept.values()}
+    equations = [e for e in adj.back.equations if e.name not in names]
+    back = [replace(e, expr=rewrite(e.expr, lambda n: kept.get(n, n))) for e in equations]
+    made = _reading(adj.back, back, [*kept.values()])
+    needs = {i.name for i in (*made.inputs, *(() if adj.late is None else adj.late.rec.inputs))}
+    saved = tuple(n for n in adj.saved if n in needs or n in rec.outputs)
+    if saved == adj.saved:
+        return adj
+    gone = {*adj.saved} - {*saved}
+    forward = replace(
+        adj.forward,
+        equations=tuple(e for e in adj.forward.equations if e.name not in gone),
+        outputs=tuple(o for o in adj.forward.outputs if o not in gone),
+    )
+    previous = {state: name for state, name in adj.previous.items() if name not in gone}
+    return replace(adj, forward=forward, back=made, saved=saved, previous=previous)
 
 
 def _of_source(node: Expr, before: Mapping[str, Expr]) -> Expr:

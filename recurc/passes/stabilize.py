@@ -79,6 +79,16 @@ def is_top(state: str) -> bool:
     return state.endswith(_MAX)
 
 
+def is_mantissa(name: str) -> bool:
+    """Whether a value of a core form is one that was divided by exp of such a maximum."""
+    return name.endswith(_SCALED)
+
+
+def source_name(name: str) -> str:
+    """The name in the source of what is divided, or of the first of the states that a maximum belongs to."""
+    return name.removesuffix(_SCALED).removesuffix(_MAX)
+
+
 def _behind(name: str, equations: dict[str, Expr]) -> Iterable[str]:
     """The names that the equation of `name` reads at this step, through others."""
     pending, seen = [name], {name}
@@ -487,4 +497,4 @@ def _is_zero(expr: Expr) -> bool:
 
 STABILIZE = Pass("stabilize", "keep sums of exponentials that are read as ratios in range", stabilize, "expanded")
 
-__all__ = ["STABILIZE", "Stabilized", "is_top", "stabilize", "stabilized_states"]
+__all__ = ["STABILIZE", "Stabilized", "is_mantissa", "is_top", "source_name", "stabilize", "stabilized_states"]

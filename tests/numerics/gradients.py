@@ -60,7 +60,7 @@ class Case:
     def found(self, backend: str, **options: Any) -> tuple[Arrays, Arrays]:
         """By arguments, and by initial states."""
         f = cases.load(self.name).compile(backend=backend, dtype="f64", sizes=ORACLES[self.name].sizes, **options)
-        _, pullback = f.vjp(initial=self.initial, return_final=True, **self.options, **self.arrays)
+        _, pullback = f.vjp(initial=self.initial, return_final=bool(self.finals), **self.options, **self.arrays)
         gradients = pullback(self.outputs, self.finals)
         initial = gradients.pop("initial")
         return gradients, initial

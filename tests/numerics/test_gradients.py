@@ -16,7 +16,6 @@ from recurc.errors import UnsupportedError
 from tests.numerics import gradients
 from tests.zoo import cases
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*without a running maximum:RuntimeWarning")
 # Of whole numbers and truth values alone.
 DISCRETE = (
     "dfa", "edit_distance", "fibonacci", "lcg", "lfsr", "nfa", "past_time_logic", "permutation_words", "reachability",

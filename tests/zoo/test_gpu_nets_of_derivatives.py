@@ -28,7 +28,6 @@ from tests.zoo import cases
 from tests.zoo.oracle import ORACLES
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.filterwarnings("ignore:.*without a running maximum:RuntimeWarning")
 SMALL = 150  # nodes of the parts of a call that is soon done; half of them are smaller
 runs_on_the_cpu = pytest.mark.skipif(not has_compiler(), reason="g++ is not on PATH")
 compiles_cuda = pytest.mark.skipif(missing_compiler() is not None, reason=missing_compiler() or "")
