@@ -92,7 +92,8 @@ class Recurrence:
         the outputs as `d_y` (`d_s_out` for an output that is a state).
 
         `Compiled.vjp` runs it, and what stands beside it: derivatives through `S[T]` and through initial values that
-        are computed from params; of softmax accumulators it runs a pass that takes their maximum for a constant. Raises `UnsupportedError` for a recurrence of whole numbers or truth values alone."""
+        are computed from params; of softmax accumulators it runs a pass that takes their maximum for a constant.
+        Raises `UnsupportedError` for a recurrence of whole numbers or truth values alone."""
         from recurc.passes.adjoint import adjoint
 
         return Recurrence(adjoint(self.ir).back)

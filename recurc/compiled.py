@@ -172,7 +172,10 @@ class Compiled:
         self._check_named(positional)
         options: dict[str, Any] = {"reverse": reverse, "lengths": lengths, "cu_seqlens": cu_seqlens, "steps": steps}
         tops = self._tops()
-        start = ends.begun(tops, initial or {})
+        start = initial or {}
+        if tops:
+            check_initial(self._rec, self._builder.continuable, start)
+            start = ends.begun(tops, start)
         if self._options.memory != "minimal":
             (result, finals), pullback = self.differentiated(arrays, start, True, **options)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from recurc.errors import ShapeError
 from recurc.runtime import ends
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ class InRange:
 
     def __call__(self, outputs: Any = None, final: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The derivatives as `vjp.Pullback` gives them, from the same."""
-        found = self.inner(outputs, ends.scaled(self.tops, final or {}, self.finals))
         own = {top for _, top, _ in self.tops}
+        for name in own & {*(final or {})}:
+            known = ", ".join(n for n in self.finals if n not in own)
+            raise ShapeError(f"there is no final state `{name}` to have a derivative by; there are: {known}")
+        found = self.inner(outputs, ends.scaled(self.tops, final or {}, self.finals))
         return found | {"initial": {n: value for n, value in found["initial"].items() if n not in own}}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from recurc.errors import ShapeError
 from recurc.ir import Recurrence
 from recurc.passes.gauges import Gauge
 from recurc.passes.with_maxima import WithMaxima
@@ -96,8 +97,10 @@ def _one(gauge: Any, within: Within, sign: int) -> Any:
 
 
 def begun(tops: Sequence[TopEnds], initial: Arrays) -> dict[str, Any]:
-    """With the maxima that belong to states of the caller's: 0."""
+    """With the maxima that belong to states of the caller's: 0. Raises `ShapeError` for such a maximum among them."""
     found = dict(initial)
+    for top in {top for _, top, _ in tops} & {*initial}:
+        raise ShapeError(f"there is no state `{top}` to give an initial value: it is what keeps sums in range")
     for u, top, within in tops:
         if u in initial and top not in found:
             own = _array(initial[u])[(..., *(slice(None) if own else 0 for own in within))]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import recurc
+from recurc.errors import ShapeError
 from recurc.passes.expand import expand
 from recurc.passes.gauges import gauges
 from recurc.passes.with_maxima import with_maxima
@@ -30,7 +31,7 @@ EXPLICIT = {
 }  # fmt: skip
 NAIVE = {"softmax_naive": {"u", "w"}, "mlstm_unstabilised": {"S", "n"}}
 
-# With a decay that depends on the step; the maximum has another name, too, and the reset starts all anew.
+# With a decay that depends on the step; the maximum has another name, too.
 FADING = """
 recurrence Fading(H, V):
     input  s[H], g[H], v[H, V]
@@ -44,6 +45,7 @@ recurrence Fading(H, V):
     w = exp(m[t-1] + g - m) * w[t-1] + exp(s - top) * v
     output o = w / u, lse = m + log(u)
 """
+RESTARTED = FADING.replace("v[H, V]\n", "v[H, V], r: bool\n").replace("\n\n", "\n    reset when r\n", 1)
 SUMS = """
 recurrence Sums(H, V):
     input  s[H], g[H], v[H, V]
@@ -105,13 +107,14 @@ def test_a_gauge_costs_its_derivative_nothing() -> None:
 def _drawn(rec: recurc.Recurrence, rng: np.random.Generator, batch: int, steps: int) -> dict[str, Any]:
     sizes = {"H": 2, "V": 3}
     arrays = {i: rng.standard_normal((batch, steps, *(sizes[d] for d in v.dims))) for i, v in rec.inputs.items()}
-    return arrays | {"g": -np.abs(arrays["g"])}
+    truths = {"r": rng.random((batch, steps)) < 0.2} if "r" in rec.inputs else {}
+    return arrays | {"g": -np.abs(arrays["g"])} | truths
 
 
 @pytest.mark.parametrize("memory", ["fast", "balanced", "minimal"])
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, {"lengths": np.array([2, 0, 7])}], ids=str)
 @pytest.mark.parametrize("given", ["all", "gauge", "members", "none"])
-@pytest.mark.parametrize("text", [FADING, SUMS], ids=["explicit", "naive"])
+@pytest.mark.parametrize("text", [FADING, RESTARTED, SUMS], ids=["explicit", "restarted", "naive"])
 def test_initial_and_final_states_have_derivatives(
     text: str, given: str, options: dict[str, Any], memory: Any, rng: np.random.Generator
 ) -> None:
@@ -293,6 +296,20 @@ def test_long_calls_with_a_decay_in_f32(text: str, memory: Any, rng: np.random.G
 
 
 # --- in torch
+
+
+def test_maxima_that_are_not_the_callers_are_no_states_of_his(rng: np.random.Generator) -> None:
+    rec = recurc.load(text=SUMS)
+    arrays, top = _drawn(rec, rng, 2, 3), np.zeros((2, 2))
+    f = rec.compile(backend="numpy")
+    (_, last), pullback = f.vjp(return_final=True, **arrays)
+    assert {*last} == {"u", "w"}
+    with pytest.raises(ShapeError, match=r"no final state `u_max`.*u, w"):
+        pullback(None, {"u_max": top})
+    with pytest.raises(ShapeError, match="`u_max`"):
+        f.vjp(initial={"u_max": top}, **arrays)
+    with pytest.raises(ShapeError, match="derivative by the final state `u`"):
+        pullback(None, {"u": np.zeros(3)})
 
 
 @pytest.mark.parametrize("text", [FADING, SUMS], ids=["explicit", "naive"])
