@@ -38,6 +38,11 @@ u is 2^-24, half a unit in the last place of float32.
 - **Only differences of scores are exponentiated**, and they are at most zero: the stabiliser of a softmax is the
   running maximum itself, and two parts meet at the larger of their maxima. Scores may be shifted by any number. A step
   that adds up `exp(score)` and reads the sums as ratios only gets that maximum added ([analysis](analysis.md)).
+- **Derivatives take such a maximum for a constant**, at every place or at none. Where no output depends on it, which is
+  proved, that is exact, also for second derivatives and for initial and final states. Only differences of scores are
+  exponentiated then either, so gradients of scores of 1000 in f32 are as good as those of scores of 1. Where every
+  score so far is -inf, the sums are zero and their ratio is no number by its definition, nor is what is handed back to
+  these steps: a mask of -1e30 has neither trouble.
 - **Padding is the identity**: decay 1, key, value and step 0 fill the last chunk of steps, zeros the last vector.
 - **Transforms run in double precision**, for the error of one is of the size of the largest value, next to small ones
   too. `auto` takes a convolution only where the storage is float32 or less.
