@@ -22,7 +22,8 @@ from recurc.errors import ShapeError, UnsupportedError
 from recurc.options import Options
 from recurc.passes import matrix_backward
 from recurc.passes.adjoint import Adjoint, Part, differentiable
-from recurc.passes.backward import backward
+from recurc.passes.backward import Backward, backward
+from recurc.passes.gauges import attached, detached, gauges
 from recurc.passes.matrix_adjoint import MatrixAdjoint, Sweep
 from recurc.passes.totals import Total, totals
 from recurc.runtime import torch_ops
@@ -43,16 +44,13 @@ class Differentiated:
 
     def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays, whole: bool = False) -> None:
         self.rec, self.options, self.defaults = rec, options, dict(defaults)
-        found = None if whole else matrix_backward(rec, options.memory == "fast")
-        self._made = None if found is not None else backward(rec, options.memory, whole)
-        self.gauges: tuple[GaugeEnds, ...] = ()
-        if self._made is None:
-            assert found is not None
-            self.adjoint = self.light = found
-        else:
-            self.adjoint, self.light = self._made.whole, self._made.adjoint
-            self.gauges = gauge_ends(rec, self._made.gauges)
-        self.forward = Compiled(self.adjoint.forward, options, defaults)
+        held = () if whole else gauges(rec)
+        found = None if whole else matrix_backward(detached(rec, held, moving=True), options.memory == "fast")
+        self._made = made = found or backward(rec, options.memory, held)
+        self.adjoint, self.light = (made.whole, made.adjoint) if isinstance(made, Backward) else (made, made)
+        self.gauges = gauge_ends(rec, held)
+        forward = self.adjoint.forward
+        self.forward = Compiled(attached(forward) if held else forward, options, defaults)
         self._parts: dict[tuple[object, ...], Compiled] = {}
         self._sweeps: dict[tuple[object, ...], tuple[Sweep, ...]] = {}
         self._loops: dict[int, tuple[ir.Recurrence, tuple[Total, ...]]] = {}
@@ -64,10 +62,9 @@ class Differentiated:
     def again(self) -> Adjoint | Differentiated:
         """The backward pass where derivatives by what was saved come in as well: of a derivative, that is. Where that
         does without the states before each step, it is that of a call which keeps them."""
-        if self._made is None:
-            options = replace(self.options, memory="balanced")
-            return Differentiated(self.adjoint.forward, options, self.defaults, whole=True)
-        return self._made.again()
+        if isinstance(self._made, Backward):
+            return self._made.again()
+        return Differentiated(self._made.forward, replace(self.options, memory="balanced"), self.defaults, whole=True)
 
     def loop(self, rec: ir.Recurrence) -> tuple[ir.Recurrence, tuple[Total, ...]]:
         """A backward pass without the sums over time that are products of matrices, and those. `rec` and what it is

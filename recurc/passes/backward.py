@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from recurc.ir import Recurrence
 from recurc.passes.adjoint import Adjoint, adjoint
-from recurc.passes.gauges import Gauge, attached, detached, gauges
+from recurc.passes.gauges import Gauge, detached
 from recurc.passes.residuals import keep_sums, read_outputs
 
 
@@ -24,7 +24,6 @@ class Backward:
     source: Recurrence
     whole: Adjoint
     adjoint: Adjoint
-    gauges: tuple[Gauge, ...]
     first: Adjoint
 
     def again(self) -> Adjoint:
@@ -32,30 +31,28 @@ class Backward:
         return read_outputs(self.source, adjoint(self.source, self.first))
 
 
-def backward(rec: Recurrence, memory: str, whole: bool = False) -> Backward:
-    """For a recurrence as the front end gives it; `memory`: "fast" or "balanced"; `whole`: as it is written, without
-    gauges. Raises `UnsupportedError` for what has no derivative."""
-    found = () if whole else gauges(rec)
+def backward(rec: Recurrence, memory: str, found: tuple[Gauge, ...]) -> Backward:
+    """For a recurrence as the front end gives it, whose gauges are `found`, or which is taken as it is written;
+    `memory`: "fast" or "balanced". Raises `UnsupportedError` for what has no derivative."""
     made = _kept(detached(rec, found, moving=True), memory)
     if not found:
         return made
     light = _without(_kept(detached(rec, found), memory).adjoint, found)
     if not {*light.saved} <= {*made.whole.saved}:
         light = made.whole
-    free = replace(made.whole, forward=attached(made.whole.forward))
-    return replace(made, whole=free, adjoint=light, gauges=found)
+    return replace(made, adjoint=light)
 
 
 def _kept(source: Recurrence, memory: str) -> Backward:
     plain = adjoint(source)
     kept = keep_sums(source, plain) if memory == "fast" else (source, plain)
-    made = Backward(kept[0], kept[1], kept[1], (), plain)
+    made = Backward(kept[0], kept[1], kept[1], plain)
     small = read_outputs(*kept)
     if small is kept[1]:
         return made
     first = replace(plain, saved=tuple(n for n in plain.saved if n in small.saved), previous=small.previous)
-    made = Backward(kept[0], small, small, (), first)
-    return made if {*made.again().saved} <= {*small.saved} else Backward(kept[0], kept[1], kept[1], (), plain)
+    made = Backward(kept[0], small, small, first)
+    return made if {*made.again().saved} <= {*small.saved} else Backward(kept[0], kept[1], kept[1], plain)
 
 
 def _without(adj: Adjoint, constant: tuple[Gauge, ...]) -> Adjoint:

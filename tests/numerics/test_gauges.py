@@ -177,6 +177,40 @@ def test_second_derivatives_through_both_ends(text: str, steps: int, rng: np.ran
     assert torch.autograd.gradgradcheck(function, values)
 
 
+@pytest.mark.parametrize("name", ["mlstm", "mlstm_unstabilised", "rwkv4", "slstm"])
+def test_second_derivatives_of_systems(name: str, session_seed: int) -> None:
+    """Among them memories that are differentiated by sweeps, without their value at every step."""
+    rng = cases.generator(session_seed, name, 3)
+    inputs, params = cases.draw(name, rng, 3)
+    given = {n: torch.from_numpy(a).requires_grad_() for n, a in (inputs | params).items()}
+    f = cases.load(name).compile(backend="numpy", sizes=ORACLES[name].sizes)
+
+    def function(*values: Any) -> tuple[Any, ...]:
+        made, last = f(**dict(zip(given, values, strict=True)), return_final=True)
+        return (*cases.several(made), *last.values())
+
+    assert torch.autograd.gradcheck(function, [*given.values()], fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, [*given.values()], fast_mode=True)
+
+
+@pytest.mark.parametrize("shift", [0.0, 600.0, -600.0])
+@pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)
+def test_memories_with_large_gates(shift: float, backend: Any, rng: np.random.Generator) -> None:
+    """With and without the maximum written out, the same in f64, and numbers in f32."""
+    arrays = {n: rng.standard_normal((2, 40, 2, 4)) for n in "qkvo"} | {"f": rng.standard_normal((2, 40, 2))}
+    arrays |= {"i": shift + 30 * rng.standard_normal((2, 40, 2)), "scale": np.ones((2, 4))}
+    given = rng.standard_normal((2, 40, 2, 4))
+    found: list[dict[str, Any]] = []
+    for name in ("mlstm", "mlstm_unstabilised"):
+        f = cases.load(name).compile(backend=backend)
+        _, pullback = f.vjp(**{n: a.astype(np.float32) for n, a in arrays.items()})
+        assert all(np.isfinite(d).all() for n, d in pullback(given.astype(np.float32)).items() if n != "initial")
+        found.append(f.vjp(**arrays)[1](given))
+    for name in arrays:
+        scale = max(1.0, np.abs(found[0][name]).max())
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=0, atol=1e-7 * scale)
+
+
 @pytest.mark.parametrize("name", [*EXPLICIT, *NAIVE])
 @pytest.mark.parametrize("backend", ["numpy", "cpu"], indirect=True)
 def test_calls_without_final_states_have_the_same_derivatives(name: str, backend: str, session_seed: int) -> None:
