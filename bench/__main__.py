@@ -7,9 +7,9 @@ import argparse
 import sys
 
 from bench import machine, report
-from bench.rows import Floor, Row
+from bench.rows import Floor, Peak, Row
 
-PARTS = ("affine", "selective", "aaren", "rnn", "training", "startup", "choice", "fused")
+PARTS = ("affine", "selective", "aaren", "rnn", "training", "memory", "startup", "choice", "fused")
 
 
 def main() -> int:
@@ -34,7 +34,13 @@ def main() -> int:
     print(report.machine_lines(here, most, "make bench"), file=sys.stderr)
     rows: list[Row] = []
     floors: list[Floor] = []
-    for part in (p for p in parts if p not in ("choice", "fused")):
+    peaks: list[Peak] = []
+    if "memory" in parts:
+        print("measuring memory", file=sys.stderr, flush=True)
+        from bench import memory
+
+        peaks = memory.measure(asked.seed)
+    for part in (p for p in parts if p not in ("choice", "fused", "memory")):
         print(f"measuring {part}", file=sys.stderr, flush=True)
         new_rows, new_floors = _measure(part, asked.seed, most, asked.budget)
         rows += new_rows
@@ -43,15 +49,17 @@ def main() -> int:
     for title, table in (
         ("Against peers (ratio above 1: recurc is faster)", report.kernels_table(kernels)),
         ("Against the machine", report.floors_table(floors)),
+        ("Memory of a training step", report.peaks_table(peaks)),
         ("Waiting times", report.latency_table(latency)),
     ):
         if len(table) > 1:
             report.show(title, table)
     if not asked.parts:
-        print(f"written: {report.save(rows, floors, here, most, asked.seed, 'make bench').relative_to(report.ROOT)}")
-        report.write_page(rows, floors, here, most, "make bench")
+        kept = report.save(rows, floors, peaks, here, most, asked.seed, "make bench")
+        print(f"written: {kept.relative_to(report.ROOT)}")
+        report.write_page(rows, floors, peaks, here, most, "make bench")
         print(f"written: {report.PAGE.relative_to(report.ROOT)}")
-    promised = [bool(r.met) for r in rows if r.met is not None]
+    promised = [bool(r.met) for r in (*rows, *peaks) if r.met is not None]
     if "choice" in parts:
         promised.append(_choices(asked.seed, asked.budget, machine.THREADS))
     if "fused" in parts:

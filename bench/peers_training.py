@@ -138,16 +138,16 @@ def time_first(arrays: Arrays, inputs: set[str]) -> dict[str, np.ndarray]:
 
 
 def by_jax(name: str, arrays: Arrays, given: np.ndarray) -> Callable[[], Any]:
-    """Output and gradients by `jax.value_and_grad` of `lax.scan`, jitted; arrays time first."""
+    """Output and gradients by `jax.value_and_grad` of `lax.scan`, compiled here; arrays time first."""
     system = SYSTEMS[name]
 
     def loss(a: Arrays, g: Any) -> tuple[Any, Any]:
         _, y = jax.lax.scan(lambda s, now: system.step(_JAX, a, s, now), system.start(_JAX, a), system.before(_JAX, a))
         return jnp.sum(y * g), y
 
-    step: Any = jax.jit(jax.value_and_grad(loss, has_aux=True))
     placed = {n: jnp.asarray(a) for n, a in arrays.items()}
     g = jnp.asarray(given)
+    step: Any = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(placed, g).compile()
 
     def run() -> Any:
         (_, y), found = jax.block_until_ready(step(placed, g))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.machine import Ceilings, Machine
-from bench.rows import Floor, Row, seconds
+from bench.rows import Floor, Peak, Row, seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -18,7 +18,7 @@ RESULTS = ROOT / "bench" / "results"
 Table = list[list[str]]
 
 
-def met(row: Row) -> str:
+def met(row: Row | Peak) -> str:
     return {True: "met", False: "not met", None: ""}[row.met]
 
 
@@ -55,12 +55,24 @@ def floors_table(floors: Sequence[Floor]) -> Table:
     return table
 
 
-def missed(rows: Sequence[Row]) -> str:
+def peaks_table(peaks: Sequence[Peak]) -> Table:
+    table = [["case", "recurc, MB", "peer", "its MB", "no more"]]
+    for peak in peaks:
+        table.append([peak.case, f"{peak.ours / 1e6:.1f}", peak.peer, f"{peak.theirs / 1e6:.1f}", met(peak)])
+    return table
+
+
+def missed(rows: Sequence[Row], peaks: Sequence[Peak]) -> str:
     """Which targets are not met, and by how much."""
     short = [
         f"- {row.case}" + (f", against {row.peer}" if row.group == "kernels" else "") + f": {_far(row)}"
         for row in rows
         if row.met is False
+    ]
+    short += [
+        f"- memory of {p.case}, against {p.peer}: {p.ours / 1e6:.1f} MB to {p.theirs / 1e6:.1f}"
+        for p in peaks
+        if not p.met
     ]
     return "\n".join(["Not met in this run:", "", *short]) if short else "Every target is met in this run."
 
@@ -120,8 +132,9 @@ def put(page: str, name: str, text: str) -> str:
 
 
 def save(
-    rows: Sequence[Row], floors: Sequence[Floor], machine: Machine, ceilings: Ceilings, seed: int, command: str
-) -> Path:
+    rows: Sequence[Row], floors: Sequence[Floor], peaks: Sequence[Peak], machine: Machine, ceilings: Ceilings,
+    seed: int, command: str,
+) -> Path:  # fmt: skip
     """Everything measured, as JSON under bench/results, named by date and machine."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", f"{machine.cpu} {machine.cores} cores".lower()).strip("-")
@@ -135,19 +148,22 @@ def save(
         "product_flops_per_second": ceilings.product_flops_per_second,
         "rows": [row.to_json() for row in rows],
         "floors": [f.to_json() for f in floors],
+        "peaks": [p.to_json() for p in peaks],
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 
 
 def write_page(
-    rows: Sequence[Row], floors: Sequence[Floor], machine: Machine, ceilings: Ceilings, command: str
-) -> None:
+    rows: Sequence[Row], floors: Sequence[Floor], peaks: Sequence[Peak], machine: Machine, ceilings: Ceilings,
+    command: str,
+) -> None:  # fmt: skip
     """The tables of docs/benchmarks.md, between their marks; the words around them are left alone."""
     page = PAGE.read_text(encoding="utf-8")
     page = put(page, "machine", machine_lines(machine, ceilings, command))
     page = put(page, "kernels", markdown(kernels_table([r for r in rows if r.group == "kernels"])))
     page = put(page, "latency", markdown(latency_table([r for r in rows if r.group == "latency"])))
     page = put(page, "floors", markdown(floors_table(floors)))
-    page = put(page, "missed", missed(rows))
+    page = put(page, "peaks", markdown(peaks_table(peaks)))
+    page = put(page, "missed", missed(rows, peaks))
     PAGE.write_text(page, encoding="utf-8")

@@ -56,6 +56,23 @@ class Floor:
         return {**asdict(self), "share": self.share}
 
 
+@dataclass(frozen=True)
+class Peak:
+    """Bytes that a training step takes beside its arguments, ours and a peer's. Ours are promised to be no more."""
+
+    case: str
+    ours: int
+    peer: str
+    theirs: int
+
+    @property
+    def met(self) -> bool:
+        return self.ours <= self.theirs
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "met": self.met}
+
+
 def seconds(value: float) -> str:
     """`value` seconds with three digits and a unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):

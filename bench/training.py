@@ -6,6 +6,7 @@ LSTM and GRU against `torch.nn`; others against `jax.grad` of a jitted `lax.scan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ BY_JAX, BY_TORCH = 4.0, 10.0
 
 def measure(rng: np.random.Generator, ceilings: Ceilings, budget: float) -> tuple[list[Row], list[Floor]]:
     rows = [row for kind in ("lstm", "gru") for row in _layers(kind, rng, budget)]
-    for name, arrays in _cases(rng).items():
+    for name, arrays in cases(rng).items():
         rows += _against_both(name, arrays, rng, budget)
     return rows, []
 
@@ -56,7 +57,7 @@ def _step(layer: torch.nn.Module, x: torch.Tensor, given: torch.Tensor) -> Calla
     return run
 
 
-def _cases(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
+def cases(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
     """Arrays of usual sizes in the ranges that trained layers have."""
 
     def normal(*shape: int) -> np.ndarray:
@@ -86,35 +87,61 @@ def _cases(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
     return {name: {n: np.ascontiguousarray(a, np.float32) for n, a in case.items()} for name, case in cases.items()}
 
 
+@dataclass(frozen=True)
+class Case:
+    """A training step of a system of the zoo. `arrays`: inputs `(B, T, *dims)` and params; `given`: the derivatives by
+    its output."""
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+    given: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, arrays: Mapping[str, np.ndarray], rng: np.random.Generator) -> Case:
+        shape = ours.call(ours.system(name), arrays)().shape
+        return cls(name, arrays, rng.standard_normal(shape).astype(np.float32))
+
+    @property
+    def inputs(self) -> set[str]:
+        return set(ours.system(self.name).inputs)
+
+    def candidate(self, who: str) -> Callable[[], Any]:
+        """The step by "ours", "jax" or "torch": its output, and the gradients by name; those of peers time first."""
+        if who == "ours":
+            return self._ours()
+        first = peers_training.time_first(self.arrays, self.inputs)
+        given = np.ascontiguousarray(np.moveaxis(self.given, 1, 0))
+        return {"jax": peers_training.by_jax, "torch": peers_training.by_torch}[who](self.name, first, given)
+
+    def _ours(self) -> Callable[[], Any]:
+        leaves = {n: torch.from_numpy(a).requires_grad_() for n, a in self.arrays.items()}
+        compiled, given = ours.system(self.name).compile(backend="cpu"), torch.from_numpy(self.given)
+
+        def run() -> Any:
+            y = compiled(**leaves)
+            found = torch.autograd.grad((y * given).sum(), list(leaves.values()))
+            return y.detach(), dict(zip(leaves, found, strict=True))
+
+        return run
+
+    @property
+    def title(self) -> str:
+        last = list(ours.system(self.name).inputs)[-1]
+        return f"{ours.system(self.name).name} forward and backward {last}{list(self.arrays[last].shape)} f32"
+
+
 def _against_both(name: str, arrays: Mapping[str, np.ndarray], rng: np.random.Generator, budget: float) -> list[Row]:
-    rec = ours.system(name)
-    sizes = " ".join(f"{n}{list(arrays[n].shape)}" for n in list(rec.inputs)[-1:])
-    case = f"{rec.name} forward and backward {sizes} f32"
-    leaves = {n: torch.from_numpy(a).requires_grad_() for n, a in arrays.items()}
-    compiled = rec.compile(backend="cpu")
-    with torch.no_grad():
-        shape = compiled(**leaves).shape
-    given = torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
-
-    def run() -> Any:
-        y = compiled(**leaves)
-        found = torch.autograd.grad((y * given).sum(), list(leaves.values()))
-        return y.detach(), dict(zip(leaves, found, strict=True))
-
-    inputs = set(rec.inputs)
-    first = peers_training.time_first(arrays, inputs)
-    g = np.ascontiguousarray(np.moveaxis(given.numpy(), 1, 0))
-    candidates = {
-        "ours": run, "jax": peers_training.by_jax(name, first, g), "torch": peers_training.by_torch(name, first, g),
-    }  # fmt: skip
+    case = Case.of(name, arrays, rng)
+    candidates = {who: case.candidate(who) for who in ("ours", "jax", "torch")}
     _, mine = candidates["ours"]()
     for peer in ("jax", "torch"):
         _, theirs = candidates[peer]()
         for n, found in mine.items():
             want = np.asarray(theirs[n])
-            ours.check_against(found.numpy(), np.moveaxis(want, 0, 1) if n in inputs else want, f"{case}, {n}", 2e-3)
+            want = np.moveaxis(want, 0, 1) if n in case.inputs else want
+            ours.check_against(found.numpy(), want, f"{case.title}, {n}", 2e-3)
     times = interleaved(candidates, budget, warmups=1)
     return [
-        against(case, times["ours"], "jax.grad of jit lax.scan, time first", times["jax"], BY_JAX),
-        against(case, times["ours"], "torch autograd, eager loop", times["torch"], BY_TORCH),
+        against(case.title, times["ours"], "jax.grad of jit lax.scan, time first", times["jax"], BY_JAX),
+        against(case.title, times["ours"], "torch autograd, eager loop", times["torch"], BY_TORCH),
     ]
