@@ -13,8 +13,8 @@ from bench import choice
 from bench.floors import count
 from bench.machine import Machine
 from bench.measure import interleaved, repeated
-from bench.report import kernels_table, latency_table, markdown, missed, put
-from bench.rows import Row, seconds
+from bench.report import kernels_table, latency_table, markdown, missed, peaks_table, put
+from bench.rows import Peak, Row, seconds
 from recurc.passes import analyze
 from recurc.runtime.machine import cpu_target
 from tests.systems import ema, lstm, selective_scan
@@ -84,12 +84,15 @@ def test_what_is_not_met_is_listed_with_how_far_it_is() -> None:
         Row("kernels", "m", 2.0, "large copy", 1.0, 0.7),
         Row("latency", "check", 0.6, "limit", 0.3, 1.0),
     ]
-    assert missed(rows).splitlines()[2:] == [
+    peaks = [Peak("step", 2_000_000, "p", 1_500_000), Peak("step", 2_000_000, "q", 2_000_000)]
+    assert missed(rows, peaks).splitlines()[2:] == [
         "- c, against a loop: 4.90x, the target is 5x",
         "- m, against large copy: 50%, the target is 70%",
         "- check: 600 ms, the limit is 300 ms",
+        "- memory of step, against p: 2.0 MB to 1.5",
     ]
-    assert missed(rows[:1]) == "Every target is met in this run."
+    assert missed(rows[:1], peaks[1:]) == "Every target is met in this run."
+    assert [line[-1] for line in peaks_table(peaks)[1:]] == ["not met", "met"]
 
 
 def test_a_table_lands_between_its_marks_and_nowhere_else() -> None:
