@@ -157,6 +157,9 @@ def drawn(
             arrays[name] = (1 if name == "rate" else -1) * np.abs(arrays[name])
     arrays |= {p.name: rng.uniform(0.1, 0.9, shape(p.dims)) for p in rec.ir.params}
     arrays |= {f"{s.name}@initial": np.abs(rng.normal(0, 0.5, (batch, *shape(s.dims)))) for s in rec.ir.states}
+    if rec.ir.name == "MesaNet":  # a sum of squares and a ridge, as it is of keys: no other matrix need be invertible
+        arrays["A@initial"] = np.einsum("bij,bkj->bik", start := arrays["A@initial"], start)
+        arrays["lam"] += 1
     arrays |= {
         f"{i.name}@initial": rng.standard_normal((batch, *shape(i.dims))) for i in rec.ir.inputs if i.before is not None
     }
