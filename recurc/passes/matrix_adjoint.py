@@ -76,7 +76,7 @@ class MatrixAdjoint:
     """A backward pass for the matrix state `state`. `forward` is the recurrence with the `saved` values as further
     outputs. `rear` and `front` are backward passes of parts of it, None where there is nothing to derive by; `rear`
     reads the reads as inputs, `front` has as outputs the `operands` and logarithms of decays, and `making` makes those
-    operands that are not saved. `written`: the derivatives of operands by the name of what they are summed from.
+    operands that are not saved.
 
     `back` is one sweep, or, for chunks of steps, the two of `sides`."""
 
@@ -102,11 +102,13 @@ class MatrixAdjoint:
 
     @cached_property
     def given(self) -> frozenset[str]:
-        """The values of the recurrence that the pass reads, and names of its own."""
+        """The values of the recurrence that the pass reads and does not make again, and names of its own."""
         recs = [s.rec for s in (self.back, *self.sides, self.again, self.decays) if s is not None]
-        recs += [] if self.making is None else [self.making]
+        made: frozenset[str] = frozenset()
+        if self.making is not None:
+            recs, made = [*recs, self.making], frozenset(self.making.outputs)
         parts = [p.given for p in (self.rear, self.front) if p is not None]
-        return frozenset(i.name for rec in recs for i in rec.inputs).union(*parts)
+        return (frozenset(i.name for rec in recs for i in rec.inputs) - made).union(*parts)
 
     @property
     def carried(self) -> dict[str, Dims]:
@@ -496,8 +498,8 @@ class _Matrix:
             equations |= {e.name: e for e in part.forward.equations}
         sweeps = [s.rec for s in (back, *sides, again, decays) if s is not None]
         wanted = {i.name for rec in sweeps for i in rec.inputs}.union(*(p.given for p in parts))
-        operands = [n for n in self.outputs if n in self.equations]
-        kept = wanted if self.keep else wanted - {n for n in operands if n in self.equations}
+        again_made = set[str]() if self.keep else wanted & self.outputs.keys() & self.equations.keys()
+        kept = wanted - again_made
         shown = {*self.core.outputs, *(i.name for i in self.core.inputs)}
         saved = tuple(n for n in equations if n in kept and n not in shown)
         forward = replace(self.core, equations=topological(equations.values()), outputs=(*self.core.outputs, *saved))
@@ -507,7 +509,7 @@ class _Matrix:
             state=self.state.name,
             rear=rear,
             front=front,
-            making=self._making(wanted - kept),
+            making=self._making(again_made),
             back=back,
             sides=sides,
             again=again,

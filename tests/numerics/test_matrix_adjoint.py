@@ -115,6 +115,21 @@ def test_stacks_of_memories() -> None:
     assert {n: len(f) for n, f in found.items()} == {"gsa": 2, "abc": 2, "based": 2, "gla": 1}
 
 
+@pytest.mark.parametrize("name", ["gla", "gsa", "abc", "kda"])
+def test_what_is_made_again_is_not_saved(name: str) -> None:
+    """Also of a memory that lies before or behind another."""
+    made = matrix_backward(cases.load(name).ir, keep=False)
+    pending, found = [made], set[str]()
+    while pending:
+        adj = pending.pop()
+        if isinstance(adj, MatrixAdjoint):
+            found |= {*(() if adj.making is None else adj.making.outputs)}
+            pending += [adj.rear, adj.front]
+    assert made is not None and found
+    assert not found & {*made.saved}
+    assert len(made.saved) < len(getattr(matrix_backward(cases.load(name).ir, keep=True), "saved", ()))
+
+
 @pytest.mark.parametrize("chunks", [True, False], ids=["chunks", "loop"])
 @pytest.mark.parametrize("name", ["gla", "kda", "rwkv6", "mamba2", "gsa"])
 def test_spans_of_long_sequences(name: str, chunks: bool, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
