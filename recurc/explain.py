@@ -12,9 +12,8 @@ from recurc.errors import UnsupportedError
 from recurc.facts import CLASSES, Group, LowRank
 from recurc.formula import equation_lines, formula, wrapped
 from recurc.ir import Apply, Const, Expr, Read, Recurrence, children, late_equations, walk, with_children
-from recurc.passes import matrix_backward
-from recurc.passes.backward import backward
-from recurc.passes.gauges import detached, gauges
+from recurc.passes import backward_pass
+from recurc.passes.backward import Backward
 from recurc.passes.residuals import segment_steps
 from recurc.passes.with_maxima import with_maxima
 from recurc.plan import (
@@ -358,11 +357,10 @@ def residuals(plan: Plan, case: Case) -> dict[str, int] | None:
     policies "fast" and "balanced" per step, by "minimal" for all T steps. None if there is no derivative."""
     rec = case.source or plan.recurrence
     ours = with_maxima(rec).rec
-    held = gauges(ours)
 
     def per_step(memory: str) -> int:
-        matrix = matrix_backward(detached(ours, held, moving=True), memory == "fast")
-        found = matrix or backward(ours, memory, held).whole
+        made, _ = backward_pass(ours, memory)
+        found = made.whole if isinstance(made, Backward) else made
         known = {e.name: (e.expr.dims, e.expr.dtype) for e in found.forward.equations}
         return sum(case.bytes(*known[name]) for name in found.saved)
 

@@ -20,10 +20,10 @@ from recurc.backends.reference import value_types
 from recurc.compiled import Compiled
 from recurc.errors import ShapeError, UnsupportedError
 from recurc.options import Options
-from recurc.passes import matrix_backward
+from recurc.passes import backward_pass
 from recurc.passes.adjoint import Adjoint, Part, differentiable
-from recurc.passes.backward import Backward, backward
-from recurc.passes.gauges import attached, detached, gauges
+from recurc.passes.backward import Backward
+from recurc.passes.gauges import attached
 from recurc.passes.matrix_adjoint import MatrixAdjoint, Sweep
 from recurc.passes.totals import Total, totals
 from recurc.runtime import torch_ops
@@ -44,9 +44,8 @@ class Differentiated:
 
     def __init__(self, rec: ir.Recurrence, options: Options, defaults: Arrays, whole: bool = False) -> None:
         self.rec, self.options, self.defaults = rec, options, dict(defaults)
-        held = () if whole else gauges(rec)
-        found = None if whole else matrix_backward(detached(rec, held, moving=True), options.memory == "fast")
-        self._made = made = found or backward(rec, options.memory, held)
+        made, held = backward_pass(rec, options.memory, whole)
+        self._made = made
         self.adjoint, self.light = (made.whole, made.adjoint) if isinstance(made, Backward) else (made, made)
         self.gauges = gauge_ends(rec, held)
         forward = self.adjoint.forward

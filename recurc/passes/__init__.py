@@ -8,6 +8,7 @@ from dataclasses import replace
 from recurc.facts import Analysis
 from recurc.ir import Recurrence
 from recurc.passes.advice import with_advice
+from recurc.passes.backward import Backward, backward
 from recurc.passes.bounds import BOUNDS
 from recurc.passes.canonicalize import CANONICALIZE, DROP_DEAD, SHARE
 from recurc.passes.classify import classify
@@ -16,6 +17,7 @@ from recurc.passes.cost import Shape
 from recurc.passes.expand import EXPAND
 from recurc.passes.filters import FILTERS, without_filters
 from recurc.passes.fuse import fuse, side_by_side
+from recurc.passes.gauges import Gauge, detached, gauges
 from recurc.passes.low_rank import with_products
 from recurc.passes.lower import lower
 from recurc.passes.manager import Pass, Record, run_passes
@@ -66,6 +68,17 @@ def matrix_backward(rec: Recurrence, keep: bool) -> MatrixAdjoint | None:
     if [s.name for s in core.states] != [s.name for s in rec.states]:  # the caller gives and takes those of `rec`
         return None
     return matrix_adjoint(core, lambda rec: _analysis(rec, False), keep)
+
+
+def backward_pass(
+    rec: Recurrence, memory: str, whole: bool = False
+) -> tuple[Backward | MatrixAdjoint, tuple[Gauge, ...]]:
+    """What a call of `rec` that is differentiated runs backwards, by the policy `memory` ("fast" or "balanced"), and
+    the running maxima that it takes for constants; with `whole` one recurrence that reads the states before each step,
+    and none of those. Raises `UnsupportedError` for an operation without a derivative."""
+    held = () if whole else gauges(rec)
+    found = None if whole else matrix_backward(detached(rec, held, moving=True), memory == "fast")
+    return found or backward(rec, memory, held), held
 
 
 def make_plan(
